@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from services.fetcher import scheduler
@@ -117,6 +120,9 @@ class FetcherHarness:
             return (await polls.load_poll_states(connection))[external_id]
 
 
+_FOLDER = tempfile.TemporaryDirectory(prefix="mailgroup-fetchers-")
+
+
 @asynccontextmanager
 async def fetching(database_url: str, **settings: Any) -> AsyncIterator[FetcherHarness]:
     """Run a fetcher in this process; collect its publications instead of sending them."""
@@ -127,7 +133,7 @@ async def fetching(database_url: str, **settings: Any) -> AsyncIterator[FetcherH
             database_url=database_url,
             broker_url="amqp://127.0.0.1:1/",
             secret_key=key,
-            **{"allow_private_upstream": True, **settings},
+            **{"allow_private_upstream": True, "data": Path(_FOLDER.name) / secrets.token_hex(8), **settings},
         ),
     )
     harness = FetcherHarness(service, service.database, Vault(key))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
+import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
-from services.sender.dead_owners import SenderBackground, run_background
+from services.sender.background import SenderBackground, run_background
 from services.sender.delivery import OutboundDelivery
 from services.sender.submission_worker import SubmissionWorker
 from shared.amqp.broker import Publication
@@ -26,6 +29,7 @@ from tests.company import SALES, SUPPORT
 from tests.polling import until
 
 _numbers = itertools.count(1)
+_FOLDER = tempfile.TemporaryDirectory(prefix="mailgroup-senders-")
 
 MAIL = b"""\
 From: alex@local.com\r
@@ -48,6 +52,7 @@ class SenderHarness:
                 broker_url="amqp://127.0.0.1:1/",
                 secret_key=company.KEY,
                 allow_private_upstream=True,
+                data=Path(_FOLDER.name) / hashlib.sha256(database_url.encode()).hexdigest(),
             ),
         )
         self.database: Database = self.service.database

@@ -22,11 +22,11 @@ from services.fetcher.memory_budget import OverflowBudget
 from services.fetcher.poll import Polling
 from services.fetcher.poll_interval import PollResult, after_failure, after_success, kind_of
 from shared.db.database import Connection
-from shared.db.liveness import CHECK_SECONDS, DeadOwnerDetector, hold_liveness_lock
 from shared.errors import Permanent, Temporary
 from shared.metrics import STAGE_SECONDS
 from shared.model import External, Poll, PollOutcome
 from shared.provider.credentials import Credentials
+from shared.runtime.liveness import CHECK_SECONDS, FOLDER, find_dead, forget_dead, hold_process_lock
 from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
@@ -69,9 +69,8 @@ log = structlog.get_logger()
 
 async def serve(service: Service, credentials: Credentials) -> None:
     """Poll until the service is to stop; then finish the mails being transferred, QUIT, and release the accounts."""
-    take_over = partial(_take_over_dead_fetchers, service, DeadOwnerDetector())
+    take_over = partial(_take_over_dead_fetchers, service)
     background = [
-        asyncio.create_task(hold_liveness_lock(service.database, service.owner), name="liveness lock"),
         asyncio.create_task(
             run_periodically(CHECK_SECONDS, take_over, "dead fetcher takeover failed"), name="dead fetchers"
         ),
@@ -83,20 +82,24 @@ async def serve(service: Service, credentials: Credentials) -> None:
         ),
     ]
     try:
-        await _poll_all(service, credentials)
+        with hold_process_lock(service.settings.data / FOLDER, service.owner):
+            await _poll_all(service, credentials)
     finally:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
 
 
-async def _take_over_dead_fetchers(service: Service, dead_owners: DeadOwnerDetector) -> None:
-    """Release the accounts of fetchers that died."""
+async def _take_over_dead_fetchers(service: Service) -> None:
+    """Release the accounts of fetchers that have provably ended."""
+    folder = service.settings.data / FOLDER
+    dead = find_dead(folder, service.name)
+    if not dead:
+        return
     async with service.database.statement() as connection:
-        dead = dead_owners.dead(await polls.list_dead_owners(connection, service.owner))
-        if dead:
-            released = await polls.free_leases(connection, dead)
+        if released := await polls.free_leases(connection, dead):
             log.warning("fetchers died, accounts released", owners=dead, accounts=released)
+    forget_dead(folder, dead)
 
 
 async def _fix_clock_jump(service: Service) -> None:

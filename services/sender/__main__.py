@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.sender.dead_owners import run_background
+from services.sender.background import run_background
 from services.sender.delivery import OutboundDelivery
 from services.sender.submission_worker import SubmissionWorker
 from shared.provider.credentials import Credentials

@@ -26,7 +26,7 @@ from shared.store.relay_queue import Claimed, QueuedMail
 
 CLAIM_SECONDS = 45.0
 """Limits a claim that is not renewed: seconds; long enough for a sender that is suspended or has lost its network. The
-claims of a sender that died are taken over at once (``dead_owners``)."""
+claims of a sender that provably ended are taken over at once (``dead_owners``)."""
 RECORD_SECONDS = 3.0
 """Limits how long a stopping service tries to record a result while the database is unavailable: seconds."""
 RELEASE_SECONDS = 2.0
@@ -159,6 +159,12 @@ class Claims:
             await self._count(mail.id, trace, failures)
         except Temporary as unavailable:
             log.warning("database unavailable, failure not counted", submission_id=mail.id, error=str(unavailable))
+
+    async def count_failure_of_unclaimed(self, submission_id: int, error: Exception) -> None:
+        """Count a failure at a mail that nobody has claimed. :raises Temporary: the database is unavailable."""
+        trace = "".join(traceback.format_exception(error))
+        log.error("handling mail failed", submission_id=submission_id, error=repr(error), traceback=trace)
+        await self._count(submission_id, trace, 1)
 
     async def park(self, submission_id: int, reason: str) -> None:
         """Park a mail that nobody has claimed. :raises Temporary: the database is unavailable."""

@@ -1,120 +1,91 @@
-"""Periodic work of the sender: due retries, claims, dead senders, delay notices, expiry, limits."""
+"""Recovers the claims of other senders: at once if they have provably ended, otherwise when nobody renews them."""
 
 from __future__ import annotations
 
-import asyncio
+import datetime
+import time
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import structlog
 
-from services.sender import outcomes, poison_check
-from services.sender.delivery import OutboundDelivery
-from shared.db import liveness
-from shared.db.liveness import DeadOwnerDetector, hold_liveness_lock
-from shared.runtime.periodic import run_periodically
+from services.sender import outcomes
+from services.sender.batches import run_in_halves
+from services.sender.outcomes import PostCommit
+from shared.db.database import Database
+from shared.runtime.liveness import FOLDER, find_dead, forget_dead
 from shared.runtime.process import Service
-from shared.store import account_changes, relay_queue, relay_status
+from shared.store import relay_orphans
 
-DUE_SECONDS = 1.0
-"""Interval of the checks for due accounts and for suspects: adds at most so much to the delay of a mail."""
-RENEW_SECONDS = 5.0
-"""Interval of lease renewal: well below the lifetime of a claim (``claims.CLAIM_SECONDS``)."""
-NOTIFY_SECONDS = 10.0
-"""Interval of notices and expiry: small beside the hours after which they are due."""
-LIFT_SECONDS = 3600.0
-"""Interval after which learnt limits of a provider are tried again."""
+UNRENEWED_SECONDS = 12.0
+"""Time that an expired claim must stay unrenewed while the database accepts writes: seconds; more than two renewals of
+its owner. After a database failure, or a change of its clock, living owners renew their claims within this time."""
 
 log = structlog.get_logger()
 
 
-class SenderBackground:
-    """The periodic tasks. Each is safe beside the same task of another sender."""
+class ExpiredClaims:
+    """Watches expired claims: the owner of one that is renewed was only cut off."""
 
-    def __init__(self, service: Service, delivery: OutboundDelivery) -> None:
-        self._service = service
-        self._database = service.database
-        self._delivery = delivery
-        self._dead_owners = DeadOwnerDetector()
+    def __init__(self) -> None:
+        self._since: dict[int, tuple[datetime.datetime, float]] = {}  # mail to end of its lease, and when first seen
 
-    async def schedule_due(self) -> None:
-        """Schedule the accounts that have due mail."""
-        async with self._database.statement() as connection:
-            due = await relay_queue.list_due_accounts(connection)
-        for external_id in due:
-            self._delivery.schedule(external_id)
+    def find_unrenewed(self, expired: Mapping[int, datetime.datetime], now: float) -> list[int]:
+        """Note one check. :param expired: mail to the end of its lease. :param now: seconds of a steady clock.
 
-    async def renew_leases(self) -> None:
-        """Renew the claims of this process, recover the expired claims of others, and release idle resources."""
-        await self._delivery.claims.renew_leases()
-        async with self._database.transaction() as connection:
-            fixed = await relay_queue.fix_clock_jump(connection) + await relay_status.fix_clock_jump(connection)
-            recovered = await outcomes.recover_orphans(connection)
-        if fixed:
-            log.warning("database clock jumped back, times fixed", mails=fixed)
-        self._delivery.announce(recovered)
-        await self._delivery.release_idle()
+        :return: the mails whose claims have stayed as they are for ``UNRENEWED_SECONDS``.
+        """
+        known = self._since
+        self._since = {}
+        for mail_id, end in expired.items():
+            known_end, since = known.get(mail_id, (end, now))
+            self._since[mail_id] = end, since if known_end == end else now
+        return [mail_id for mail_id, (_, since) in self._since.items() if now - since >= UNRENEWED_SECONDS]
 
-    async def take_over_dead_senders(self) -> None:
-        """Recover the claims of senders that died."""
-        async with self._database.statement() as connection:
-            dead = self._dead_owners.dead(await relay_queue.list_dead_owners(connection, self._service.owner))
-        if dead:
-            log.warning("senders died, recovering their claims", owners=dead)
+    def forget(self) -> None:
+        """Start again: the database was unavailable, so that no owner could renew."""
+        self._since.clear()
+
+
+class OrphanRecovery:
+    """Recovers claims beside the same work of other senders."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service.name
+        self._folder = service.settings.data / FOLDER
+        self._database: Database = service.database
+        self._expired = ExpiredClaims()
+
+    async def recover_expired(self) -> list[PostCommit]:
+        """Recover the claims that nobody renews. :raises Temporary: the database is unavailable, or read-only."""
+        try:
             async with self._database.transaction() as connection:
-                recovered = await outcomes.recover_orphans(connection, dead)
-            self._delivery.announce(recovered)
-            await self.check_suspects()
+                expired = await relay_orphans.list_expired_claims(connection)
+        except Exception:
+            self._expired.forget()
+            raise
+        return await self._recover(self._expired.find_unrenewed(expired, time.monotonic()), ())
 
-    async def check_suspects(self) -> None:
-        """Do a dry run of each mail that a dead sender had claimed, one at a time; then it may be claimed again."""
-        checked = False
-        while not self._service.stopping.is_set():
-            async with self._service.exclusive:
-                if not await poison_check.check_next(self._database, self._delivery.claims):
-                    break
-            checked = True
-        if checked:
-            await self.schedule_due()
+    async def recover_dead(self) -> list[PostCommit]:
+        """Recover the claims of senders that have provably ended. :raises Temporary: the database is unavailable."""
+        dead = find_dead(self._folder, self._service)
+        if not dead:
+            return []
+        async with self._database.statement() as connection:
+            ids = await relay_orphans.list_claims_of(connection, dead)
+        if ids:
+            log.warning("senders died, recovering their claims", owners=dead, mails=len(ids))
+        recovered = await self._recover(ids, dead)
+        forget_dead(self._folder, dead)
+        return recovered
 
-    async def notify_authors(self) -> None:
-        """Expire mail that is older than five days; notify authors of delays, and of mail that the operator ended."""
-        for work in (outcomes.expire_mails, outcomes.notify_delays, outcomes.notify_cancelled):
-            async with self._database.transaction() as connection:
-                notices = await work(connection)
-            self._delivery.announce(notices)
+    async def _recover(self, ids: Sequence[int], dead_owners: Collection[str]) -> list[PostCommit]:
+        return await run_in_halves(self._database, ids, partial(self._recover_some, dead_owners), _log_fault)
 
-    async def lift_limits(self) -> None:
-        """Lift learnt limits: of connections for limited accounts, and of sizes that were refused long ago."""
+    async def _recover_some(self, dead_owners: Collection[str], ids: Sequence[int]) -> PostCommit:
         async with self._database.transaction() as connection:
-            await relay_status.lift_limits(connection)
-            await account_changes.forget_refused(connection)
+            return await outcomes.recover_orphans(connection, ids, dead_owners)
 
 
-async def run_background(service: Service, delivery: OutboundDelivery) -> None:
-    """Run the periodic tasks until the service is to stop, then wait until the claimed mails are finished."""
-    background = SenderBackground(service, delivery)
-    until_finished = [
-        asyncio.create_task(hold_liveness_lock(service.database, service.owner), name="liveness lock"),
-        asyncio.create_task(delivery.claims.run(), name="claims"),
-        asyncio.create_task(
-            run_periodically(RENEW_SECONDS, background.renew_leases, "lease renewal failed"), name="lease renewal"
-        ),
-    ]
-    until_stop = [
-        (DUE_SECONDS, background.schedule_due, "due account check failed", 0.0),
-        (liveness.CHECK_SECONDS, background.take_over_dead_senders, "dead sender takeover failed", 0.0),
-        (DUE_SECONDS, background.check_suspects, "suspect check failed", 0.0),
-        (NOTIFY_SECONDS, background.notify_authors, "author notification failed", 0.0),
-        (LIFT_SECONDS, background.lift_limits, "limit lift failed", LIFT_SECONDS),
-    ]
-    try:
-        await asyncio.gather(
-            *(
-                run_periodically(seconds, work, event, first_pause=first_pause, wait_for_stop=service.wait_for_stop)
-                for seconds, work, event, first_pause in until_stop
-            )
-        )
-        await delivery.stop()
-    finally:  # claims are renewed until the last mail is finished
-        for task in until_finished:
-            task.cancel()
-        await asyncio.gather(*until_finished, return_exceptions=True)
+async def _log_fault(submission_id: int, error: Exception) -> None:
+    log.error("claim not recovered", submission_id=submission_id, error=repr(error))

@@ -16,7 +16,18 @@ from shared.db.database import Connection
 from shared.mime import dsn_options, headers
 from shared.model import Content, EnvelopeRecipient, External
 from shared.provider.smtp_client import Reply
-from shared.store import accounts, blobs, inbound, maillog, poison, relay_queue, relay_status, sent_mail
+from shared.store import (
+    accounts,
+    blobs,
+    inbound,
+    maillog,
+    poison,
+    relay_notices,
+    relay_orphans,
+    relay_queue,
+    relay_status,
+    sent_mail,
+)
 from shared.store.inbound import Arrival
 from shared.store.maillog import MailEvent
 from shared.store.relay_queue import QueuedMail, RecipientResult, RelayResult
@@ -172,16 +183,18 @@ async def record_results(
     return afters, held
 
 
-async def recover_orphans(connection: Connection, dead_owners: Collection[str] = ()) -> PostCommit:
-    """Recover the claims of dead senders.
+async def recover_orphans(
+    connection: Connection, ids: Collection[int], dead_owners: Collection[str] = ()
+) -> PostCommit:
+    """Recover those of these claims that have expired or belong to dead senders.
 
     Mail that was not sent is queued again. Mail that was sent without a reply is queued once more and marked uncertain;
     the second time it fails, and the author is notified. Each of these mails may have crashed its sender, so it is
     checked alone before it may be claimed again (``poison_check``).
 
-    :param dead_owners: senders that are known to be dead although their claims have not expired.
+    :param dead_owners: senders that have provably ended although their claims have not expired.
     """
-    orphans = await relay_queue.list_orphaned_claims(connection, dead_owners)
+    orphans = await relay_orphans.lock_orphaned_claims(connection, ids, dead_owners)
     if orphans:
         await poison.add_suspects(connection, relay_queue.STAGE, [mail.id for mail, _ in orphans])
     unsent = [mail.id for mail, unanswered in orphans if not unanswered]
@@ -190,7 +203,7 @@ async def recover_orphans(connection: Connection, dead_owners: Collection[str] =
     after = PostCommit()
     for mail, unanswered in orphans:
         if unanswered:
-            await relay_queue.send_again(connection, mail.id)
+            await relay_orphans.send_again(connection, mail.id)
             event = _uncertain_event(mail, None, "the sender ended before the provider's reply came")
             await maillog.record_events(connection, [event])
             after += PostCommit((event,))
@@ -203,12 +216,10 @@ async def recover_orphans(connection: Connection, dead_owners: Collection[str] =
     return after
 
 
-async def expire_mails(connection: Connection) -> PostCommit:
-    """Fail mails that are older than five days, except those of paused accounts, and notify the authors; in batches."""
+async def expire_mails(connection: Connection, ids: Collection[int]) -> PostCommit:
+    """Fail those of these mails that are older than five days, and notify the authors."""
     after = PostCommit()
-    mails = await relay_queue.list_expired(connection, retry_policy.EXPIRY)
-    if not mails:
-        return after
+    mails = await relay_notices.lock_expired(connection, retry_policy.EXPIRY, ids)
     problems = await _load_problems(connection, mails)
     for mail in mails:
         problem = problems.get(mail.external_id)
@@ -227,7 +238,7 @@ async def expire_mails(connection: Connection) -> PostCommit:
 
 async def _fail_mail(connection: Connection, mail: QueuedMail, statuses: Sequence[RecipientStatus]) -> PostCommit:
     """Fail a queued mail without another try, and notify its author. statuses: one for each of its recipients."""
-    await relay_queue.expire(
+    await relay_notices.expire(
         connection,
         mail.id,
         [
@@ -240,12 +251,10 @@ async def _fail_mail(connection: Connection, mail: QueuedMail, statuses: Sequenc
     return PostCommit(tuple(events)) + await _notify(connection, mail, "failed", statuses)
 
 
-async def notify_delays(connection: Connection) -> PostCommit:
-    """Notify authors of mail that is delayed: after four hours, then daily; in batches."""
+async def notify_delays(connection: Connection, ids: Collection[int]) -> PostCommit:
+    """Notify the authors of those of these mails that are delayed: after four hours, then daily."""
     after = PostCommit()
-    mails = await relay_queue.claim_delayed(connection, retry_policy.FIRST_NOTICE, retry_policy.NEXT_NOTICE)
-    if not mails:
-        return after
+    mails = await relay_notices.claim_delayed(connection, retry_policy.FIRST_NOTICE, retry_policy.NEXT_NOTICE, ids)
     problems = await _load_problems(connection, mails)
     for mail in mails:
         problem = problems.get(mail.external_id)
@@ -259,10 +268,10 @@ async def notify_delays(connection: Connection) -> PostCommit:
     return after
 
 
-async def notify_cancelled(connection: Connection) -> PostCommit:
-    """Notify authors of mail that an administrator cancelled; in batches."""
+async def notify_cancelled(connection: Connection, ids: Collection[int]) -> PostCommit:
+    """Notify the authors of those of these mails that an administrator cancelled."""
     after = PostCommit()
-    for mail, reason in await relay_queue.claim_cancelled(connection):
+    for mail, reason in await relay_notices.claim_cancelled(connection, ids):
         statuses = [RecipientStatus(w.address, CANCELLED, reason, dsn_params=w.dsn_params) for w in mail.recipients]
         after += await _notify(connection, mail, "failed", statuses)
     return after
@@ -289,6 +298,8 @@ async def notify_deliveries(
 
 async def _load_problems(connection: Connection, mails: Sequence[QueuedMail]) -> dict[int, str | None]:
     """Load the last error of each account of these mails, by account id."""
+    if not mails:
+        return {}
     states = await relay_status.load_status(connection, {mail.external_id for mail in mails})
     return {external_id: state.last_error for external_id, state in states.items()}
 

@@ -55,7 +55,7 @@ async def _dry_run(database: Database, claims: Claims, suspect: Suspect) -> None
         except Temporary:
             raise
         except Exception as error:  # any error: this mail is the cause
-            await claims.count_failure(mail, error)
+            await claims.count_failure_of_unclaimed(mail.id, error)
     except Temporary:
         async with database.statement() as connection:
             await poison.restore_count(connection, relay_queue.STAGE, suspect)

@@ -1,1 +1,1 @@
-"""PostgreSQL without any table of mail: pool, transactions, group commit, migrations, liveness locks, leases."""
+"""PostgreSQL without any table of mail: pool, transactions, group commit, migrations, leases."""

@@ -116,7 +116,7 @@ class Database:
 
     @asynccontextmanager
     async def own_connection(self) -> AsyncIterator[Connection]:
-        """Open a connection outside the pool, for the life of a process. :raises Temporary: the connection was lost."""
+        """Open a connection outside the pool, until the block ends. :raises Temporary: the connection was lost."""
         with _failures(None):
             async with await WatchedConnection.connect(self._url, **self._options) as connection:
                 await _configure(connection)

@@ -10,7 +10,6 @@ import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from shared.db import liveness
 from shared.db.arrays import array_literal
 from shared.db.database import FUTURE, Connection
 from shared.errors import Temporary
@@ -175,17 +174,6 @@ async def load_fetched_counts(connection: Connection) -> dict[int, int]:
     """Return how many mails were ever fetched, by id of the external account."""
     cursor = await connection.execute("select external_id, fetched from polls")
     return dict(await cursor.fetchall())
-
-
-async def list_dead_owners(connection: Connection, owner: str) -> list[str]:
-    """List the processes other than ``owner`` that have accounts and hold no liveness lock."""
-    process = "split_part(owner, '/', 1)"
-    cursor = await connection.execute(
-        f"""select distinct {process} from polls
-            where owner is not null and {process} <> %s and {liveness.OWNER_IS_DEAD.format(owner=process)}""",
-        (owner,),
-    )
-    return [str(row[0]) for row in await cursor.fetchall()]
 
 
 async def free_leases(connection: Connection, gone: Collection[str]) -> int:

@@ -12,7 +12,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from shared.db import liveness
 from shared.db.arrays import array_literal
 from shared.db.database import FUTURE, Connection, Row, storable
 from shared.store import blobs, maillog, poison
@@ -64,16 +63,17 @@ class RecipientResult:
     reply: str  # of the provider, or the reason
 
 
-_QUEUED_MAIL = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.message_id, s.body_8bit, s.smtputf8,
+QUEUED_MAIL = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.message_id, s.body_8bit, s.smtputf8,
     s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, m.octets, a.address, a.user_name,
     a.addresses, s.dsn_params"""
 # As JSON: psycopg reads an array of rows item by item in Python.
 _RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply, r.dsn_params) order by r.position)
     from submission_recipients r where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting')"""
-_QUEUED_MAIL_TABLES = "submissions s join blobs m on m.id = s.blob_id join local_accounts a on a.id = s.author_id"
+QUEUED_MAIL_TABLES = "submissions s join blobs m on m.id = s.blob_id join local_accounts a on a.id = s.author_id"
 
 
-async def _queued_mails(connection: Connection, rows: Sequence[Row], state: str = "waiting") -> list[QueuedMail]:
+async def load_recipients(connection: Connection, rows: Sequence[Row], state: str = "waiting") -> list[QueuedMail]:
+    """Return the mails of these rows of ``QUEUED_MAIL``, with their recipients in this state."""
     if not rows:
         return []
     cursor = await connection.execute(
@@ -88,25 +88,21 @@ async def _queued_mails(connection: Connection, rows: Sequence[Row], state: str 
     return [QueuedMail(*(*row, tuple(waiting.get(row[0], ())))) for row in rows]
 
 
-def _by_id(row: Row) -> int:
-    return int(row[0])
-
-
 async def load_queued_mail(connection: Connection, submission_id: int) -> QueuedMail | None:
     """Load this submission, if it is queued."""
     cursor = await connection.execute(
-        f"select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES} where s.id = %s and s.state = 'queued'", (submission_id,)
+        f"select {QUEUED_MAIL} from {QUEUED_MAIL_TABLES} where s.id = %s and s.state = 'queued'", (submission_id,)
     )
-    mails = await _queued_mails(connection, await cursor.fetchall())
+    mails = await load_recipients(connection, await cursor.fetchall())
     return mails[0] if mails else None
 
 
 async def load_queued_mails(connection: Connection, ids: Sequence[int]) -> list[QueuedMail]:
     """Load these submissions in any state."""
     cursor = await connection.execute(
-        f"select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES} where s.id = any(%s) order by s.id", (list(ids),)
+        f"select {QUEUED_MAIL} from {QUEUED_MAIL_TABLES} where s.id = any(%s) order by s.id", (list(ids),)
     )
-    return await _queued_mails(connection, await cursor.fetchall())
+    return await load_recipients(connection, await cursor.fetchall())
 
 
 async def list_due_accounts(connection: Connection) -> list[int]:
@@ -185,7 +181,7 @@ async def claim(
                 claim_expires = now() + make_interval(secs => %(seconds)s)
             from taken, blobs m, local_accounts a
             where s.id = taken.id and m.id = s.blob_id and a.id = s.author_id
-            returning {_QUEUED_MAIL}, {_RECIPIENTS}, (select count(*) from due)""",
+            returning {QUEUED_MAIL}, {_RECIPIENTS}, (select count(*) from due)""",
         {
             "external": external_id,
             "wanted": wanted,
@@ -196,7 +192,7 @@ async def claim(
             "in_hand": array_literal(in_hand),
         },
     )
-    rows = sorted(await cursor.fetchall(), key=_by_id)
+    rows = sorted(await cursor.fetchall(), key=lambda row: int(row[0]))
     if not rows:
         return Claimed([], lanes, free == 0)  # the first mail may exceed the memory limit
     seen = int(rows[0][-1])
@@ -315,51 +311,6 @@ def _result_parameters(results: Sequence[RelayResult]) -> dict[str, str]:
     }
 
 
-async def _set_recipients(connection: Connection, submission_id: int, outcomes: Sequence[RecipientResult]) -> None:
-    await connection.execute(
-        """update submission_recipients r set state = new.state, reply = new.reply,
-               settled_at = case when new.state <> 'waiting' then now() end
-           from unnest(%s::int[], %s::text[], %s::text[]) as new (position, state, reply)
-           where r.submission_id = %s and r.position = new.position and r.state = 'waiting'""",
-        (
-            [o.position for o in outcomes],
-            [o.state for o in outcomes],
-            [storable(o.reply) for o in outcomes],
-            submission_id,
-        ),
-    )
-
-
-async def list_dead_owners(connection: Connection, owner: str) -> list[str]:
-    """List the owners of claims other than ``owner`` that hold no liveness lock."""
-    cursor = await connection.execute(
-        f"""select distinct claim_owner from submissions
-            where state in ('claimed', 'sent_unanswered') and claim_owner <> %s
-                and {liveness.OWNER_IS_DEAD.format(owner="claim_owner")}""",
-        (owner,),
-    )
-    return [str(row[0]) for row in await cursor.fetchall()]
-
-
-async def list_orphaned_claims(
-    connection: Connection, gone: Collection[str] = (), limit: int = 1000
-) -> list[tuple[QueuedMail, bool]]:
-    """List and lock the claims that expired or whose owner is in ``gone``.
-
-    :return: each mail with whether it was sent without an answer.
-    """
-    cursor = await connection.execute(
-        f"""select {_QUEUED_MAIL}, s.state = 'sent_unanswered' from {_QUEUED_MAIL_TABLES}
-            where s.state in ('claimed', 'sent_unanswered')
-                and (s.claim_expires < now() or s.claim_owner = any(%s::text[]))
-            order by s.id limit %s for update of s skip locked""",
-        (array_literal(gone), limit),
-    )
-    rows = await cursor.fetchall()
-    mails = await _queued_mails(connection, [row[:-1] for row in rows])
-    return [(mail, row[-1]) for mail, row in zip(mails, rows, strict=True)]
-
-
 async def release_claims(connection: Connection, ids: Sequence[int], owner: str | None = None) -> None:
     """Release claims, of ``owner`` alone if it is given; the mails are queued as before."""
     await connection.execute(
@@ -373,16 +324,6 @@ async def release_claims(connection: Connection, ids: Sequence[int], owner: str 
     )
 
 
-async def send_again(connection: Connection, submission_id: int) -> None:
-    """Queue a mail whose sender died after sending it without an answer, and mark it as uncertain."""
-    await connection.execute(
-        """update submissions set state = 'queued', claim_owner = null, claim_expires = null, state_at = now(),
-               uncertain = true, next_try_at = now()
-           where id = %s and state = 'sent_unanswered'""",
-        (submission_id,),
-    )
-
-
 async def fix_clock_jump(connection: Connection) -> int:
     """Make mails due whose time was set before the clock was set back. :return: their number."""
     cursor = await connection.execute(
@@ -390,66 +331,6 @@ async def fix_clock_jump(connection: Connection) -> int:
             where state in ('submitted', 'queued') and state_at > {FUTURE}"""
     )
     return cursor.rowcount
-
-
-async def list_expired(connection: Connection, seconds: float, limit: int = 100) -> list[QueuedMail]:
-    """List and lock the queued submissions that are older than ``seconds``.
-
-    Mails of a paused account are left out, since a pause bounces nothing. Due mails are left out, since they are tried
-    first.
-    """
-    cursor = await connection.execute(
-        f"""select {_QUEUED_MAIL} from {_QUEUED_MAIL_TABLES}
-                join relay_status r on r.external_id = s.external_id join external_accounts e on e.id = s.external_id
-            where s.state = 'queued' and s.created_at < now() - make_interval(secs => %s) and r.paused_at is null
-                and (greatest(s.next_try_at, r.next_try_at) > now() or not e.enabled or e.removed_at is not null)
-            order by s.id limit %s for update of s skip locked""",
-        (seconds, limit),
-    )
-    return await _queued_mails(connection, await cursor.fetchall())
-
-
-async def expire(connection: Connection, submission_id: int, outcomes: Sequence[RecipientResult]) -> None:
-    """End a queued submission that ``list_expired`` has locked, without a further try."""
-    await _set_recipients(connection, submission_id, outcomes)
-    await connection.execute(
-        "update submissions set state = 'done', state_at = now() where id = %s and state = 'queued'", (submission_id,)
-    )
-
-
-async def claim_delayed(connection: Connection, first: float, then: float, limit: int = 100) -> list[QueuedMail]:
-    """List the queued submissions whose author is due a notice of delay, and record the notice: ``first`` seconds after
-    submission, then every ``then`` seconds.
-    """
-    cursor = await connection.execute(
-        f"""with late as (
-                select id from submissions where state = 'queued'
-                and coalesce(delay_noticed_at + make_interval(secs => %(then)s),
-                             created_at + make_interval(secs => %(first)s)) <= now()
-                order by id limit %(limit)s for update skip locked)
-            update submissions s set delay_noticed_at = now() from late, blobs m, local_accounts a
-            where s.id = late.id and m.id = s.blob_id and a.id = s.author_id returning {_QUEUED_MAIL}""",
-        {"first": first, "then": then, "limit": limit},
-    )
-    return await _queued_mails(connection, sorted(await cursor.fetchall(), key=_by_id))
-
-
-async def claim_cancelled(connection: Connection, limit: int = 100) -> list[tuple[QueuedMail, str]]:
-    """List the submissions that the operator cancelled and whose authors are not notified yet, and record the notice.
-
-    :return: each with the reason; its ``recipients`` are those that will not get it.
-    """
-    cursor = await connection.execute(
-        f"""with ended as (
-                select id, cancelled as reason from submissions where cancelled is not null
-                order by id limit %s for update skip locked)
-            update submissions s set cancelled = null from ended, blobs m, local_accounts a
-            where s.id = ended.id and m.id = s.blob_id and a.id = s.author_id returning {_QUEUED_MAIL}, ended.reason""",
-        (limit,),
-    )
-    rows = sorted(await cursor.fetchall(), key=_by_id)
-    mails = await _queued_mails(connection, [row[:-1] for row in rows], "cancelled")
-    return [(mail, row[-1]) for mail, row in zip(mails, rows, strict=True)]
 
 
 async def measure_backlog(connection: Connection) -> tuple[int, float]:

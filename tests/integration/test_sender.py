@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from services.sender import outgoing_message
+from services.sender import dead_owners, outgoing_message
 from services.sender.outgoing_message import MessageSource
 from services.sender.smtp_transaction import OutgoingMessage
 from shared.db.database import Database
@@ -569,8 +569,12 @@ async def test_after_two_lost_replies_the_author_learns_of_the_unknown_outcome(
 
 
 @pytest.mark.parametrize(("state", "uncertain"), [("claimed", False), ("sent_unanswered", True)])
-async def test_claims_of_a_dead_sender_are_taken_over(
-    harness: SenderHarness, provider: ScriptedSmtp, state: str, uncertain: bool
+async def test_expired_claims_that_nobody_renews_are_taken_over(
+    harness: SenderHarness,
+    provider: ScriptedSmtp,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str,
+    uncertain: bool,
 ) -> None:
     # given a claim of a dead sender
     await harness.rows("update external_accounts set enabled = false")
@@ -585,6 +589,10 @@ async def test_claims_of_a_dead_sender_are_taken_over(
     assert (await harness.listed(id_)).state == state
     # when it has run out
     await harness.rows("update submissions set claim_expires = now() - interval '1 second'")
+    await harness.upkeep.renew_leases()
+    assert (await harness.listed(id_)).state == state
+    # and nobody has renewed it for a while
+    monkeypatch.setattr(dead_owners, "UNRENEWED_SECONDS", 0.0)
     await harness.upkeep.renew_leases()
     # then the mail is sent, and marked if it may be there twice
     found = await harness.until(id_, state="done")

@@ -23,7 +23,7 @@ from shared.amqp.broker import Broker
 from shared.amqp.payloads import SubmittedItem, read_payload
 from shared.auth.passwords import hash_password
 from shared.db.database import Connection, Database
-from shared.store import account_changes, accounts, blobs, submissions
+from shared.store import account_changes, accounts, blobs, relay_notices, submissions
 from tests.polling import until
 from tests.submission_harness import Client, Running, plain, running
 
@@ -401,8 +401,8 @@ async def test_the_author_gets_a_notice_about_a_recipient_gone_since_rcpt(server
         ("jim@local.com", "local", "cancelled", code),
     ]
     async with server.database.transaction() as connection:
-        after = await outcomes.notify_cancelled(connection)
-        again = await outcomes.notify_cancelled(connection)
+        after = await outcomes.notify_cancelled(connection, await relay_notices.list_cancelled(connection))
+        again = await outcomes.notify_cancelled(connection, await relay_notices.list_cancelled(connection))
         cursor = await connection.execute(
             "select event, who from maillog where submission_id = %s order by id", (listed.id,)
         )

@@ -1,20 +1,73 @@
-"""shared/db/liveness.py: when an owner counts as dead."""
+"""shared/runtime/liveness.py: what proves that a process has ended."""
 
 from __future__ import annotations
 
-from shared.db.liveness import CHECKS, DeadOwnerDetector
+import fcntl
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.runtime.liveness import find_dead, forget_dead, hold_process_lock
+
+OWNER = "sender@one:7:ab"
+_HOLDS = """
+import sys, time
+from pathlib import Path
+from shared.runtime.liveness import hold_process_lock
+with hold_process_lock(Path(sys.argv[1]), sys.argv[2]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
-def test_an_owner_is_dead_after_several_consecutive_checks() -> None:
-    detector = DeadOwnerDetector()
-    for _ in range(CHECKS - 1):
-        assert detector.dead(["sender@one:7:ab"]) == []
-    assert detector.dead(["sender@one:7:ab"]) == ["sender@one:7:ab"]
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock of OWNER."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDS, str(tmp_path), OWNER], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
 
 
-def test_an_owner_that_is_back_for_a_moment_is_not_dead() -> None:
-    detector = DeadOwnerDetector()
-    for _ in range(CHECKS - 1):
-        detector.dead(["one", "two"])
-    assert detector.dead(["two"]) == ["two"]
-    assert detector.dead(["one", "two"]) == ["two"]
+def test_a_process_is_dead_once_it_is_killed_and_not_before(tmp_path: Path, process: subprocess.Popen[str]) -> None:
+    assert find_dead(tmp_path, "sender") == []
+    process.send_signal(signal.SIGSTOP)  # a stopped process may still continue
+    assert find_dead(tmp_path, "sender") == []
+    process.kill()
+    process.wait()
+    assert find_dead(tmp_path, "sender") == [OWNER]
+
+
+def test_a_process_of_another_service_is_none_of_ours(tmp_path: Path, process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.wait()
+    assert find_dead(tmp_path, "fetcher") == []
+
+
+def test_a_dead_process_is_forgotten_when_its_claims_are_recovered(tmp_path: Path) -> None:
+    with hold_process_lock(tmp_path / "new", OWNER):
+        assert find_dead(tmp_path / "new", "sender") == []
+    assert find_dead(tmp_path / "new", "sender") == [OWNER]
+    forget_dead(tmp_path / "new", [OWNER, "sender@unknown"])
+    assert find_dead(tmp_path / "new", "sender") == []
+
+
+def test_a_process_without_a_folder_works_and_proves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with hold_process_lock(tmp_path / "file" / "folder", OWNER):
+        pass
+    assert find_dead(tmp_path / "file" / "folder", "sender") == []
+
+
+def test_two_checks_at_once_both_see_that_a_process_is_dead(tmp_path: Path) -> None:
+    with hold_process_lock(tmp_path, OWNER):
+        pass
+    with (tmp_path / OWNER).open(encoding="ascii") as other_check:
+        fcntl.flock(other_check, fcntl.LOCK_SH)
+        assert find_dead(tmp_path, "sender") == [OWNER]

@@ -1,0 +1,51 @@
+"""Work on a batch, in halves when it fails, so that one mail never holds up the others for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from shared.db.database import Database
+from shared.errors import Temporary
+
+BATCH_SECONDS = 10.0
+"""Limits the work on a batch: seconds; well below the limit of a transaction (shared/db/database.py), so that running
+out of time and an unavailable database are told apart, and a batch of 100 is halved down to one mail in a minute."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+log = structlog.get_logger()
+
+
+async def run_in_halves(
+    database: Database,
+    batch: Sequence[Item],
+    work: Callable[[Sequence[Item]], Awaitable[Result]],
+    on_fault: Callable[[Item, Exception], Awaitable[object]],
+) -> list[Result]:
+    """Do the work on the whole batch; if that fails or runs out of time, on each half, down to the item at fault.
+
+    :param work: one transaction, which may be repeated. :param on_fault: called for an item that fails alone.
+    :return: the result of each part that succeeded. :raises Temporary: the database is unavailable.
+    """
+    results: list[Result] = []
+    parts = [batch] if batch else []
+    while parts:
+        part = parts.pop()
+        try:
+            async with asyncio.timeout(BATCH_SECONDS):
+                results.append(await work(part))
+        except Exception as error:  # every kind: a part of the batch may be the cause
+            if isinstance(error, Temporary) or (isinstance(error, TimeoutError) and not await database.ready()):
+                raise Temporary(str(error) or f"database: no answer within {BATCH_SECONDS:g} s") from error
+            if len(part) == 1:
+                await on_fault(part[0], error)
+                continue
+            log.warning("batch failed, halved", mails=len(part), error=repr(error))
+            middle = len(part) // 2
+            parts += [part[middle:], part[:middle]]
+    return results

@@ -1,0 +1,73 @@
+"""Liveness: a process holds a lock on a file as long as it lives, and so proves its death to others on its machine.
+
+The kernel releases the lock when the process ends, in whatever way, and not before: a process that is stopped, slow, or
+cut off from the database keeps it. Another process that sees the same folder therefore takes over the claims of a dead
+one at once. In a pod or a container the folder outlives the process, so that its successor finds the proof. On other
+machines there is no proof: the claims of the dead process expire there by the clock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import structlog
+
+FOLDER = "processes"
+"""Name of the folder of the locks, in the data folder."""
+CHECK_SECONDS = 1.0
+"""Interval of the checks for dead processes: seconds; adds so much to the delay of the mail that they had claimed."""
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def hold_process_lock(folder: Path, owner: str) -> Iterator[None]:
+    """Hold the lock of this owner, from before its first claim. The file stays until ``forget_dead``.
+
+    In a folder that cannot be written there is no proof, and claims only expire.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / owner, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        log.warning("process lock not held, claims expire only by time", folder=str(folder), error=str(error))
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+def find_dead(folder: Path, service: str) -> list[str]:
+    """Return the owners of this service that have provably ended."""
+    try:
+        return sorted(path.name for path in folder.glob(f"{service}@*") if _is_unlocked(path))
+    except OSError:
+        return []
+
+
+def forget_dead(folder: Path, owners: Collection[str]) -> None:
+    """Delete the locks of dead processes that have no claims any more."""
+    for owner in owners:
+        with suppress(OSError):
+            (folder / owner).unlink()
+
+
+def _is_unlocked(path: Path) -> bool:
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two checks do not disturb each other
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return True

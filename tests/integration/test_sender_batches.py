@@ -1,0 +1,95 @@
+"""Mails that hold up or break a batch of the sender."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from services.sender import background, batches, outcomes
+from shared.store.relay_queue import QueuedMail
+from tests.company import SALES, SUPPORT
+from tests.polling import until
+from tests.scripted_smtp import PIPELINING, ScriptedSmtp, scripted_smtp
+from tests.sender_harness import SenderHarness, sending
+
+ANN, BOB = "ann@customer.org", "bob@customer.org"
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ScriptedSmtp]:
+    async with scripted_smtp() as script:
+        script.always("EHLO", PIPELINING)
+        yield script
+
+
+@pytest.fixture
+async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
+    async with sending(database_url) as running:
+        await running.accounts({SUPPORT: provider.port, SALES: provider.port}, connections=3)
+        yield running
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_a_mail_without_a_possible_notice_holds_up_no_other_notice(
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch, slow: bool
+) -> None:
+    # given ten mails that have waited for six days, and one of them breaks its notice, or takes for ever
+    monkeypatch.setattr(batches, "BATCH_SECONDS", 0.5)
+    monkeypatch.setattr(background, "NOTIFY_SECONDS", 0.5)
+    compose = outcomes._compose
+
+    async def broken(connection: Any, mail: QueuedMail, *rest: Any) -> Any:
+        if mail.message_id == "4@many":
+            if slow:
+                await asyncio.sleep(3600)
+            raise ZeroDivisionError("a fault of ours")
+        return await compose(connection, mail, *rest)
+
+    monkeypatch.setattr(outcomes, "_compose", broken)
+    await harness.rows("update external_accounts set enabled = false")
+    for number in range(10):
+        await harness.submit(ANN, message_id=f"{number}@many")
+    await harness.rows(
+        "update submissions set created_at = now() - interval '6 days', delay_noticed_at = now() + interval '1 hour'"
+    )
+    for _ in range(6):
+        await harness.upkeep.notify_authors()
+    # then the others have failed and their authors know, and that one needs attention
+    assert await harness.rows("select state, count(*)::int from submissions group by 1 order by 1") == [
+        ("done", 9),
+        ("parked", 1),
+    ]
+    assert len(await harness.notices("Alex")) == 9
+
+
+async def test_a_claim_that_cannot_be_recovered_holds_up_no_other(
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given mails that a dead sender has sent twice without an answer, and one breaks its notice
+    notify = outcomes._notify
+
+    async def broken(connection: Any, mail: QueuedMail, *rest: Any) -> Any:
+        if mail.message_id == "4@many":
+            raise ZeroDivisionError("a fault of ours")
+        return await notify(connection, mail, *rest)
+
+    monkeypatch.setattr(outcomes, "_notify", broken)
+    await harness.rows("update external_accounts set enabled = false")
+    for number in range(10):
+        await harness.submit(ANN, message_id=f"{number}@many")
+    folder = harness.service.settings.data / "processes"
+    await harness.rows(
+        """update submissions set state = 'sent_unanswered', uncertain = true, claim_owner = 'sender@gone',
+               claim_expires = now() + interval '1 hour'"""
+    )
+    (folder / "sender@gone").touch()
+
+    async def others_failed() -> bool:
+        [[failed]] = await harness.rows("select count(*)::int from submissions where state = 'done'")
+        return bool(failed == 9)
+
+    await until(others_failed)
+    assert await harness.rows("select message_id from submissions where state = 'sent_unanswered'") == [("4@many",)]
