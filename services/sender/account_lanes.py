@@ -28,6 +28,7 @@ class ClaimedMail:
 
     mail: QueuedMail
     external: External  # as it was when the mail was claimed
+    account_version: int  # of the external account, at the latest as of ``external``
     source: MessageSource | None  # None: its bytes are gone
     since: float = field(default_factory=time.monotonic)  # when it was claimed
     message: OutgoingMessage | None = None  # built when it is first needed

@@ -22,7 +22,7 @@ from shared.db.group_commit import GroupCommit
 from shared.errors import MAX_FAILURES, Temporary
 from shared.model import External
 from shared.store import maillog, relay_queue, submissions
-from shared.store.relay_queue import Claimed, QueuedMail
+from shared.store.relay_queue import Claimed, ClaimRequest, Mark, MarkOutcome, QueuedMail
 
 CLAIM_SECONDS = 45.0
 """Limits a claim that is not renewed: seconds; long enough for a sender that is suspended or has lost its network. The
@@ -39,6 +39,10 @@ class ClaimLost(Exception):
     """Another sender has claimed the mail: this process must not send it."""
 
 
+class AccountChanged(Exception):
+    """The external account was changed, disabled or removed since the claim: the mail must not leave as it is."""
+
+
 class Claims:
     """Holds, marks and ends the claims of this process."""
 
@@ -49,7 +53,7 @@ class Claims:
         self._database = database
         self._owner = owner
         self._announce = announce
-        self._writer: GroupCommit[QueuedMail | ResultRecord, bool | PostCommit | None] = GroupCommit(
+        self._writer: GroupCommit[Mark | ResultRecord, MarkOutcome | PostCommit | None] = GroupCommit(
             database,
             self._write,
             self._committed,
@@ -63,20 +67,13 @@ class Claims:
         await self._writer.run()
 
     async def claim(
-        self, connection: Connection, external: External, busy: int, ahead: int, ahead_octets: int
+        self, connection: Connection, external_id: int, busy_lanes: int, prefetch: int, prefetch_octets: int
     ) -> Claimed:
         """Claim due mails of an account, as ``relay_queue.claim``. After the commit add them to ``claimed_ids``."""
-        return await relay_queue.claim(
-            connection,
-            external.id,
-            self._owner,
-            external.smtp_connections,
-            CLAIM_SECONDS,
-            busy=busy,
-            ahead=ahead,
-            ahead_octets=ahead_octets,
-            in_hand=self.claimed_ids,
+        request = ClaimRequest(
+            external_id, self._owner, CLAIM_SECONDS, busy_lanes, prefetch, prefetch_octets, self.claimed_ids
         )
+        return await relay_queue.claim(connection, request)
 
     async def renew_leases(self) -> None:
         """Renew all claims of this process."""
@@ -84,13 +81,18 @@ class Claims:
             async with self._database.transaction() as connection:
                 await relay_queue.renew_lease(connection, self.claimed_ids, self._owner, CLAIM_SECONDS)
 
-    async def mark_sending(self, mail: QueuedMail) -> None:
+    async def mark_sending(self, mail: QueuedMail, account_version: int) -> None:
         """Commit the state that precedes the final dot: ``sent_unanswered``. If this raises, send no dot.
 
-        :raises ClaimLost: another sender has the mail. :raises Temporary: the database is unavailable.
+        :param account_version: of the external account as the mail was built for it.
+        :raises ClaimLost: another sender has the mail. :raises AccountChanged: the mail must be built again, or wait.
+        :raises Temporary: the database is unavailable.
         """
-        if not await self._writer.commit(mail):
-            raise ClaimLost
+        match await self._writer.commit(Mark(mail.id, account_version)):
+            case "lost":
+                raise ClaimLost
+            case "account changed":
+                raise AccountChanged
 
     async def record_result(self, external: External, mail: QueuedMail, result: DeliveryResult) -> None:
         """Record what the provider replied; retry while the database is unavailable."""
@@ -114,20 +116,20 @@ class Claims:
             log.warning("claim lost, result not recorded", submission_id=mail.id)
 
     async def _write(
-        self, connection: Connection, batch: Sequence[QueuedMail | ResultRecord]
-    ) -> list[bool | PostCommit | None]:
-        """Write results, then marks. Return for each mark whether it was set, for each result what follows from it."""
-        afters, held = await outcomes.record_results(
+        self, connection: Connection, batch: Sequence[Mark | ResultRecord]
+    ) -> list[MarkOutcome | PostCommit | None]:
+        """Write results, then marks. Return the outcome of each mark, and for each result what follows from it."""
+        afters, outcome_of = await outcomes.record_results(
             connection,
             _to_record(batch),
             self._owner,
-            [item for item in batch if isinstance(item, QueuedMail)],
+            [item for item in batch if isinstance(item, Mark)],
             CLAIM_SECONDS,
         )
         next_after = iter(afters)
-        return [next(next_after) if isinstance(item, ResultRecord) else item.id in held for item in batch]
+        return [next(next_after) if isinstance(item, ResultRecord) else outcome_of(item) for item in batch]
 
-    def _committed(self, results: Sequence[bool | PostCommit | None]) -> None:
+    def _committed(self, results: Sequence[MarkOutcome | PostCommit | None]) -> None:
         for result in results:
             if isinstance(result, PostCommit):
                 self._announce(result)
@@ -179,5 +181,5 @@ class Claims:
         maillog.announce(events)
 
 
-def _to_record(batch: Sequence[QueuedMail | ResultRecord]) -> list[ResultRecord]:
+def _to_record(batch: Sequence[Mark | ResultRecord]) -> list[ResultRecord]:
     return [item for item in batch if isinstance(item, ResultRecord)]

@@ -18,7 +18,7 @@ from prometheus_client import Counter
 
 from services.sender import outgoing_message, retry_policy, smtp_transaction
 from services.sender.account_lanes import AccountQueue, ClaimedMail, LaneConnection
-from services.sender.claims import RECORD_SECONDS, RELEASE_SECONDS, ClaimLost, Claims
+from services.sender.claims import RECORD_SECONDS, RELEASE_SECONDS, AccountChanged, ClaimLost, Claims
 from services.sender.connection_pool import ConnectionPool, same_server
 from services.sender.outcomes import PostCommit
 from services.sender.smtp_transaction import AccountRejection, DeliveryResult, OutgoingMessage, Replies, SmtpEnvelope
@@ -33,7 +33,7 @@ from shared.provider.smtp_client import SERVER_FULL, Commands, OutcomeUnknown, S
 from shared.provider.smtp_connect import AuthFailed, ServerUnavailable
 from shared.settings import PrivateHosts
 from shared.store import account_changes, accounts, maillog, relay_queue, relay_status
-from shared.store.relay_queue import Claimed, QueuedMail
+from shared.store.relay_queue import Claimed
 
 PIPELINED_SECONDS = 2.0
 """Limits how long a pipelined mail waits for the reply to the mail before: seconds; then another lane sends it."""
@@ -123,19 +123,19 @@ class OutboundDelivery:
         :raises Temporary: the database is unavailable.
         """
         async with self._database.transaction() as connection:
-            external = await _load_account(connection, queue.external_id)
-            if external is None:
-                claimed = Claimed([], 0, False)
-            else:
-                claimed = await self.claims.claim(
-                    connection, external, len(queue.lanes), queue.prefetch_limit, queue.prefetch_octets
-                )
+            claimed = await self.claims.claim(
+                connection, queue.external_id, len(queue.lanes), queue.prefetch_limit, queue.prefetch_octets
+            )
+            # After the claim: the account is at least as new as the version that the marks compare.
+            externals = await accounts.load_externals(connection, [queue.external_id]) if claimed.mails else []
         self.claims.claimed_ids.update(mail.id for mail in claimed.mails)
         queue.allowed_lanes, queue.more_due = claimed.lanes, claimed.more
         if queue.allowed_lanes == 0:
             await self.claims.release(queue.take_all())
-        if external is None or not claimed.mails:
+        if not externals:  # the account was removed between the two statements
+            await self.claims.release(claimed.mails)
             return []
+        [external] = externals
         try:
             sources = await outgoing_message.load_sources(self._database, claimed.mails, external)
         except Temporary:
@@ -143,12 +143,12 @@ class OutboundDelivery:
             raise
         except Exception as error:  # one mail is the cause: find it
             log.warning("batch failed, loading mail by mail", mails=len(claimed.mails), error=repr(error))
-            return await self._claim_one_by_one(claimed.mails, external)
-        return [ClaimedMail(mail, external, sources.get(mail.id)) for mail in claimed.mails]
+            return await self._claim_one_by_one(claimed, external)
+        return [ClaimedMail(mail, external, claimed.account_version, sources.get(mail.id)) for mail in claimed.mails]
 
-    async def _claim_one_by_one(self, mails: Sequence[QueuedMail], external: External) -> list[ClaimedMail]:
+    async def _claim_one_by_one(self, claimed: Claimed, external: External) -> list[ClaimedMail]:
         loaded = []
-        for mail in mails:
+        for mail in claimed.mails:
             try:
                 sources = await outgoing_message.load_sources(self._database, [mail], external)
             except Temporary:
@@ -156,7 +156,7 @@ class OutboundDelivery:
             except Exception as error:  # any error: this mail is the cause
                 await self.claims.count_failure(mail, error)
             else:
-                loaded.append(ClaimedMail(mail, external, sources.get(mail.id)))
+                loaded.append(ClaimedMail(mail, external, claimed.account_version, sources.get(mail.id)))
         return loaded
 
     # ------------------------------------------------------------------------------------------ lanes
@@ -211,6 +211,12 @@ class OutboundDelivery:
         except ClaimLost:
             log.warning("claim lost, mail not sent", submission_id=claimed.mail.id)
             self.claims.claimed_ids.discard(claimed.mail.id)
+        except AccountChanged:
+            log.info("account changed, mail not sent", submission_id=claimed.mail.id)
+            self._requeue_pipelined(queue, lane)
+            await self.claims.release([claimed.mail, *queue.take_all()])
+            self.schedule(queue.external_id)
+            return False
         except Temporary as error:  # the database: the claims are released, or expire
             log.warning("database unavailable, mail not sent", submission_id=claimed.mail.id, error=str(error))
             await asyncio.sleep(1.0)
@@ -243,7 +249,8 @@ class OutboundDelivery:
         """Send a mail over the lane's connection, once more over a new one if the server had ended the old one.
 
         :raises AccountFailure: nothing can be sent through the account now. :raises ClaimLost: another sender has the
-        mail. :raises Temporary: the database is unavailable.
+        mail. :raises AccountChanged: the account was changed since the claim. :raises Temporary: the database is
+        unavailable.
         """
         message = self._build_message(claimed)
         if lane.client is not None and not same_server(claimed.external, lane.external):
@@ -259,7 +266,7 @@ class OutboundDelivery:
         async def before_final_dot() -> None:
             nonlocal next_envelope
             next_envelope = self._pipeline_next(queue, lane)
-            await self.claims.mark_sending(claimed.mail)
+            await self.claims.mark_sending(claimed.mail, claimed.account_version)
 
         def send_next_envelope() -> Commands | None:
             nonlocal timer, dot_sent_at
@@ -471,9 +478,3 @@ async def _wait_or_cancel(tasks: Collection[asyncio.Task[None]], seconds: float)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
-
-
-async def _load_account(connection: Connection, external_id: int) -> External | None:
-    """Return the account as it is now, None if it is disabled or removed: then its queued mails wait."""
-    enabled = [external for external in await accounts.load_externals(connection, [external_id]) if external.enabled]
-    return enabled[0] if enabled else None

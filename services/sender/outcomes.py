@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -30,7 +30,7 @@ from shared.store import (
 )
 from shared.store.inbound import Arrival
 from shared.store.maillog import MailEvent
-from shared.store.relay_queue import QueuedMail, RecipientResult, RelayResult
+from shared.store.relay_queue import Mark, MarkOutcome, QueuedMail, RecipientResult, RelayResult
 
 NO_ANSWER = "4.4.2"
 """RFC 3463: bad connection."""
@@ -151,36 +151,36 @@ def _statuses(
 
 
 async def record_results(
-    connection: Connection, batch: Sequence[ResultRecord], owner: str, marks: Sequence[QueuedMail], seconds: float
-) -> tuple[list[PostCommit | None], set[int]]:
+    connection: Connection, batch: Sequence[ResultRecord], owner: str, marks: Sequence[Mark], seconds: float
+) -> tuple[list[PostCommit | None], Callable[[Mark], MarkOutcome]]:
     """Write the results of tries, and mark the mails whose final dot is about to be sent.
 
     One statement suffices if no record ``needs_statements``.
 
     :param marks: mails to mark. :param seconds: lease of the marked mails. :return: for each record the announcements,
-        None if its claim was lost and nothing was changed; and the ids of all mails whose claim was held.
+        None if its claim was lost and nothing was changed; and a function that gives the outcome of each mark.
     """
-    held = await relay_queue.record_results(
+    recorded = await relay_queue.record_results(
         connection,
         owner,
         [record.result for record in batch],
         [event for record in batch for event in record.events],
-        [mail.id for mail in marks],
+        marks,
         seconds,
     )
-    message_ids = [row for record in batch if record.mail.id in held for row in record.message_ids]
+    message_ids = [row for record in batch if record.mail.id in recorded.held for row in record.message_ids]
     if message_ids:
         await sent_mail.add_sent(connection, message_ids)
     afters: list[PostCommit | None] = []
     for record in batch:
-        if record.mail.id not in held:
+        if record.mail.id not in recorded.held:
             afters.append(None)
             continue
         after = PostCommit(record.events)
         after += await _notify(connection, record.mail, "failed", record.failed)
         after += await _notify(connection, record.mail, "relayed", record.relayed)
         afters.append(after)
-    return afters, held
+    return afters, recorded.outcome
 
 
 async def recover_orphans(

@@ -117,94 +117,121 @@ async def list_due_accounts(connection: Connection) -> list[int]:
 
 
 @dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    """What a sender wants to claim of an account."""
+
+    external_id: int
+    owner: str
+    seconds: float  # lease of the claims
+    busy_lanes: int = 0  # lanes of the owner that have a mail
+    prefetch: int = 0  # mails to claim ahead, for lanes that become free
+    prefetch_octets: int = 0  # memory limit of these
+    exclude_ids: Collection[int] = ()
+    """Mails that the owner still works on. If the lease of one of them expired, another claim on it would make the lost
+    claim valid, and the mail would be sent twice."""
+
+
+@dataclass(frozen=True, slots=True)
 class Claimed:
     """The result of a claim."""
 
     mails: list[QueuedMail]  # the claimed ones
     lanes: int  # limit of this owner's mails of the account on the wire now
     more: bool  # other mails may be due
+    account_version: int  # of the external account, for the marks of these mails
 
 
-async def claim(
-    connection: Connection,
-    external_id: int,
-    owner: str,
-    at_once: int,
-    seconds: float,
-    *,
-    busy: int = 0,
-    ahead: int = 0,
-    ahead_octets: int = 0,
-    in_hand: Collection[int] = (),
-) -> Claimed:
-    """Claim due mails of an account for ``seconds``, the longest due first: one for each free lane, and some ahead.
+async def claim(connection: Connection, request: ClaimRequest) -> Claimed:
+    """Claim due mails of an account, the longest due first: one for each free lane, and some ahead."""
+    account = await _count_lanes(connection, request)
+    free = max(0, account.lanes - request.busy_lanes)
+    wanted = free + (0 if account.careful or account.lanes == 0 else request.prefetch)
+    if wanted == 0:
+        return Claimed([], account.lanes, account.lanes > 0, account.version)
+    mails, due = await _claim_rows(connection, request, free, wanted)
+    more = due == wanted or due > len(mails)  # as many as were wanted, or the others exceed the memory limit
+    return Claimed(mails, account.lanes, more, account.version)
 
-    :param at_once: limit of mails of the account on the wire, over all senders. Each claim of another sender counts as
-        one of them. While the account fails to connect or its credentials are refused, the limit is one mail: a careful
-        try.
-    :param busy: lanes of the owner that have a mail.
-    :param ahead: claims in advance, for lanes that become free. :param ahead_octets: memory limit for these.
-    :param in_hand: mails on which the owner still works. If the lease of one of them expired, another claim on it would
-        make the lost claim valid, and the mail would be sent twice.
+
+@dataclass(frozen=True, slots=True)
+class _AccountLanes:
+    lanes: int  # limit of the owner's mails on the wire; 0: the account may not be tried now
+    careful: bool  # the account fails to connect, or its credentials are refused: one mail at a time
+    version: int
+
+
+async def _count_lanes(connection: Connection, request: ClaimRequest) -> _AccountLanes:
+    """Lock the account's state, and return how many lanes the owner may have.
+
+    The limit of connections holds over all senders: each claim of another sender counts as one of them.
     """
     cursor = await connection.execute(
-        """select next_try_at <= now(), failures > 0 or paused_at is not null, connections_limit
-           from relay_status where external_id = %s for update""",
-        (external_id,),
+        """select r.failures > 0 or r.paused_at is not null, least(e.smtp_connections, r.connections_limit),
+               e.smtp_version
+           from relay_status r join external_accounts e on e.id = r.external_id
+           where r.external_id = %s and r.next_try_at <= now() and e.enabled and e.removed_at is null
+           for update of r""",
+        (request.external_id,),
     )
-    relay = await cursor.fetchone()
-    if relay is None or not relay[0]:
-        return Claimed([], 0, False)
+    row = await cursor.fetchone()
+    if row is None:
+        return _AccountLanes(0, False, 0)
+    careful, limit, version = bool(row[0]), int(row[1]), int(row[2])
     cursor = await connection.execute(  # after the lock, to see the claims that others committed before
         """select count(*) from submissions where external_id = %s and state in ('claimed', 'sent_unanswered')
                and claim_expires > now() and claim_owner <> %s""",
-        (external_id, owner),
+        (request.external_id, request.owner),
     )
     [others] = await cursor.fetchone() or (0,)
-    lanes = max(0, (1 if relay[1] else min(at_once, relay[2] or at_once)) - others)
-    free = max(0, lanes - busy)
-    wanted = free + (0 if relay[1] or lanes == 0 else ahead)
-    if wanted == 0:
-        return Claimed([], lanes, True)
+    return _AccountLanes(max(0, (1 if careful else limit) - others), careful, version)
+
+
+async def _claim_rows(
+    connection: Connection, request: ClaimRequest, free: int, wanted: int
+) -> tuple[list[QueuedMail], int]:
+    """Claim up to ``wanted`` due mails; those after the first ``free`` ones only within the memory limit.
+
+    :return: the claimed mails in order of id, and how many due ones were seen.
+    """
     cursor = await connection.execute(
         f"""with due as materialized (
                 select id, blob_id, next_try_at from submissions
                 where external_id = %(external)s and state = 'queued' and next_try_at <= now()
-                    and id <> all(%(in_hand)s::bigint[]) and {poison.NOT_POISON.format(id="id", stage=STAGE)}
+                    and id <> all(%(exclude)s::bigint[]) and {poison.NOT_POISON.format(id="id", stage=STAGE)}
                 order by next_try_at, id limit %(wanted)s for update skip locked),
             sized as (
                 select due.id, row_number() over nth as place,
                     sum(least(m.octets, {blobs.HEAD_OCTETS})) over nth as octets
                 from due join blobs m on m.id = due.blob_id window nth as (order by due.next_try_at, due.id)),
-            taken as (select id from sized where place <= %(free)s or octets <= %(octets)s)
-            update submissions s set state = 'claimed', claim_owner = %(owner)s, state_at = now(),
-                claim_expires = now() + make_interval(secs => %(seconds)s)
-            from taken, blobs m, local_accounts a
-            where s.id = taken.id and m.id = s.blob_id and a.id = s.author_id
-            returning {QUEUED_MAIL}, {_RECIPIENTS}, (select count(*) from due)""",
+            taken as (select id from sized where place <= %(free)s or octets <= %(octets)s),
+            claimed as (
+                update submissions s set state = 'claimed', claim_owner = %(owner)s, state_at = now(),
+                    claim_expires = now() + make_interval(secs => %(seconds)s)
+                from taken, blobs m, local_accounts a
+                where s.id = taken.id and m.id = s.blob_id and a.id = s.author_id
+                returning {QUEUED_MAIL}, {_RECIPIENTS})
+            select (select count(*) from due), claimed.* from (values (true)) as always left join claimed on true""",
         {
-            "external": external_id,
+            "external": request.external_id,
             "wanted": wanted,
             "free": free,
-            "octets": ahead_octets,
-            "owner": owner,
-            "seconds": seconds,
-            "in_hand": array_literal(in_hand),
+            "octets": request.prefetch_octets,
+            "owner": request.owner,
+            "seconds": request.seconds,
+            "exclude": array_literal(request.exclude_ids),
         },
     )
-    rows = sorted(await cursor.fetchall(), key=lambda row: int(row[0]))
-    if not rows:
-        return Claimed([], lanes, free == 0)  # the first mail may exceed the memory limit
-    seen = int(rows[0][-1])
+    rows = await cursor.fetchall()
     mails = [
-        QueuedMail(*(*row[:-2], tuple(QueuedRecipient(*recipient) for recipient in row[-2] or ()))) for row in rows
+        QueuedMail(*(*row[1:-1], tuple(QueuedRecipient(*recipient) for recipient in row[-1] or ())))
+        for row in sorted((row for row in rows if row[1] is not None), key=lambda row: int(row[1]))
     ]
-    return Claimed(mails, lanes, seen == wanted or seen > len(rows))
+    return mails, int(rows[0][0])
 
 
 # In order of id, so that two transactions that lock several claims never wait for each other.
 _HELD = """held as materialized (
-    select id from submissions where id = any(%(ids)s::bigint[]) and claim_owner = %(owner)s
+    select id, external_id from submissions where id = any(%(ids)s::bigint[]) and claim_owner = %(owner)s
         and state in ('claimed', 'sent_unanswered')
     order by id for update)"""
 
@@ -227,6 +254,32 @@ class RelayResult:
     delay: float  # seconds until the next try of the recipients that still wait
     count_try: bool  # the provider refused temporarily
     uncertain: bool = False  # the mail was sent and no answer arrived
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A mail just before its final dot."""
+
+    id: int  # of the submission
+    account_version: int  # of the external account, as the mail was built for it
+
+
+MarkOutcome = Literal["marked", "lost", "account changed"]
+"""lost: another sender has the claim. account changed: disabled, removed, or with another host, login or address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What ``record_results`` found."""
+
+    held: set[int]  # ids of the claims that the owner still has; on the others nothing was changed
+    marked: set[int]
+
+    def outcome(self, mark: Mark) -> MarkOutcome:
+        """Return how this mark ended."""
+        if mark.id in self.marked:
+            return "marked"
+        return "account changed" if mark.id in self.held else "lost"
 
 
 # One statement with one part for each job. As a pipeline of two statements it needs the same round trip and half a
@@ -257,12 +310,15 @@ _RECORD_RESULTS = f"""
         where s.id = new.id),
     -- The events of these mails.
     traced as ({maillog.RECORD_HELD}),
-    -- Other mails, just before their final dots.
+    -- Other mails, just before their final dots, whose accounts still allow what is about to leave.
     marked as (
         update submissions s set state = 'sent_unanswered', state_at = now(),
             claim_expires = now() + make_interval(secs => %(seconds)s)
-        from unnest(%(marks)s::bigint[]) as new (id) join held using (id) where s.id = new.id)
-    select id from held"""
+        from unnest(%(marks)s::bigint[], %(versions)s::bigint[]) as new (id, version) join held using (id)
+            join external_accounts e on e.id = held.external_id
+        where s.id = new.id and e.smtp_version = new.version and e.enabled and e.removed_at is null
+        returning s.id)
+    select held.id, marked.id from held left join marked using (id)"""
 
 
 async def record_results(
@@ -270,30 +326,31 @@ async def record_results(
     owner: str,
     results: Sequence[RelayResult],
     events: Sequence[MailEvent],
-    marks: Collection[int],
+    marks: Sequence[Mark],
     seconds: float,
-) -> set[int]:
+) -> Recorded:
     """End the claims of mails by their results, and mark other mails before their final dots.
 
     From its mark on, it is unknown whether the provider has a mail. This is one round trip, and a transaction by itself
     where none is open.
 
     :param events: of the mails with results; recorded if the claim is held.
-    :param marks: ids of the mails to mark; their leases last ``seconds`` from now.
-    :return: the ids of the claims that are held. On the others the claim is lost, and nothing was changed.
+    :param marks: the mails to mark; their leases last ``seconds`` from now.
     """
     cursor = await connection.execute(
         _RECORD_RESULTS,
         {
-            "ids": array_literal([*(result.id for result in results), *marks]),
+            "ids": array_literal([*(result.id for result in results), *(mark.id for mark in marks)]),
             "owner": owner,
-            "marks": array_literal(marks),
+            "marks": array_literal(mark.id for mark in marks),
+            "versions": array_literal(mark.account_version for mark in marks),
             "seconds": seconds,
         }
         | _result_parameters(results)
         | maillog.held_parameters(events),
     )
-    return {int(row[0]) for row in await cursor.fetchall()}
+    rows = await cursor.fetchall()
+    return Recorded({int(row[0]) for row in rows}, {int(row[1]) for row in rows if row[1] is not None})
 
 
 def _result_parameters(results: Sequence[RelayResult]) -> dict[str, str]:

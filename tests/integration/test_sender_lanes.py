@@ -346,8 +346,8 @@ async def test_a_sender_that_dies_between_mark_and_dot_has_its_mails_sent_again(
         await harness.accounts({SUPPORT: provider.port}, connections=3)
         mark = harness.relaying.claims.mark_sending
 
-        async def dies(group: QueuedMail) -> None:
-            await mark(group)
+        async def dies(mail: QueuedMail, account_version: int) -> None:
+            await mark(mail, account_version)
             await asyncio.sleep(3600)
 
         monkeypatch.setattr(harness.relaying.claims, "mark_sending", dies)

@@ -22,6 +22,7 @@ create table external_accounts (
     smtp_tls_fingerprint  text,
     smtp_auth             boolean not null,
     smtp_connections      integer not null,
+    smtp_version          bigint not null default 0, -- counts the changes of how, as whom or whether mail is sent
     smtp_size             bigint,                    -- octets, learnt from EHLO's SIZE; null: no limit
     smtp_refused          bigint,                    -- octets, learnt: the smallest mail that it refused as too large
     smtp_refused_at       timestamptz,               -- forgotten after a week, as limits grow
@@ -37,6 +38,21 @@ create table external_accounts (
     removed_at            timestamptz
 );
 create unique index external_accounts_address on external_accounts (lower(address)) where removed_at is null;
+
+-- A mail that is built and sent for one version of the account is not completed for another one. A renewed token, which
+-- replaces the password of an account with oauth, is no change: the sender itself stores it.
+create function count_smtp_change() returns trigger language plpgsql as $$
+begin
+    new.smtp_version := old.smtp_version + 1;
+    return new;
+end $$;
+create trigger external_accounts_smtp before update on external_accounts for each row
+    when ((old.address, old.enabled, old.login, old.smtp_host, old.smtp_port, old.smtp_tls, old.smtp_tls_fingerprint,
+           old.smtp_auth, old.oauth, old.removed_at)
+          is distinct from (new.address, new.enabled, new.login, new.smtp_host, new.smtp_port, new.smtp_tls,
+           new.smtp_tls_fingerprint, new.smtp_auth, new.oauth, new.removed_at)
+          or (new.oauth is null and old.password <> new.password))
+    execute function count_smtp_change();
 
 -- Owners: shared/store/accounts.py (reads), shared/store/account_changes.py (writes)
 -- A person (manual 4.2). Removal hides the row and keeps its mail for the retention time.
