@@ -27,10 +27,10 @@ from shared.store.relay_queue import Claimed, ClaimRequest, Mark, MarkOutcome, Q
 CLAIM_SECONDS = 45.0
 """Limits a claim that is not renewed: seconds; long enough for a sender that is suspended or has lost its network. The
 claims of a sender that provably ended are taken over at once (``dead_owners``)."""
-RECORD_SECONDS = 3.0
-"""Limits how long a stopping service tries to record a result while the database is unavailable: seconds."""
+RECORD_AGAIN_SECONDS = 0.5
+"""Pause between two tries to record a result: seconds; small beside the time after which a claim may be taken over."""
 RELEASE_SECONDS = 2.0
-"""Limits the transaction that releases claims: seconds; short, as other senders take over unreleased claims anyway."""
+"""Limits the transaction that releases claims: seconds; short, as it is repeated until it succeeds."""
 
 log = structlog.get_logger()
 
@@ -49,7 +49,9 @@ class Claims:
     def __init__(self, database: Database, owner: str, announce: Callable[[PostCommit], None]) -> None:
         """:param owner: unique to this process. :param announce: called after each commit. Must not raise."""
         self.claimed_ids: set[int] = set()  # mails that this process has claimed
-        self.stopping = False  # no longer wait without limit for the database
+        self._unrecorded: dict[int, float] = {}  # mails whose results could not be recorded yet, since when
+        self._last_write = time.monotonic()  # when this process last committed
+        self._unreleased: set[int] = set()  # claims that could not be released yet; none of these mails was sent
         self._database = database
         self._owner = owner
         self._announce = announce
@@ -61,6 +63,14 @@ class Claims:
             is_single_statement=lambda batch: not any(record.needs_statements for record in _to_record(batch)),
             gather=True,
         )
+
+    @property
+    def is_recording_blocked(self) -> bool:
+        """Whether results wait for the database, so that no other mail should be sent.
+
+        It is not the database's fault where something else was committed since: then one result alone is the cause.
+        """
+        return bool(self._unrecorded) and self._last_write < max(self._unrecorded.values())
 
     async def run(self) -> None:
         """Commit marks and results until cancelled; cancel only after the last result is recorded."""
@@ -76,10 +86,12 @@ class Claims:
         return await relay_queue.claim(connection, request)
 
     async def renew_leases(self) -> None:
-        """Renew all claims of this process."""
+        """Renew all claims of this process, and release those that could not be released before."""
+        await self._release(self._unreleased - self.claimed_ids, unsent=True)
         if self.claimed_ids:
             async with self._database.transaction() as connection:
                 await relay_queue.renew_lease(connection, self.claimed_ids, self._owner, CLAIM_SECONDS)
+            self._last_write = time.monotonic()
 
     async def mark_sending(self, mail: QueuedMail, account_version: int) -> None:
         """Commit the state that precedes the final dot: ``sent_unanswered``. If this raises, send no dot.
@@ -95,25 +107,38 @@ class Claims:
                 raise AccountChanged
 
     async def record_result(self, external: External, mail: QueuedMail, result: DeliveryResult) -> None:
-        """Record what the provider replied; retry while the database is unavailable."""
-        deadline: float | None = None
-        while True:
-            try:
-                after = await self._writer.commit(ResultRecord.from_result(external, mail, result, random.random()))
-                break
-            except Temporary as error:
-                log.warning("database unavailable, retrying to record result", submission_id=mail.id, error=str(error))
-                if self.stopping and deadline is None:
-                    deadline = time.monotonic() + RECORD_SECONDS
-                if deadline is not None and time.monotonic() > deadline:
-                    return
-                await asyncio.sleep(0.5)
-            except Exception as error:  # do not send again: the provider may have accepted the mail
-                await self.count_failure(mail, error, MAX_FAILURES)
-                return
+        """Record what the provider replied, and retry until it is recorded.
+
+        Only the end of this process loses the result: then the mail is sent once more. The claim is renewed meanwhile.
+        """
+        try:
+            while True:
+                try:
+                    after = await self._writer.commit(ResultRecord.from_result(external, mail, result, random.random()))
+                    break
+                except Exception as error:  # never send again: the provider may have accepted the mail
+                    if not isinstance(error, Temporary) and await self._park(mail.id, error):
+                        self.claimed_ids.discard(mail.id)
+                        return
+                    if mail.id not in self._unrecorded:
+                        log.warning("result not recorded, retrying", submission_id=mail.id, error=str(error))
+                        self._unrecorded[mail.id] = time.monotonic()
+                    await asyncio.sleep(RECORD_AGAIN_SECONDS)
+        finally:
+            self._unrecorded.pop(mail.id, None)
         self.claimed_ids.discard(mail.id)
         if after is None:
             log.warning("claim lost, result not recorded", submission_id=mail.id)
+
+    async def _park(self, submission_id: int, error: Exception) -> bool:
+        """Park a mail whose result cannot be recorded. :return: whether it is parked, which needs the database."""
+        try:
+            await self._count(submission_id, _trace(error), MAX_FAILURES, self._owner)
+        except Exception as unavailable:  # also an error of the database that is not known as temporary
+            log.warning("mail not parked, retrying", submission_id=submission_id, error=repr(unavailable))
+            return False
+        log.error("mail parked", submission_id=submission_id, error=repr(error))
+        return True
 
     async def _write(
         self, connection: Connection, batch: Sequence[Mark | ResultRecord]
@@ -130,55 +155,70 @@ class Claims:
         return [next(next_after) if isinstance(item, ResultRecord) else outcome_of(item) for item in batch]
 
     def _committed(self, results: Sequence[MarkOutcome | PostCommit | None]) -> None:
+        self._last_write = time.monotonic()
         for result in results:
             if isinstance(result, PostCommit):
                 self._announce(result)
 
     async def release(self, mails: Collection[QueuedMail]) -> None:
-        """Release these claims; if the database is unavailable, they expire."""
-        await self._release([mail.id for mail in mails])
+        """Release the claims of mails that were not sent; while the database is unavailable, retry later."""
+        await self._release([mail.id for mail in mails], unsent=True)
 
     async def release_all(self) -> None:
-        """Release all claims on mails that were not sent."""
-        await self._release(sorted(self.claimed_ids))
+        """Release all claims on mails that were not sent; those that were sent without an answer stay as they are."""
+        await self._release(self._unreleased, unsent=True)
+        await self._release(self.claimed_ids, unsent=False)
 
-    async def _release(self, ids: Sequence[int]) -> None:
+    async def _release(self, ids: Collection[int], *, unsent: bool) -> None:
         if not ids:
             return
+        ids = sorted(ids)
         self.claimed_ids.difference_update(ids)
         try:
             async with self._database.transaction(RELEASE_SECONDS) as connection:
-                await relay_queue.release_claims(connection, ids, self._owner)
-        except Temporary as error:
-            log.warning("database unavailable, claims not released", mails=len(ids), error=str(error))
+                await relay_queue.release_claims(connection, ids, self._owner, unsent=unsent)
+        except Exception as error:  # also an error of the database that is not known as temporary
+            log.warning("claims not released, retrying", mails=len(ids), error=str(error))
+            if unsent:
+                self._unreleased.update(ids)
+        else:
+            self._unreleased.difference_update(ids)
 
-    async def count_failure(self, mail: QueuedMail, error: Exception, failures: int = 1) -> None:
-        """Count failures of this software at a mail, and end its claim; the fifth parks the mail."""
-        trace = "".join(traceback.format_exception(error))
+    async def count_failure(self, mail: QueuedMail, error: Exception) -> None:
+        """Count a failure of this software at a claimed mail, and end its claim; the fifth parks the mail."""
+        trace = _trace(error)
         log.error("relaying mail failed", submission_id=mail.id, error=repr(error), traceback=trace)
-        self.claimed_ids.discard(mail.id)
         try:
-            await self._count(mail.id, trace, failures)
-        except Temporary as unavailable:
-            log.warning("database unavailable, failure not counted", submission_id=mail.id, error=str(unavailable))
+            await self._count(mail.id, trace, 1, self._owner)
+        except Exception as unavailable:  # also an error of the database that is not known as temporary
+            log.warning("failure not counted", submission_id=mail.id, error=repr(unavailable))
+            await self.release([mail])
+        else:
+            self.claimed_ids.discard(mail.id)
 
-    async def count_failure_of_unclaimed(self, submission_id: int, error: Exception) -> None:
-        """Count a failure at a mail that nobody has claimed. :raises Temporary: the database is unavailable."""
-        trace = "".join(traceback.format_exception(error))
+    async def count_failure_of_unclaimed(self, submission_id: int, error: Exception, failures: int = 1) -> None:
+        """Count failures at a mail that nobody has claimed. :raises Temporary: the database is unavailable."""
+        trace = _trace(error)
         log.error("handling mail failed", submission_id=submission_id, error=repr(error), traceback=trace)
-        await self._count(submission_id, trace, 1)
+        await self._count(submission_id, trace, failures, None)
 
     async def park(self, submission_id: int, reason: str) -> None:
         """Park a mail that nobody has claimed. :raises Temporary: the database is unavailable."""
         log.error("mail parked", submission_id=submission_id, error=reason)
-        await self._count(submission_id, reason, MAX_FAILURES)
+        await self._count(submission_id, reason, MAX_FAILURES, None)
 
-    async def _count(self, submission_id: int, trace: str, failures: int) -> None:
+    async def _count(self, submission_id: int, trace: str, failures: int, owner: str | None) -> None:
         async with self._database.transaction() as connection:
-            parked = await submissions.count_failure(connection, submission_id, "sender: relay", trace, failures)
+            parked = await submissions.count_failure(
+                connection, submission_id, "sender: relay", trace, failures, owner=owner
+            )
             events = [maillog.MailEvent("parked", submission_id=submission_id, reply="sender: relay")] if parked else []
             await maillog.record_events(connection, events)
         maillog.announce(events)
+
+
+def _trace(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
 
 
 def _to_record(batch: Sequence[Mark | ResultRecord]) -> list[ResultRecord]:

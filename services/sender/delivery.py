@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ from prometheus_client import Counter
 
 from services.sender import outgoing_message, retry_policy, smtp_transaction
 from services.sender.account_lanes import AccountQueue, ClaimedMail, LaneConnection
-from services.sender.claims import RECORD_SECONDS, RELEASE_SECONDS, AccountChanged, ClaimLost, Claims
+from services.sender.claims import RELEASE_SECONDS, AccountChanged, ClaimLost, Claims
 from services.sender.connection_pool import ConnectionPool, same_server
 from services.sender.outcomes import PostCommit
 from services.sender.smtp_transaction import AccountRejection, DeliveryResult, OutgoingMessage, Replies, SmtpEnvelope
@@ -33,7 +34,7 @@ from shared.provider.smtp_client import SERVER_FULL, Commands, OutcomeUnknown, S
 from shared.provider.smtp_connect import AuthFailed, ServerUnavailable
 from shared.settings import PrivateHosts
 from shared.store import account_changes, accounts, maillog, relay_queue, relay_status
-from shared.store.relay_queue import Claimed
+from shared.store.relay_queue import Claimed, QueuedMail
 
 PIPELINED_SECONDS = 2.0
 """Limits how long a pipelined mail waits for the reply to the mail before: seconds; then another lane sends it."""
@@ -46,6 +47,9 @@ FINISH_SECONDS = 8.0
 REPLY_SECONDS = 30.0
 """Limits how long a stopping service waits for the reply to a final dot: seconds; content filters at providers are
 slow, and a mail that is cut off at this point is sent twice."""
+
+RECORD_SECONDS = 3.0
+"""Limits how long a stopping service still tries to record results after that: seconds; they are lost with it."""
 
 AccountFailure = (dial.Unreachable, dial.TlsError, dial.AddressNotAllowed, ServerUnavailable, AuthFailed)
 """Errors that concern the account as a whole, not one mail."""
@@ -122,6 +126,8 @@ class OutboundDelivery:
 
         :raises Temporary: the database is unavailable.
         """
+        if self.claims.is_recording_blocked:
+            return []
         async with self._database.transaction() as connection:
             claimed = await self.claims.claim(
                 connection, queue.external_id, len(queue.lanes), queue.prefetch_limit, queue.prefetch_octets
@@ -162,8 +168,13 @@ class OutboundDelivery:
     # ------------------------------------------------------------------------------------------ lanes
 
     def _start_lanes(self, queue: AccountQueue) -> None:
-        """Start a lane for each prefetched mail, up to the allowed number."""
-        while queue.prefetched and len(queue.lanes) < queue.allowed_lanes and not self._stopping:
+        """Start a lane for each prefetched mail, up to the allowed number; none while results wait to be recorded."""
+        while (
+            queue.prefetched
+            and len(queue.lanes) < queue.allowed_lanes
+            and not self._stopping
+            and not self.claims.is_recording_blocked
+        ):
             task = asyncio.create_task(self._run_lane(queue, queue.prefetched.popleft()), name="lane")
             queue.lanes.add(task)
             task.add_done_callback(lambda task: self._lane_ended(queue, task))
@@ -193,6 +204,8 @@ class OutboundDelivery:
 
     def _next_mail(self, queue: AccountQueue, lane: LaneConnection) -> ClaimedMail | None:
         """Return the lane's next mail: the pipelined one, or else a prefetched one."""
+        if self.claims.is_recording_blocked:
+            return None
         claimed, lane.pipelined = lane.pipelined, None
         if claimed is None and queue.prefetched and not self._stopping and len(queue.lanes) <= queue.allowed_lanes:
             claimed = queue.prefetched.popleft()
@@ -231,18 +244,23 @@ class OutboundDelivery:
                 await self.claims.record_result(claimed.external, claimed.mail, result)
                 await self._record_rejection(queue, lane, result.rejection)
                 return False
-            task = asyncio.create_task(self._record_result(queue, claimed, result), name="record result")
+            octets = claimed.message.octets if result.too_large and claimed.message is not None else None
+            recording = self._record_result(claimed.mail, claimed.external, result, octets)
+            task = asyncio.create_task(recording, name="record result")
             self._recording.add(task)
             task.add_done_callback(self._recording.discard)
         return True
 
-    async def _record_result(self, queue: AccountQueue, claimed: ClaimedMail, result: DeliveryResult) -> None:
-        await self.claims.record_result(claimed.external, claimed.mail, result)
+    async def _record_result(
+        self, mail: QueuedMail, external: External, result: DeliveryResult, refused_octets: int | None
+    ) -> None:
+        """Record a result as soon as the database is available. It holds no part of the mail in memory."""
+        await self.claims.record_result(external, mail, result)
         if result.retry_now or result.unanswered:
-            self.schedule(queue.external_id)
-        if result.too_large and claimed.message is not None:
+            self.schedule(external.id)
+        if refused_octets is not None:
             await self._store_hint(
-                partial(account_changes.learn_refused, external_id=queue.external_id, octets=claimed.message.octets)
+                partial(account_changes.learn_refused, external_id=external.id, octets=refused_octets)
             )
 
     async def _attempt(self, queue: AccountQueue, lane: LaneConnection, claimed: ClaimedMail) -> DeliveryResult:
@@ -330,6 +348,7 @@ class OutboundDelivery:
             or not lane.answers_quickly
             or lane.pipelined is not None
             or self._stopping
+            or self.claims.is_recording_blocked
         ):
             return None
         if len(queue.lanes) != queue.allowed_lanes or not queue.prefetched:
@@ -389,7 +408,7 @@ class OutboundDelivery:
         dropped = queue.take_all()
         try:
             async with self._database.transaction() as connection:
-                await relay_queue.release_claims(connection, [mail.id for mail in dropped], self._owner)
+                await relay_queue.release_claims(connection, [mail.id for mail in dropped], self._owner, unsent=True)
                 await relay_status.record_failure(
                     connection, external.id, rejection.kind, rejection.text, rejection.seconds, pause=rejection.pause
                 )
@@ -422,7 +441,7 @@ class OutboundDelivery:
         try:
             async with self._database.transaction() as connection:
                 # locks the mails before the account, as every other transaction: no deadlock
-                await relay_queue.release_claims(connection, [mail.id for mail in mails], self._owner)
+                await relay_queue.release_claims(connection, [mail.id for mail in mails], self._owner, unsent=True)
                 if too_many:
                     await relay_status.lower_connections(connection, external.id, alive)
                 else:
@@ -453,9 +472,10 @@ class OutboundDelivery:
     async def stop(self, seconds: float = FINISH_SECONDS, reply_seconds: float = REPLY_SECONDS) -> None:
         """Finish the mails that are being sent within ``seconds``; release all alive.
 
-        :param reply_seconds: limit for lanes that only wait for the reply to a final dot.
+        :param reply_seconds: limit for lanes that only wait for the reply to a final dot, and for recording results.
         """
-        self._stopping = self.claims.stopping = True
+        self._stopping = True
+        deadline = time.monotonic() + reply_seconds
         starting = set(self._starting.values())
         if starting:
             await asyncio.wait(starting, timeout=RELEASE_SECONDS)
@@ -466,7 +486,7 @@ class OutboundDelivery:
             sent = late & self._awaiting_reply  # computed here: a reply may come while the alive are cancelled
             await _wait_or_cancel(late - sent, 0.0)
             await _wait_or_cancel(sent, reply_seconds - seconds)
-        await _wait_or_cancel(self._recording, RECORD_SECONDS)
+        await _wait_or_cancel(self._recording, max(0.0, deadline - time.monotonic()) + RECORD_SECONDS)
         await self.connections.close_idle(0.0)
         await self.claims.release_all()
 

@@ -368,16 +368,22 @@ def _result_parameters(results: Sequence[RelayResult]) -> dict[str, str]:
     }
 
 
-async def release_claims(connection: Connection, ids: Sequence[int], owner: str | None = None) -> None:
-    """Release claims, of ``owner`` alone if it is given; the mails are queued as before."""
+async def release_claims(
+    connection: Connection, ids: Collection[int], owner: str | None = None, *, unsent: bool = False
+) -> None:
+    """Release claims, of ``owner`` alone if it is given; the mails are queued as before.
+
+    :param unsent: also those that are marked, as their owner has not sent their final dots.
+    """
     await connection.execute(
         """with held as materialized (
-               select id from submissions where id = any(%(ids)s::bigint[]) and state = 'claimed'
+               select id from submissions where id = any(%(ids)s::bigint[])
+                   and (state = 'claimed' or %(unsent)s and state = 'sent_unanswered')
                    and (%(owner)s::text is null or claim_owner = %(owner)s)
                order by id for update)
            update submissions s set state = 'queued', claim_owner = null, claim_expires = null, state_at = now()
            from held where s.id = held.id""",
-        {"ids": array_literal(ids), "owner": owner},
+        {"ids": array_literal(ids), "owner": owner, "unsent": unsent},
     )
 
 

@@ -290,17 +290,28 @@ async def list_overdue(connection: Connection, grace: float, limit: int = 1000) 
 
 
 async def count_failure(
-    connection: Connection, submission_id: int, origin: str, traceback: str, failures: int = 1
+    connection: Connection,
+    submission_id: int,
+    origin: str,
+    traceback: str,
+    failures: int = 1,
+    *,
+    owner: str | None = None,
 ) -> bool:
-    """Count failures of ours on this submission and end its claim. :return: whether it is parked now."""
+    """Count failures of ours on this submission and end its claim. :return: whether it is parked now.
+
+    :param owner: of the claim, None if the caller has not claimed it. Nothing is changed while another owner has it.
+    """
     cursor = await connection.execute(
         """update submissions set failures = failures + %s, error = %s, origin = %s, state_at = now(),
                claim_owner = null, claim_expires = null, next_try_at = now() + interval '1 minute',
                uncertain = uncertain or state = 'sent_unanswered',
                state = case when failures + %s >= %s then 'parked' when state = 'submitted' then 'submitted'
                             else 'queued' end
-           where id = %s and state in ('submitted', 'queued', 'claimed', 'sent_unanswered') returning state""",
-        (failures, storable(traceback), origin, failures, MAX_FAILURES, submission_id),
+           where id = %s and state in ('submitted', 'queued', 'claimed', 'sent_unanswered')
+               and claim_owner is not distinct from %s::text
+           returning state""",
+        (failures, storable(traceback), origin, failures, MAX_FAILURES, submission_id, owner),
     )
     row = await cursor.fetchone()
     return row is not None and row[0] == "parked"

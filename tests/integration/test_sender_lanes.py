@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.sender import account_lanes, claims, delivery, outcomes, outgoing_message
+from services.sender import account_lanes, delivery, outcomes, outgoing_message
 from services.sender.outgoing_message import MessageSource
 from shared.db.database import Database
 from shared.errors import Temporary
@@ -366,7 +366,7 @@ async def test_a_sender_that_dies_between_replies_and_commit_repeats_only_those(
     database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a sender that dies when three mails are answered, before it writes that down
-    monkeypatch.setattr(claims, "RECORD_SECONDS", 0.0)
+    monkeypatch.setattr(delivery, "RECORD_SECONDS", 0.0)
     async with sending(database_url) as harness:
         await harness.accounts({SUPPORT: provider.port}, connections=3)
         settle = outcomes.record_results

@@ -6,14 +6,19 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from deploy.machine import ports
+from deploy.machine.postgres import Postgres
+from services.sender import claims, outcomes
 from services.sender.background import RENEW_SECONDS
 from services.sender.dead_owners import UNRENEWED_SECONDS, ExpiredClaims
 from shared.errors import Temporary
+from shared.store import relay_queue
 from tests.company import SUPPORT
 from tests.faults.proxy import Proxy
 from tests.polling import until
@@ -28,6 +33,23 @@ async def provider() -> AsyncIterator[ScriptedSmtp]:
     async with scripted_smtp() as script:
         script.always("EHLO", PIPELINING)
         yield script
+
+
+@asynccontextmanager
+async def read_only(postgres: Postgres) -> AsyncIterator[None]:
+    """Make the whole server read-only, as a full disk's guard or an old primary is."""
+    async with await psycopg.AsyncConnection.connect(postgres.admin_url_of("postgres"), autocommit=True) as operator:
+
+        async def switch(statement: str) -> None:
+            await operator.execute(statement.encode())
+            await operator.execute("select pg_reload_conf()")
+            await asyncio.sleep(0.5)  # each backend reads the configuration again
+
+        await switch("alter system set default_transaction_read_only = on")
+        try:
+            yield
+        finally:
+            await switch("alter system reset default_transaction_read_only")
 
 
 async def states(harness: SenderHarness) -> dict[str, int]:
@@ -52,6 +74,76 @@ async def another(database_url: str, harness: SenderHarness) -> AsyncIterator[Se
     async with sending(database_url) as running:
         running.externals, running.people = harness.externals, harness.people
         yield running
+
+
+# ---------------------------------------------------------------------------------------------- read-only
+
+
+async def test_mails_accepted_while_the_database_is_read_only_leave_once(
+    postgres: Postgres, database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given two mails without an answer and some that wait, leases that expire soon, and two senders
+    monkeypatch.setattr(claims, "CLAIM_SECONDS", 10.0)
+    async with sending(database_url) as harness, another(database_url, harness) as other:
+        await harness.accounts({SUPPORT: provider.port}, connections=2)
+        other.externals, other.people = harness.externals, harness.people
+        provider.gates["END"] = asyncio.Event()
+        for _ in range(10):
+            await harness.submit(ANN)
+        await until_states(harness, sent_unanswered=2, queued=8)
+        # when the database is read-only for longer than these leases, and the provider accepts both mails
+        async with read_only(postgres):
+            provider.gates["END"].set()
+            await asyncio.sleep(21.0)
+            # then no other mail is sent meanwhile
+            assert len(provider.taken) == 2
+        await until_states(harness, done=10)
+        # then each was sent once, and none is uncertain
+        assert len(provider.taken) == 10
+        assert await harness.rows("select count(*)::int from submissions where uncertain or failures > 0") == [(0,)]
+        assert not (harness.relaying.claims.is_recording_blocked or other.relaying.claims.is_recording_blocked)
+
+
+async def test_a_stop_while_the_database_fails_records_what_was_answered(
+    postgres: Postgres, database_url: str, provider: ScriptedSmtp
+) -> None:
+    async with sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=1)
+        provider.gates["END"] = asyncio.Event()
+        id_ = await harness.submit(ANN)
+        await harness.until(id_, state="sent_unanswered")
+        async with read_only(postgres):
+            provider.gates["END"].set()
+            await until(lambda: harness.relaying.claims.is_recording_blocked)
+            stopping = asyncio.create_task(harness.relaying.stop(1.0, 20.0))
+            await asyncio.sleep(4.0)
+            assert not stopping.done()
+        await stopping
+        assert ((await harness.listed(id_)).state, (await harness.listed(id_)).uncertain) == ("done", False)
+
+
+async def test_one_result_that_cannot_be_recorded_holds_up_no_other_mail(
+    database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a mail whose result the database never takes in time
+    record = outcomes.record_results
+
+    async def fails(connection: Any, batch: Any, *rest: Any) -> Any:
+        if any(each.mail.message_id == "4@many" for each in batch):
+            raise Temporary("no answer")
+        return await record(connection, batch, *rest)
+
+    monkeypatch.setattr(outcomes, "record_results", fails)
+    async with sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=1)
+        for number in range(10):
+            await harness.submit(ANN, message_id=f"{number}@many")
+        # then all others leave, and it is not sent again
+        await until_states(harness, done=9, sent_unanswered=1)
+        assert len(provider.taken) == 10
+        monkeypatch.setattr(outcomes, "record_results", record)
+        await until_states(harness, done=10)
+        assert len(provider.taken) == 10
 
 
 # ---------------------------------------------------------------------------------------------- cut off
@@ -83,6 +175,47 @@ async def test_a_sender_cut_off_from_the_database_keeps_its_claims(database_url:
             assert await other.rows("select count(*)::int from submissions where uncertain") == [(0,)]
 
 
+async def test_a_mark_of_unknown_outcome_makes_no_mail_uncertain(
+    database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=1)
+        # given a mark that is committed, but whose confirmation is lost, so that no final dot follows
+        mark = harness.relaying.claims.mark_sending
+        lost = asyncio.Event()
+
+        async def loses(*arguments: Any) -> None:
+            await mark(*arguments)
+            if not lost.is_set():
+                lost.set()
+                raise Temporary("the connection was lost")
+
+        monkeypatch.setattr(harness.relaying.claims, "mark_sending", loses)
+        found = await harness.until(await harness.submit(ANN), state="done")
+        # then the mail is sent once, and soon
+        assert (found.uncertain, found.tries, len(provider.taken), lost.is_set()) == (False, 0, 1, True)
+
+
+async def test_claims_that_cannot_be_released_are_released_later(
+    postgres: Postgres, database_url: str, provider: ScriptedSmtp
+) -> None:
+    async with sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=1)
+        provider.gates["DATA"] = asyncio.Event()
+        id_ = await harness.submit(ANN)
+        await harness.until(id_, state="claimed")
+        # when the database is read-only as the mark is due
+        async with read_only(postgres):
+            provider.gates["DATA"].set()
+            await asyncio.sleep(3.0)
+            assert provider.taken == []
+        # then the mail leaves without waiting for its lease of 45 s
+        began = asyncio.get_running_loop().time()
+        await harness.until(id_, state="done", uncertain=False)
+        assert asyncio.get_running_loop().time() - began < 15
+        assert len(provider.taken) == 1
+
+
 # ---------------------------------------------------------------------------------------------- dead or alive
 
 
@@ -103,6 +236,24 @@ async def test_claims_of_a_killed_sender_are_taken_over_at_once(database_url: st
         await harness.until(id_, state="done", uncertain=False)
         assert asyncio.get_running_loop().time() - began < 10
         assert not (folder / "sender@gone").exists()
+
+
+async def test_a_failure_at_a_lost_claim_does_not_end_the_claim_of_another(
+    database_url: str, provider: ScriptedSmtp
+) -> None:
+    async with sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=1)
+        provider.gates["DATA"] = asyncio.Event()
+        id_ = await harness.submit(ANN)
+        await harness.until(id_, state="claimed")
+        # given a mail whose claim another sender has by now
+        await harness.rows("update submissions set claim_owner = 'another', claim_expires = now() + interval '1 hour'")
+        async with harness.database.transaction() as connection:
+            mail = await relay_queue.load_queued_mails(connection, [id_])
+        # when this sender fails at it
+        await harness.relaying.claims.count_failure(mail[0], ValueError("a fault of ours"))
+        # then the other one keeps it
+        assert await harness.rows("select state, claim_owner, failures from submissions") == [("claimed", "another", 0)]
 
 
 END = datetime.datetime(2026, 10, 1, tzinfo=datetime.UTC)
