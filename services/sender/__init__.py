@@ -3,7 +3,7 @@
 Summary: a submission has local recipients, external accounts of ours, and others. The first two are written to
 ``inbound`` at once, whatever the state of the external account. The others are queued. A sender claims a queued mail,
 rewrites its header (``header_rewriting``: local addresses become ``"user_name" <external address>``) and relays it
-through the account's SMTP server over several lanes (``delivery``, ``account_lanes``, ``smtp_transaction``). Marks and
+through the account's SMTP server over several lanes (``account_relay``, ``lane``, ``transmission``). Marks and
 results of many mails are committed together (``claims``, ``outcomes``). ``retry_policy`` and ``dsn_report`` decide
 about retries and about notices of delay and failure.
 

@@ -164,6 +164,14 @@ class Claims:
         """Release the claims of mails that were not sent; while the database is unavailable, retry later."""
         await self._release([mail.id for mail in mails], unsent=True)
 
+    async def release_within(self, connection: Connection, mails: Collection[QueuedMail]) -> None:
+        """Do the same in the caller's transaction, which calls ``forget`` after its commit."""
+        await relay_queue.release_claims(connection, [mail.id for mail in mails], self._owner, unsent=True)
+
+    def forget(self, mails: Collection[QueuedMail]) -> None:
+        """Note that the claims of these mails are released."""
+        self.claimed_ids.difference_update(mail.id for mail in mails)
+
     async def release_all(self) -> None:
         """Release all claims on mails that were not sent; those that were sent without an answer stay as they are."""
         await self._release(self._unreleased, unsent=True)

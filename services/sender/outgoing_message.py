@@ -13,6 +13,7 @@ from shared.errors import Permanent
 from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address, spellings
 from shared.model import External
+from shared.runtime.parsing import THREAD_OCTETS, Parsing
 from shared.store import accounts, blobs
 from shared.store.relay_queue import QueuedMail
 
@@ -30,6 +31,11 @@ class MessageSource:
     parsed: ParsedHeader
     people: _People  # the persons behind the local addresses in the header, perhaps more
 
+    @property
+    def is_large(self) -> bool:
+        """Whether the message is to be built in a thread."""
+        return len(self.parsed.header) > THREAD_OCTETS
+
 
 async def load_sources(database: Database, mails: Sequence[QueuedMail], external: External) -> dict[int, MessageSource]:
     """Load the sources of these mails, by id, with the accounts as they are now. A mail whose bytes are gone has none.
@@ -39,6 +45,7 @@ async def load_sources(database: Database, mails: Sequence[QueuedMail], external
     async with database.statement() as connection:
         heads = await blobs.heads(connection, [mail.blob_id for mail in mails])
         parsed_heads: dict[int, tuple[bytes, ParsedHeader]] = {}
+        parsing = Parsing()
         for mail in mails:
             head = heads.get(mail.blob_id)
             if head is None:
@@ -47,7 +54,7 @@ async def load_sources(database: Database, mails: Sequence[QueuedMail], external
             if end == len(head) < mail.octets:  # a header has up to 1 MiB; the second chunk has the rest of it
                 head += await blobs.second_chunk(connection, mail.blob_id)
                 end = headers.header_end(head)
-            parsed_heads[mail.id] = head, parse_header(head[:end])
+            parsed_heads[mail.id] = head, await parsing.run(end, parse_header, head[:end])
         addresses = {address for _, parsed in parsed_heads.values() for address in mailbox_addresses(parsed)}
         ages = {mail.id: mail.age + REMOVED_GRACE_SECONDS for mail in mails}
         people = await _load_people(connection, addresses, external, max(ages.values(), default=0.0))

@@ -1,26 +1,15 @@
-"""One SMTP transaction: sends the envelope and the message, and classifies each reply for each recipient."""
+"""An SMTP transaction as data: the commands of its envelope, its replies, and what they say about each recipient."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from services.sender import retry_policy
 from shared.mime import dsn_options
-from shared.provider.smtp_client import (
-    ANSWER_SECONDS,
-    AUTH_REQUIRED,
-    DATA_SECONDS,
-    SERVER_FULL,
-    START_DATA,
-    Commands,
-    Reply,
-    SmtpClient,
-    SmtpConnectionLost,
-)
-from shared.provider.smtp_connect import AuthFailed
+from shared.provider.smtp_client import Commands, Reply, SmtpClient
 from shared.store.relay_queue import QueuedRecipient, RecipientResult
 
 THROTTLED = 432
@@ -120,106 +109,6 @@ class SmtpEnvelope:
     def pipelined(self) -> bool:
         """Whether the commands were sent already, behind the final dot of the mail before."""
         return self.commands is not None and bool(self.commands.replies)
-
-
-async def send_message(
-    client: SmtpClient,
-    envelope: SmtpEnvelope,
-    before_final_dot: Callable[[], Awaitable[None]],
-    pipeline_next: Callable[[], Commands | None],
-) -> None:
-    """Send a message. If the server allows PIPELINING, its envelope goes out in one write, or was sent already.
-
-    :param before_final_dot: called when only the final dot is missing. :param pipeline_next: returns the commands of
-        the next envelope, which go out with the final dot (RFC 2920 3.1).
-    :raises SmtpConnectionLost: the connection ended before the final dot, or the server closed it (421).
-    :raises OutcomeUnknown: the connection ended after the final dot. :raises AuthFailed: the server requires a login.
-    """
-    if envelope.commands is None:
-        return
-    if client.pipelining:
-        if not envelope.pipelined:
-            client.send(envelope.commands)
-        await _read_envelope_replies(client, envelope, envelope.commands)
-    else:
-        await _send_envelope(client, envelope, envelope.commands)
-    replies = envelope.replies
-    next_commands: Commands | None = None
-
-    def remember_next() -> Commands | None:
-        nonlocal next_commands
-        next_commands = pipeline_next()
-        return next_commands
-
-    if replies.final is None and any(reply.accepted for reply in replies.recipients.values()):
-        replies.final = await client.send_data(envelope.message.pieces(), before_final_dot, remember_next)
-        if replies.final.accepted or next_commands is not None:  # RSET would end the next transaction
-            return
-    if client.alive:
-        await _reset(client)
-
-
-async def _send_envelope(client: SmtpClient, envelope: SmtpEnvelope, commands: Commands) -> None:
-    """Send the commands one by one. ``replies.final`` is set if the message must not follow."""
-    mail, *recipients, data = commands.lines
-    replies = envelope.replies
-    reply = _check_reply(client, await client.command(mail))
-    if not reply.accepted:
-        replies.final = reply
-        return
-    for waiting, line in zip(envelope.recipients, recipients, strict=True):
-        replies.recipients[waiting.position] = _check_reply(client, await client.command(line))
-    if any(reply.accepted for reply in replies.recipients.values()):
-        _check_data_reply(client, replies, _check_reply(client, await client.command(data, DATA_SECONDS)))
-
-
-async def _read_envelope_replies(client: SmtpClient, envelope: SmtpEnvelope, commands: Commands) -> None:
-    """Read the replies to pipelined commands, all of them before the next command.
-
-    After a refused MAIL the replies to RCPT and DATA follow from that (503) and concern no recipient.
-    """
-    mail, *recipients, data = commands.replies
-    replies = envelope.replies
-    first = _check_reply(client, await client.reply(mail))
-    if not first.accepted:
-        replies.final = first
-    for waiting, pending in zip(envelope.recipients, recipients, strict=True):
-        reply = _check_reply(client, await client.reply(pending))
-        if first.accepted:
-            replies.recipients[waiting.position] = reply
-    reply = await client.reply(data, DATA_SECONDS)
-    if any(reply.accepted for reply in replies.recipients.values()):
-        _check_data_reply(client, replies, _check_reply(client, reply))
-    elif reply.code == START_DATA:  # the server expects a mail without recipients: a lone dot ends it (RFC 2920 3.1)
-        if not first.accepted:
-            client.close()  # a server that refused MAIL and accepts DATA is out of step
-        else:
-            await client.command(b".", ANSWER_SECONDS)
-
-
-def _check_data_reply(client: SmtpClient, replies: Replies, reply: Reply) -> None:
-    if reply.accepted:  # no valid reply to DATA: the server would read the message as commands
-        client.close()
-        raise SmtpConnectionLost(f"the server answered DATA with {reply}")
-    if reply.code != START_DATA:
-        replies.final = reply
-
-
-def _check_reply(client: SmtpClient, reply: Reply) -> Reply:
-    if reply.code == SERVER_FULL:  # the server closes the connection (RFC 5321 3.8)
-        client.close()
-        raise SmtpConnectionLost(f"the server ended the connection: {reply}")
-    if reply.code == AUTH_REQUIRED:
-        client.close()
-        raise AuthFailed(f"the server wants a login ({reply}); check auth, login and password")
-    return reply
-
-
-async def _reset(client: SmtpClient) -> None:
-    try:
-        await client.reset()
-    except SmtpConnectionLost:
-        client.close()  # all replies are known; the next mail uses a new connection
 
 
 def classify(recipients: Sequence[QueuedRecipient], replies: Replies) -> DeliveryResult:

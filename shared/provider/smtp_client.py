@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -90,6 +90,19 @@ class Commands:
             raise SmtpConnectionLost("a command with a control character in it was not sent")
         self.lines = lines
         self.replies: list[asyncio.Future[Reply]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class OpenMessage:
+    """A mail between the reply 354 and its final dot."""
+
+    answer: asyncio.Future[Reply]  # the reply to the final dot; a refusal may come earlier
+    rest: bytes  # the last octets of the mail, at most about ``BUFFER_OCTETS``
+
+    @property
+    def answered(self) -> bool:
+        """Whether a reply has come, or the connection has ended."""
+        return self.answer.done()
 
 
 class _ReplyReader(asyncio.Protocol):
@@ -223,43 +236,66 @@ class SmtpClient:
         self.send(commands)
         return await self.reply(commands.replies[0], seconds)
 
-    async def send_data(
-        self,
-        pieces: AsyncIterator[bytes],
-        before_final_dot: Callable[[], Awaitable[None]],
-        pipeline_next: Callable[[], Commands | None] = lambda: None,
-    ) -> Reply:
-        """Send a mail after the reply 354. An exception in ``before_final_dot`` or ``pieces`` closes the connection.
+    async def send_content(self, pieces: AsyncIterator[bytes]) -> OpenMessage:
+        """Send a mail after the reply 354, but for its final dot and the octets that leave together with it.
 
-        :param pieces: the mail, in pieces of any size.
-        :param before_final_dot: awaited when everything but the final dot is sent.
-        :param pipeline_next: returns commands to send in the same write as the dot.
-        :raises SmtpConnectionLost: the connection ended before the dot. :raises OutcomeUnknown: it ended after the dot.
+        An exception in ``pieces`` closes the connection, as does every other failure.
+
+        :param pieces: the mail, in pieces of any size. :raises SmtpConnectionLost: the connection ended.
         """
         # Expected from now on: a server may refuse before it has read everything, and that reply must not be lost.
         answer = self._line.expect()
         try:
             async with asyncio.timeout(None) as deadline:
-                rest = await self._stream(pieces, answer, deadline)
-                if not answer.done():
-                    await before_final_dot()
-            if answer.done():
-                early = self._early(answer)
-                self.close()
-                return early
-            more = pipeline_next()
-            if more is None:
-                self._line.transport.write(rest + b".\r\n")
-            else:
-                more.replies = [self._line.expect() for _ in more.lines]
-                self._line.transport.write(rest + b".\r\n" + _octets(more))
+                return OpenMessage(answer, await self._stream(pieces, answer, deadline))
         except BaseException as error:
             answer.cancel()
             self.close()
             if isinstance(error, OSError):  # TimeoutError is a subclass
                 raise SmtpConnectionLost(f"{self._where}: {_why(error)} while the mail was sent") from error
             raise
-        return await self._answer(answer)
+
+    def send_final_dot(self, message: OpenMessage, following: Commands | None = None) -> None:
+        """Send the rest of the mail with its final dot. :param following: commands to send in the same write."""
+        octets = message.rest + b".\r\n"
+        if following is not None:
+            following.replies = [self._line.expect() for _ in following.lines]
+            octets += _octets(following)
+        self._line.transport.write(octets)
+
+    def early_reply(self, message: OpenMessage) -> Reply:
+        """Return the refusal that came before the final dot, and close the connection: the mail is not whole.
+
+        :raises SmtpConnectionLost: the connection ended, or the reply is no refusal.
+        """
+        self.close()
+        try:
+            reply = message.answer.result()
+        except ConnectionError as error:
+            raise SmtpConnectionLost(f"{self._where}: {_why(error)} while the mail was sent") from error
+        if not 400 <= reply.code < 600:  # RFC 5321 4.2.1
+            raise SmtpConnectionLost(f"{self._where}: a reply {reply.code} came before the end of the mail")
+        return reply
+
+    async def final_reply(self, message: OpenMessage) -> Reply:
+        """Wait for the reply to the final dot. :raises OutcomeUnknown: the connection ended, or no reply came."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                reply = await message.answer
+        except TimeoutError as error:
+            self.close()
+            raise OutcomeUnknown(
+                f"{self._where}: no reply within {ANSWER_SECONDS:g} s after the mail was sent"
+            ) from error
+        except ConnectionError as error:
+            self.close()
+            raise OutcomeUnknown(f"{self._where}: {_why(error)} after the mail was sent, before the reply") from error
+        except BaseException:
+            self.close()
+            raise
+        if reply.code == SERVER_FULL:
+            self.close()
+        return reply
 
     async def _stream(
         self, pieces: AsyncIterator[bytes], answer: asyncio.Future[Reply], deadline: asyncio.Timeout
@@ -289,34 +325,6 @@ class SmtpClient:
                 drained.cancel()
             deadline.reschedule(None)  # reading the next piece has its own time limit
         return unsent + stuffer.finish()
-
-    def _early(self, answer: asyncio.Future[Reply]) -> Reply:
-        try:
-            reply = answer.result()
-        except ConnectionError as error:
-            raise SmtpConnectionLost(f"{self._where}: {_why(error)} while the mail was sent") from error
-        if not 400 <= reply.code < 600:  # RFC 5321 4.2.1
-            raise SmtpConnectionLost(f"{self._where}: a reply {reply.code} came before the end of the mail")
-        return reply
-
-    async def _answer(self, answer: asyncio.Future[Reply]) -> Reply:
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                reply = await answer
-        except TimeoutError as error:
-            self.close()
-            raise OutcomeUnknown(
-                f"{self._where}: no reply within {ANSWER_SECONDS:g} s after the mail was sent"
-            ) from error
-        except ConnectionError as error:
-            self.close()
-            raise OutcomeUnknown(f"{self._where}: {_why(error)} after the mail was sent, before the reply") from error
-        except BaseException:
-            self.close()
-            raise
-        if reply.code == SERVER_FULL:
-            self.close()
-        return reply
 
     async def reset(self) -> None:
         """Abort the mail transaction (RSET). :raises SmtpConnectionLost: the connection is no longer usable."""

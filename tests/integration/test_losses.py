@@ -14,6 +14,7 @@ import shared.amqp.broker
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from services.sender import outcomes
+from services.sender.account_relay import AccountRelay
 from shared.amqp import publications, topology
 from shared.amqp.broker import Broker, Publication
 from shared.auth.passwords import HashingPool
@@ -381,7 +382,7 @@ async def test_a_lane_that_fails_releases_its_mail(harness: SenderHarness, monke
         begun.set()
         raise ValueError("nobody thought of this")
 
-    monkeypatch.setattr(harness.relaying, "_relay", broken)
+    monkeypatch.setattr(AccountRelay, "_relay", broken)
     await harness.submit(ANN)
     await begun.wait()
     await until(lambda: not harness.relaying.claims.claimed_ids)  # so the claim runs out

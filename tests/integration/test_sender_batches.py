@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
-from services.sender import background, batches, outcomes
+from services.sender import background, batches, outcomes, outgoing_message
+from services.sender.outgoing_message import MessageSource
+from shared.db.database import Database
+from shared.model import External
 from shared.store.relay_queue import QueuedMail
 from tests.company import SALES, SUPPORT
 from tests.polling import until
 from tests.scripted_smtp import PIPELINING, ScriptedSmtp, scripted_smtp
 from tests.sender_harness import SenderHarness, sending
 
-ANN, BOB = "ann@customer.org", "bob@customer.org"
+ANN = "ann@customer.org"
 
 
 @pytest.fixture
@@ -30,6 +34,32 @@ async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[Se
     async with sending(database_url) as running:
         await running.accounts({SUPPORT: provider.port, SALES: provider.port}, connections=3)
         yield running
+
+
+async def test_a_mail_whose_reading_never_ends_holds_up_no_other(
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "BATCH_SECONDS", 0.5)
+    read = outgoing_message.load_sources
+
+    async def slow(database: Database, mails: Sequence[QueuedMail], external: External) -> dict[int, MessageSource]:
+        if any(mail.message_id == "4@many" for mail in mails):
+            await asyncio.sleep(3600)
+        return await read(database, mails, external)
+
+    monkeypatch.setattr(outgoing_message, "load_sources", slow)
+    await harness.rows("update external_accounts set enabled = false")
+    for number in range(10):
+        await harness.submit(ANN, message_id=f"{number}@many")
+    await harness.rows("update external_accounts set enabled = true")
+
+    async def others_left() -> bool:
+        return len(provider.taken) == 9
+
+    await until(others_left)
+    assert await harness.rows("select message_id, state, failures from submissions where failures > 0") == [
+        ("4@many", "queued", 1)
+    ]
 
 
 @pytest.mark.parametrize("slow", [False, True])
@@ -93,3 +123,28 @@ async def test_a_claim_that_cannot_be_recovered_holds_up_no_other(
 
     await until(others_failed)
     assert await harness.rows("select message_id from submissions where state = 'sent_unanswered'") == [("4@many",)]
+
+
+async def test_a_long_header_does_not_stop_the_event_loop(harness: SenderHarness, provider: ScriptedSmtp) -> None:
+    # given a header of almost 1 MiB whose addresses are all looked at
+    addresses = b",\r\n ".join(b'"Person %d" <person%d@customer.org>' % (number, number) for number in range(20_000))
+    long = b"From: alex@local.com\r\nTo: " + addresses + b"\r\nSubject: x\r\n\r\nbody\r\n"
+    assert 700_000 < len(long) < 1_048_576
+    await harness.rows("update external_accounts set enabled = false")
+    id_ = await harness.submit(ANN, mail=long)
+    busy = [0.0]
+
+    async def tick() -> None:
+        while True:
+            began = time.thread_time()  # of this thread alone, on whatever machine
+            await asyncio.sleep(0.005)
+            busy.append(time.thread_time() - began)
+
+    ticking = asyncio.create_task(tick())
+    # when it is sent
+    await harness.rows("update external_accounts set enabled = true")
+    await harness.until(id_, state="done")
+    ticking.cancel()
+    # then no other mail would have waited for long
+    assert max(busy) < 0.15, f"the event loop was busy for {max(busy):.2f} s"
+    assert b'From: "Alex" <support@company.com>' in provider.taken[0].mail

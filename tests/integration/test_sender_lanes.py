@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.sender import account_lanes, delivery, outcomes, outgoing_message
+from services.sender import account_queue, delivery, lane, outcomes, outgoing_message
 from services.sender.outgoing_message import MessageSource
 from shared.db.database import Database
 from shared.errors import Temporary
@@ -210,7 +210,7 @@ async def test_a_refused_mail_does_not_disturb_the_pipelined_one(
 async def test_a_mail_pipelined_behind_a_lost_reply_goes_to_another_lane(
     harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delivery, "PIPELINED_SECONDS", 0.2)
+    monkeypatch.setattr(lane, "PIPELINED_SECONDS", 0.2)
     provider.say("END", *["250 ok"] * 9, HANG)
     await queue(harness, 40)
     await until_states(harness, done=39, sent_unanswered=1)
@@ -221,8 +221,8 @@ async def test_nothing_is_pipelined_behind_a_slow_reply_the_connection_is_kept(
     harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given every reply counts as slow, and a pipelined mail would be requeued at once
-    monkeypatch.setattr(delivery, "PROMPT_SECONDS", 0.0)
-    monkeypatch.setattr(delivery, "PIPELINED_SECONDS", 0.0)
+    monkeypatch.setattr(lane, "PROMPT_SECONDS", 0.0)
+    monkeypatch.setattr(lane, "PIPELINED_SECONDS", 0.0)
     await harness.rows("update external_accounts set smtp_connections = 1")
     await queue(harness, 30)
     await until_states(harness, done=30)
@@ -257,7 +257,7 @@ async def test_prefetched_mails_are_released_when_no_lane_can_send_them(
         return (found["done"], found["sent_unanswered"]) == (20, 3)
 
     await until(hanging)
-    monkeypatch.setattr(account_lanes, "PREFETCHED_SECONDS", 0.0)
+    monkeypatch.setattr(account_queue, "PREFETCHED_SECONDS", 0.0)
 
     async def given_back() -> bool:
         await harness.relaying.release_idle()

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from services.admin.monitoring.status import find_account_problem
-from services.sender import delivery, retry_policy, smtp_transaction
+from services.sender import account_status, retry_policy, transmission
 from shared.model import External
 from shared.provider import smtp_client, smtp_connect
 from shared.store import accounts, relay_status
@@ -47,7 +47,7 @@ def be_impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     monkeypatch.setattr(smtp_connect, "connect", partial(_connect, seconds=seconds))
     monkeypatch.setattr(smtp_client.SmtpClient.reply, "__defaults__", (seconds,))
     monkeypatch.setattr(smtp_client.SmtpClient.command, "__defaults__", (seconds,))
-    monkeypatch.setattr(smtp_transaction, "DATA_SECONDS", seconds)
+    monkeypatch.setattr(transmission, "DATA_SECONDS", seconds)
     for name in ("DATA_SECONDS", "BLOCK_SECONDS", "ANSWER_SECONDS"):
         monkeypatch.setattr(smtp_client, name, seconds)
 
@@ -179,7 +179,7 @@ async def _silent(harness: SenderHarness, number: int, id_: int, row: Row) -> st
 
 async def _says(harness: SenderHarness, number: int, row: Row) -> bool:
     state = await _relay(harness, _address(number))
-    metric = delivery.ERRORS.labels(_address(number), row.kind)._value.get()
+    metric = account_status.ERRORS.labels(_address(number), row.kind)._value.get()
     return state.last_error_kind == row.kind and row.words in (find_account_problem(state) or "") and metric > 0
 
 

@@ -1,4 +1,4 @@
-"""The state of relaying through one external account in this process: its lanes, and the mails claimed for them."""
+"""The mails of one external account that this process has claimed, and how many lanes may send them. No I/O."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from services.sender.outgoing_message import MessageSource
-from services.sender.smtp_transaction import OutgoingMessage, SmtpEnvelope
+from services.sender.smtp_transaction import OutgoingMessage
 from shared.model import External
-from shared.provider.smtp_client import SmtpClient
-from shared.store.relay_queue import QueuedMail
+from shared.store.relay_queue import Claimed, QueuedMail
 
 MAX_PREFETCHED_MAILS = 100
 """Limits the mails that an account claims ahead, so that no lane waits for the database: mails."""
@@ -34,29 +33,51 @@ class ClaimedMail:
     message: OutgoingMessage | None = None  # built when it is first needed
 
 
-@dataclass(slots=True, eq=False)
-class LaneConnection:
-    """The connection of a lane, opened when the first mail needs it."""
-
-    external: External  # as it was when the connection was opened
-    client: SmtpClient | None
-    pipelined: ClaimedMail | None = None  # the mail that follows the current one
-    pipelined_envelope: SmtpEnvelope | None = None  # its envelope, if that was sent behind the final dot
-    must_close: bool = False  # close after the current mail: another lane has taken the pipelined mail
-    answers_quickly: bool = False  # the last reply to a final dot came soon
-
-
 @dataclass(slots=True)
 class AccountQueue:
-    """The lanes and prefetched mails of one account."""
+    """The prefetched mails of one account. ``changed`` wakes its AccountRelay."""
 
     external_id: int
-    lanes: set[asyncio.Task[None]] = field(default_factory=set)
-    connections: set[LaneConnection] = field(default_factory=set)
     prefetched: deque[ClaimedMail] = field(default_factory=deque)
+    lane_count: int = 0  # lanes that have a mail
     allowed_lanes: int = 0  # as of the last claim
     relayed: int = 0  # mails since the account last failed or was idle; limits prefetching
     more_due: bool = False  # the last claim left due mails unclaimed
+    claiming: bool = False  # a claim is in progress
+    claim_requested: bool = False
+    stopping: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def request_claim(self) -> None:
+        """Have the due mails of the account claimed, once more if a claim is in progress."""
+        self.claim_requested = True
+        self.changed.set()
+
+    def add_claimed(self, claimed: Claimed) -> None:
+        """Note the limits that a claim has returned."""
+        self.allowed_lanes, self.more_due = claimed.lanes, claimed.more
+
+    def take_for_new_lane(self) -> ClaimedMail | None:
+        """Take the first mail if another lane may start for it."""
+        if self.stopping or not self.prefetched or self.lane_count >= self.allowed_lanes:
+            return None
+        return self.prefetched.popleft()
+
+    def take_next(self) -> ClaimedMail | None:
+        """Take the next mail for a lane that has sent its mail; None: the lane is to end."""
+        if self.stopping or not self.prefetched or self.lane_count > self.allowed_lanes:
+            return None
+        return self.prefetched.popleft()
+
+    def give_back(self, claimed: ClaimedMail) -> None:
+        """Put a mail back to the front, for any lane."""
+        self.prefetched.appendleft(claimed)
+        self.changed.set()
+
+    @property
+    def is_every_lane_busy(self) -> bool:
+        """Whether no free lane could send the first mail sooner than one that is busy."""
+        return self.lane_count == self.allowed_lanes
 
     @property
     def prefetch_limit(self) -> int:
@@ -70,10 +91,10 @@ class AccountQueue:
             len(claimed.source.head) for claimed in self.prefetched if claimed.source is not None
         )
 
-    @property
-    def needs_refill(self) -> bool:
-        """Whether more mails should be claimed: some are due, and half of the prefetched ones are used up."""
-        return self.more_due and 2 * len(self.prefetched) <= min(MAX_PREFETCHED_MAILS, self.relayed)
+    def request_refill(self) -> None:
+        """Request a claim if more mails are due and half of the prefetched ones are used up."""
+        if self.more_due and not self.claiming and 2 * len(self.prefetched) <= min(MAX_PREFETCHED_MAILS, self.relayed):
+            self.request_claim()
 
     def take_all(self) -> list[QueuedMail]:
         """Remove the prefetched mails and return them; the caller releases their claims."""
@@ -83,7 +104,8 @@ class AccountQueue:
 
     def take_expired(self) -> list[QueuedMail]:
         """Do the same if no lane runs, or if the oldest prefetched mail has waited too long."""
-        if self.lanes and (not self.prefetched or time.monotonic() - self.prefetched[0].since < PREFETCHED_SECONDS):
+        waits = self.prefetched and time.monotonic() - self.prefetched[0].since >= PREFETCHED_SECONDS
+        if self.lane_count and not waits:
             return []
         self.relayed = 0
         return self.take_all()
