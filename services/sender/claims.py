@@ -11,6 +11,7 @@ import random
 import time
 import traceback
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import structlog
 
@@ -29,6 +30,8 @@ CLAIM_SECONDS = 45.0
 claims of a sender that provably ended are taken over at once (``dead_owners``)."""
 RECORD_AGAIN_SECONDS = 0.5
 """Pause between two tries to record a result: seconds; small beside the time after which a claim may be taken over."""
+WRITE_SECONDS = 10.0
+"""Limits a commit of marks and results: seconds; it takes milliseconds, unless another transaction has locked a row."""
 RELEASE_SECONDS = 2.0
 """Limits the transaction that releases claims: seconds; short, as it is repeated until it succeeds."""
 
@@ -55,13 +58,17 @@ class Claims:
         self._database = database
         self._owner = owner
         self._announce = announce
-        self._writer: GroupCommit[Mark | ResultRecord, MarkOutcome | PostCommit | None] = GroupCommit(
-            database,
+        self._writer = self._create_writer(gather=True)
+        self._writer_of_failed = self._create_writer(max_items=1)  # a result that failed may be the cause: it is alone
+
+    def _create_writer(self, **options: Any) -> GroupCommit[Mark | ResultRecord, MarkOutcome | PostCommit | None]:
+        return GroupCommit(
+            self._database,
             self._write,
             self._committed,
             lambda _: 1,
             is_single_statement=lambda batch: not any(record.needs_statements for record in _to_record(batch)),
-            gather=True,
+            **options,
         )
 
     @property
@@ -74,7 +81,7 @@ class Claims:
 
     async def run(self) -> None:
         """Commit marks and results until cancelled; cancel only after the last result is recorded."""
-        await self._writer.run()
+        await asyncio.gather(self._writer.run(), self._writer_of_failed.run())
 
     async def claim(
         self, connection: Connection, external_id: int, busy_lanes: int, prefetch: int, prefetch_octets: int
@@ -114,7 +121,8 @@ class Claims:
         try:
             while True:
                 try:
-                    after = await self._writer.commit(ResultRecord.from_result(external, mail, result, random.random()))
+                    writer = self._writer_of_failed if mail.id in self._unrecorded else self._writer
+                    after = await writer.commit(ResultRecord.from_result(external, mail, result, random.random()))
                     break
                 except Exception as error:  # never send again: the provider may have accepted the mail
                     if not isinstance(error, Temporary) and await self._park(mail.id, error):
@@ -144,13 +152,14 @@ class Claims:
         self, connection: Connection, batch: Sequence[Mark | ResultRecord]
     ) -> list[MarkOutcome | PostCommit | None]:
         """Write results, then marks. Return the outcome of each mark, and for each result what follows from it."""
-        afters, outcome_of = await outcomes.record_results(
-            connection,
-            _to_record(batch),
-            self._owner,
-            [item for item in batch if isinstance(item, Mark)],
-            CLAIM_SECONDS,
-        )
+        async with asyncio.timeout(WRITE_SECONDS):
+            afters, outcome_of = await outcomes.record_results(
+                connection,
+                _to_record(batch),
+                self._owner,
+                [item for item in batch if isinstance(item, Mark)],
+                CLAIM_SECONDS,
+            )
         next_after = iter(afters)
         return [next(next_after) if isinstance(item, ResultRecord) else outcome_of(item) for item in batch]
 

@@ -233,13 +233,14 @@ async def _claim_rows(
 _HELD = """held as materialized (
     select id, external_id from submissions where id = any(%(ids)s::bigint[]) and claim_owner = %(owner)s
         and state in ('claimed', 'sent_unanswered')
-    order by id for update)"""
+    order by id for update {locked})"""
 
 
 async def renew_lease(connection: Connection, ids: Collection[int], owner: str, seconds: float) -> None:
-    """Extend the leases of these claims to ``seconds`` from now."""
+    """Extend the leases of these claims to ``seconds`` from now; those of locked rows at the next call."""
     await connection.execute(
-        f"""with {_HELD} update submissions s set claim_expires = now() + make_interval(secs => %(seconds)s)
+        f"""with {_HELD.format(locked="skip locked")}
+            update submissions s set claim_expires = now() + make_interval(secs => %(seconds)s)
             from held where s.id = held.id""",
         {"ids": array_literal(ids), "owner": owner, "seconds": seconds},
     )
@@ -287,7 +288,7 @@ class Recorded:
 _RECORD_RESULTS = f"""
     with
     -- The claims that this owner still has. Each part below joins them, so nothing is changed where a claim is lost.
-    {_HELD},
+    {_HELD.format(locked="")},
     -- The results of recipients.
     settled as (
         update submission_recipients r set state = new.state, reply = new.reply,

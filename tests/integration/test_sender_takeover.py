@@ -146,6 +146,31 @@ async def test_one_result_that_cannot_be_recorded_holds_up_no_other_mail(
         assert len(provider.taken) == 10
 
 
+async def test_a_locked_row_holds_up_no_other_mail_and_no_other_lease(
+    database_url: str, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "WRITE_SECONDS", 1.0)
+    async with sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=2)
+        # given a mail without an answer, whose row another transaction has locked
+        provider.gates["END"] = asyncio.Event()
+        locked = await harness.submit(ANN)
+        await harness.until(locked, state="sent_unanswered")
+        async with await psycopg.AsyncConnection.connect(database_url) as operator:
+            await operator.execute("select from submissions where id = %s for update", (locked,))
+            # when its answer comes, and others are sent
+            provider.gates["END"].set()
+            await until(lambda: provider.taken)
+            ids = [await harness.submit(ANN) for _ in range(10)]
+            for id_ in ids:
+                await harness.until(id_, state="done", uncertain=False)
+            # then a lease is renewed in spite of it
+            await asyncio.wait_for(harness.relaying.claims.renew_leases(), 5.0)
+            assert (await harness.listed(locked)).state == "sent_unanswered"
+        await harness.until(locked, state="done", uncertain=False)
+        assert len(provider.taken) == 11
+
+
 # ---------------------------------------------------------------------------------------------- cut off
 
 
