@@ -7,6 +7,7 @@ of the accounts, which all services compare.
 from __future__ import annotations
 
 import datetime
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Literal
 
@@ -21,6 +22,16 @@ from shared.store.accounts import load_externals, load_locals
 async def lock_for_change(connection: Connection) -> None:
     """Allow one change of accounts at a time, so that checked conditions still hold at its commit."""
     await connection.execute("select pg_advisory_xact_lock(hashtext('mailgroup accounts'))")
+
+
+async def lock_maildrops(connection: Connection, local_ids: Collection[int]) -> None:
+    """Lock the mailboxes of these accounts, in the order of all writers, before the accounts are disabled or removed.
+
+    A delivery locks them, too, and checks the accounts then: it is done before the change, or sees it.
+    """
+    await connection.execute(
+        "select from maildrops where local_id = any(%s) order by local_id for update", (sorted(local_ids),)
+    )
 
 
 # ---------------------------------------------------------------------------------------------- external accounts
@@ -137,11 +148,14 @@ async def save_local(connection: Connection, local: Local) -> int:
     )
 
 
-async def set_password_hash(connection: Connection, local_id: int, password_hash: str) -> None:
-    """Store another password hash of a local account."""
-    await connection.execute(
-        "update local_accounts set password_hash = %s where id = %s and removed_at is null", (password_hash, local_id)
+async def replace_password_hash(connection: Connection, local_id: int, old: str, new: str) -> bool:
+    """Store ``new`` if ``old`` is still stored. :return: whether it was."""
+    cursor = await connection.execute(
+        """update local_accounts set password_hash = %s
+           where id = %s and password_hash = %s and enabled and removed_at is null""",
+        (new, local_id, old),
     )
+    return cursor.rowcount == 1
 
 
 async def restore_local(connection: Connection, address: str) -> Local | None:
@@ -180,7 +194,7 @@ async def _save(connection: Connection, table: str, values: dict[str, object]) -
 
 
 async def remove_account(connection: Connection, kind: Literal["external", "local"], account_id: int) -> None:
-    """Hide an account; its mail is kept for the retention time."""
+    """Hide an account; its mail is kept for the retention time. For a local account: after ``lock_maildrops``."""
     await connection.execute(f"update {kind}_accounts set removed_at = now() where id = %s".encode(), (account_id,))
     if kind == "local":
         await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (account_id,))

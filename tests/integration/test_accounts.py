@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from services.admin.access import audit
+from services.admin.accounts import edit
 from services.admin.accounts.errors import AccountsError
-from services.admin.accounts.export import external_fields, local_fields
+from services.admin.accounts.export import external_fields, local_fields, version_of
 from shared.db.database import Database
+from shared.errors import Temporary
 from shared.provider.credentials import Grant
 from shared.provider.vault import Vault
-from shared.store import account_changes, accounts
-from tests.company import COMPANY, KEY, SUPPORT, apply, everyone, external, local
+from shared.store import account_changes, accounts, maildrops
+from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local
 
 
 async def refused(database: Database, document: dict[str, Any], prune: bool = False) -> str:
@@ -231,3 +235,57 @@ async def test_an_external_account_added_again_continues_where_it_was(database: 
     await apply(database, {"external_accounts": [external(poll_seconds=9)]})
     after, _ = await everyone(database)
     assert (after[SUPPORT].id, after[SUPPORT].poll_seconds) == (before[SUPPORT].id, 9)
+
+
+@pytest.mark.parametrize("how", ["disable", "remove", "prune"])
+async def test_who_leaves_waits_for_a_delivery_and_a_delivery_for_them(database: Database, how: str) -> None:
+    # given a delivery to Alex and Jim that is not committed yet
+    await apply(database, COMPANY)
+    externals, people = await everyone(database)
+    [inbound_id] = await arrive(database, externals[SUPPORT].id, [b"Subject: x\r\n\r\n"])
+    blob_id = await scalar(database, "select blob_id from inbound")
+    copy = maildrops.Copy([people["Alex"].id, people["Jim"].id], inbound_id, blob_id, 15)
+
+    async def leave() -> None:
+        if how == "remove":
+            async with database.transaction() as connection:
+                await edit.remove(connection, "local", "alex@local.com")
+            return
+        staying = [local(name, SALES if name in ("Kim", "Tom") else SUPPORT) for name in ("Jim", "Kim", "Tom")]
+        alex = [local("Alex", enabled=False)] if how == "disable" else []
+        await apply(database, COMPANY | {"local_accounts": [*alex, *staying]}, prune=True)
+
+    async with database.transaction() as connection:
+        await maildrops.deliver(connection, [copy])
+        leaving = asyncio.create_task(leave())
+        await asyncio.sleep(0.5)
+        # then Alex leaves only after it
+        assert not leaving.done()
+        assert await scalar(database, "select enabled and removed_at is null from local_accounts order by id limit 1")
+    await leaving
+    assert not await scalar(database, "select enabled and removed_at is null from local_accounts order by id limit 1")
+    # and the other way round: a delivery waits until it is known whether Alex stays
+    async with database.transaction() as connection:
+        await account_changes.lock_maildrops(connection, [people["Alex"].id])
+        with pytest.raises(Temporary):
+            async with database.transaction(0.5) as other:
+                await maildrops.deliver(other, [copy])
+
+
+async def scalar(database: Database, query: str) -> Any:
+    async with database.transaction() as connection:
+        row = await (await connection.execute(query.encode())).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def test_an_account_that_was_removed_meanwhile_is_not_saved(database: Database) -> None:
+    await apply(database, COMPANY)
+    version = version_of((await everyone(database))[1]["Alex"])
+    async with database.transaction() as connection:
+        await edit.require_version(connection, "local", "alex@local.com", version)
+        await edit.remove(connection, "local", "alex@local.com")
+        await audit.record_change(connection, "Eve", "removed local account", "alex@local.com")
+    async with database.transaction() as connection:
+        with pytest.raises(edit.ChangedMeanwhile, match=r"was removed meanwhile.* Eve: removed local account"):
+            await edit.require_version(connection, "local", "alex@local.com", version)

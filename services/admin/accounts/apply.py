@@ -79,6 +79,9 @@ class _Execution:
 
     async def run(self, plan: AccountsPlan, hashes: Sequence[str]) -> None:
         """Execute all steps. :param hashes: the password hash of each local account that is saved."""
+        leaving = [person.id for person in plan.remove_locals]
+        leaving += [old.id for fields, old in plan.save_locals if old is not None and old.enabled > fields.enabled]
+        await account_changes.lock_maildrops(self._connection, leaving)
         for entry, stored in plan.save_externals:
             await self._save_external(entry, stored)
         for person in plan.remove_locals:

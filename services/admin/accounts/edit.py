@@ -5,23 +5,70 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from services.admin.access import audit
 from services.admin.accounts import export
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.export import Kind
 from services.admin.accounts.file_format import AccountsFile, check
 from shared.db.database import Connection
 from shared.errors import Permanent
+from shared.model import External, Local
 from shared.store import account_changes, accounts
+
+CHANGES_SHOWN = 3
+"""Changes of somebody else that are named to a person whose change comes later."""
+
+
+class ChangedMeanwhile(Permanent):
+    """An account is not as it was when a person began to change it.
+
+    lines: what happened to it, for people. version: of its present state; '' if it is removed.
+    """
+
+    def __init__(self, lines: list[str], version: str) -> None:
+        super().__init__(" ".join(lines))
+        self.lines = lines
+        self.version = version
+
+
+async def require_version(connection: Connection, kind: Kind, address: str, version: str) -> None:
+    """Allow no other change of accounts until the transaction ends, if this account has this version.
+
+    :param version: by ``export.version_of``. :raises ChangedMeanwhile: it has another one, or is removed.
+    """
+    await account_changes.lock_for_change(connection)
+    account = await _find(connection, kind, address)
+    now = "" if account is None else export.version_of(account)
+    if now == version:
+        return
+    entries = await audit.page(connection, search=address, limit=CHANGES_SHOWN)
+    lines = [
+        f"{address} was {'removed' if account is None else 'changed'} meanwhile, and nothing is saved yet. The latest "
+        "changes:",
+        *(f"{e.at:%Y-%m-%d %H:%M:%S} UTC, {e.who}: {e.did}{f': {e.detail}' if e.detail else ''}" for e in entries),
+    ]
+    if account is not None:
+        lines.append("Compare, and save again to replace that state by the values below.")
+    raise ChangedMeanwhile(lines, now)
+
+
+async def _find(connection: Connection, kind: Kind, address: str) -> External | Local | None:
+    if kind == "external":
+        return await accounts.external_by_address(connection, address)
+    return await accounts.local_by_login(connection, address)
 
 
 async def prepare(
     connection: Connection, kind: Kind, address: str, fields: dict[str, Any], new: bool, folder: Path | None = None
 ) -> AccountsFile:
-    """Return the account with these fields changed, as an accounts file for ``apply.apply``.
+    """Return the account with these fields changed, as an accounts file for ``apply.apply`` in the same transaction.
+
+    No other change comes between.
 
     :param fields: as in the accounts file. :param folder: of password files; None: no password file is allowed.
     :raises Permanent: the account exists already (``new``), or does not exist. :raises AccountsError: a field is wrong.
     """
+    await account_changes.lock_for_change(connection)
     try:
         old: dict[str, Any] = await export.find_entry(connection, kind, address)
     except Permanent:
@@ -43,6 +90,7 @@ async def prepare(
 
 async def add_name(connection: Connection, address: str, name: str) -> AccountsFile:
     """Return a person with a further name, as an accounts file for ``apply.apply``. Errors as ``prepare``."""
+    await account_changes.lock_for_change(connection)
     entry = await export.find_entry(connection, "local", address)
     return await prepare(connection, "local", address, {"aliases": [*entry["aliases"], name]}, new=False)
 
@@ -70,6 +118,8 @@ async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:
             f"{address}: is shared by {', '.join(sharers)}; remove them first, or let them share "
             "another one with 'local set ... external=...'"
         )
+    if kind == "local":
+        await account_changes.lock_maildrops(connection, [account_id])
     await account_changes.remove_account(connection, kind, account_id)
     kept = "; its mail is kept for the retention time ('local restore' brings it back)" if kind == "local" else ""
     without_delegate = [person.address for person in people if kind == "local" and person.delegate_id == account_id]

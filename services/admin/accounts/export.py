@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
@@ -71,6 +73,18 @@ def local_fields(person: Local, externals: list[External], people: list[Local]) 
         "external": next((e.address for e in externals if e.id == person.external_id), None),
         "delegate": next((p.address for p in people if p.id == person.delegate_id), None),
     }
+
+
+def version_of(account: External | Local) -> str:
+    """Return a text that differs for each state of an account that a person can set. Pure.
+
+    Renewed refresh tokens and learnt limits of the provider's server change nothing.
+    """
+    fields = asdict(account)
+    if isinstance(account, External):
+        for name in ("smtp_size", "smtp_refused", *(("password",) if account.oauth else ())):
+            del fields[name]
+    return hashlib.sha256(json.dumps(fields, default=bytes.hex).encode()).hexdigest()[:24]
 
 
 def as_yaml(document: Any) -> str:

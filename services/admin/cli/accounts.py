@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
 from services.admin.context import AdminContext, open_context
 from services.admin.mail import operations
+from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External
 from shared.store import accounts
@@ -54,8 +55,12 @@ def apply(
 
     async def work() -> None:
         wanted = read_file(file)
+
+        async def read(_: Connection) -> AccountsFile:
+            return wanted
+
         async with open_context(data) as system:
-            await _change(system, wanted, json, prune)
+            await _change(system, read, json, prune)
 
     run(work)
 
@@ -77,9 +82,15 @@ def export(data: Data = None, json: Json = False) -> None:
     run(work)
 
 
-async def _change(system: AdminContext, wanted: AccountsFile, json: bool, prune: bool = False) -> None:
-    """Change accounts, and print the changes and what happens to the mail at the providers."""
+async def _change(
+    system: AdminContext, prepare: Callable[[Connection], Awaitable[AccountsFile]], json: bool, prune: bool = False
+) -> None:
+    """Change accounts, and print the changes and what happens to the mail at the providers.
+
+    :param prepare: returns the accounts; it runs in the transaction of the change.
+    """
     async with system.database.transaction(CHANGE_SECONDS) as connection:
+        wanted = await prepare(connection)
         outcome = await apply_accounts(connection, wanted, system.vault, system.passwords, prune)
         await audit.record_lines(connection, audit.operator(), outcome.lines)
     if not json:
@@ -139,9 +150,11 @@ def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, j
             given = any(name.startswith("password") or name == "oauth" for name in fields)
             if new and not given and sys.stdin.isatty():
                 fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
-            async with system.database.transaction() as connection:
-                wanted = await edit.prepare(connection, kind, address, fields, new, Path.cwd())
-            await _change(system, wanted, json)
+
+            async def prepare(connection: Connection) -> AccountsFile:
+                return await edit.prepare(connection, kind, address, fields, new, Path.cwd())
+
+            await _change(system, prepare, json)
 
     run(work)
 

@@ -33,6 +33,7 @@ from services.admin.web.api_schemas import (
     DeletedMailEntry,
     ExternalAccount,
     HeldMail,
+    IfMatch,
     LocalAccount,
     MailDetails,
     MailListEntry,
@@ -65,6 +66,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     403: {"model": ApiError, "description": "The role of the user or token does not allow this."},
     404: {"model": ApiError, "description": "The account or mail does not exist."},
     409: {"model": ApiError, "description": "The current state does not allow this."},
+    412: {"model": ApiError, "description": "If-Match names another version: the account was changed meanwhile."},
     413: {"description": "The request is too large."},
     422: {"model": ApiError, "description": "A field is invalid; the answer names it."},
     503: {"model": ApiError, "description": "The database is unavailable."},
@@ -105,16 +107,22 @@ async def list_externals(
 
 
 @router.get("/external-accounts/{address}", response_model=ExternalAccount, tags=["accounts"])
-async def show_external(context: PageDep, user: Reader, address: AddressInPath) -> Any:
-    """Return one external account."""
+async def show_external(response: Response, context: PageDep, user: Reader, address: AddressInPath) -> Any:
+    """Return one external account. ETag: its version, for If-Match."""
     async with context.system.database.transaction() as connection:
-        return export.external_fields(await _external(connection, address))
+        external = await _external(connection, address)
+    response.headers["ETag"] = f'"{export.version_of(external)}"'
+    return export.external_fields(external)
 
 
 @router.put("/external-accounts", response_model=ChangeLines, tags=["accounts"])
-async def save_external(context: PageDep, user: Administrator, fields: ExternalFields) -> Any:
-    """Add or replace an external account. Without a password the stored one stays; other fields take their default."""
-    return await _save(context, user, "external", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
+async def save_external(context: PageDep, user: Administrator, fields: ExternalFields, if_match: IfMatch = None) -> Any:
+    """Add or replace an external account; with If-Match only the version that was read before.
+
+    Without a password the stored one stays, if the servers' hosts do; other fields take their default.
+    """
+    entry = fields.model_dump(exclude_unset=True, exclude={"password_file"})
+    return await _save(context, user, "external", entry, if_match)
 
 
 @router.delete("/external-accounts/{address}", response_model=ChangeLines, tags=["accounts"])
@@ -214,12 +222,13 @@ async def list_locals(
 
 
 @router.get("/local-accounts/{address}", response_model=LocalAccount, tags=["accounts"])
-async def show_local(context: PageDep, user: Reader, address: AddressInPath) -> Any:
-    """Return one local account."""
+async def show_local(response: Response, context: PageDep, user: Reader, address: AddressInPath) -> Any:
+    """Return one local account. ETag: its version, for If-Match."""
     async with context.system.database.transaction() as connection:
         person = await _local(connection, address)
         externals = await accounts.load_externals(connection, [person.external_id])
         delegates = await accounts.load_locals(connection, [person.delegate_id] if person.delegate_id else [])
+    response.headers["ETag"] = f'"{export.version_of(person)}"'
     return export.local_fields(person, externals, delegates)
 
 
@@ -234,9 +243,13 @@ async def logins(context: PageDep, user: Reader, address: AddressInPath) -> Any:
 
 
 @router.put("/local-accounts", response_model=ChangeLines, tags=["accounts"])
-async def save_local(context: PageDep, user: Administrator, fields: LocalFields) -> Any:
-    """Add or replace a local account. Without a password the stored one stays; other fields take their default."""
-    return await _save(context, user, "local", fields.model_dump(exclude_unset=True, exclude={"password_file"}))
+async def save_local(context: PageDep, user: Administrator, fields: LocalFields, if_match: IfMatch = None) -> Any:
+    """Add or replace a local account; with If-Match only the version that was read before.
+
+    Without a password the stored one stays; other fields take their default.
+    """
+    entry = fields.model_dump(exclude_unset=True, exclude={"password_file"})
+    return await _save(context, user, "local", entry, if_match)
 
 
 @router.delete("/local-accounts/{address}", response_model=ChangeLines, tags=["accounts"])
@@ -306,9 +319,14 @@ async def _local(connection: Connection, address: str) -> Local:
     return person
 
 
-async def _save(context: PageContext, user: CurrentUser, kind: export.Kind, entry: dict[str, Any]) -> Any:
+async def _save(
+    context: PageContext, user: CurrentUser, kind: export.Kind, entry: dict[str, Any], if_match: str | None
+) -> Any:
     requested = edit.check_entry(kind, entry)
     async with context.system.database.transaction() as connection:
+        if if_match is not None:
+            version = if_match.strip().removeprefix("W/").strip('"')
+            await edit.require_version(connection, kind, entry["address"], version)
         outcome = await context.apply(connection, requested, user)
     return {"changed": outcome.lines}
 

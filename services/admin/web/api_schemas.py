@@ -6,7 +6,7 @@ import datetime
 import re
 from typing import Annotated, Any, Literal
 
-from fastapi import Path, Query
+from fastapi import Header, Path, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.admin.accounts.file_format import Address, Name
@@ -22,6 +22,9 @@ class ApiError(BaseModel):
 
 
 AddressInPath = Annotated[str, Path(max_length=400, pattern=r"^[^\x00/]+@[^\x00/]+$", examples=["support@company.com"])]
+IfMatch = Annotated[
+    str | None, Header(max_length=100, description="The ETag of the account as it was read; it must not have changed.")
+]
 PageLimit = Annotated[int, Query(ge=1, le=200, description="Largest number of entries.")]
 Before = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="Return entries before this id.")]
 ApiText = Annotated[str, Query(max_length=400, pattern=r"^[^\x00]*$")]

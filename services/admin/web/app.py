@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute, Match, Route
 
+from services.admin.accounts.edit import ChangedMeanwhile
 from services.admin.accounts.errors import AccountsError
 from services.admin.web import (
     answers,
@@ -84,6 +85,7 @@ def build_app(context: PageContext) -> RequestGuard:
     app.add_exception_handler(NotFound, _missing)
     app.add_exception_handler(Temporary, _away)
     app.add_exception_handler(Permanent, _conflict)
+    app.add_exception_handler(ChangedMeanwhile, _changed)
     app.add_exception_handler(HTTPException, _other)
     app.add_exception_handler(ClientDisconnect, _gone)
     app.add_exception_handler(AccountsError, _unacceptable)
@@ -119,6 +121,10 @@ async def _missing(request: Request, error: Exception) -> Response:
 
 async def _conflict(request: Request, error: Exception) -> Response:
     return await _error_response(request, 409, "That did not work", str(error))
+
+
+async def _changed(request: Request, error: Exception) -> Response:
+    return await _error_response(request, 412, "That did not work", str(error))
 
 
 async def _away(request: Request, error: Exception) -> Response:

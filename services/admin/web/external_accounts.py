@@ -15,7 +15,7 @@ from services.admin.accounts import apply, connection_check, edit, export, oauth
 from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountsError
 from services.admin.mail import operations
-from services.admin.monitoring import status
+from services.admin.monitoring.status import find_account_problem
 from services.admin.web.forms import Form, explain, shown
 from services.admin.web.page_context import (
     Administrator,
@@ -93,6 +93,7 @@ _NEW: dict[str, Any] = {
     "answer_notes": False,
     "aliases": "",
     "kept": "",
+    "version": "",
 }
 
 
@@ -114,8 +115,8 @@ async def show_list(
         (
             e,
             polled.get(e.id),
-            status.find_account_problem(polled.get(e.id)),
-            status.find_account_problem(states.get(e.id)),
+            find_account_problem(polled.get(e.id)),
+            find_account_problem(states.get(e.id)),
             sharers.get(e.id, 0),
         )
         for e in page
@@ -188,7 +189,7 @@ async def load_external(context: PageContext, address: str) -> External:
 
 def _values(external: External) -> dict[str, Any]:
     """Return the values of the dialog for an account."""
-    values = _NEW | _flat(export.external_fields(external))
+    values = _NEW | _flat(export.external_fields(external)) | {"version": export.version_of(external)}
     if external.oauth is not None:
         values["method"] = external.oauth.name or "other"
     return values
@@ -256,7 +257,13 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         async with context.system.database.transaction() as connection:
             if old is None and await accounts.external_by_address(connection, values["address"]):
                 raise AccountsError([f"external account: address: {values['address']}: is there already"])
+            if old is not None and values["version"]:
+                await edit.require_version(connection, "external", old.address, values["version"])
             outcome = await context.apply(connection, requested, user)
+    except edit.ChangedMeanwhile as error:
+        values[kept] = context.kept_secrets.store(user.session_id, secret)
+        values["version"] = error.version
+        return await _dialog(request, context, user, old, values, status=409, problems=error.lines)
     except AccountsError as error:
         problems, invalid = explain(error.lines, LABELS)
         values[kept] = context.kept_secrets.store(user.session_id, secret)
@@ -301,6 +308,7 @@ async def _dialog(
     external: External | None,
     values: dict[str, Any],
     *,
+    status: int = 200,
     steps: list[CheckStep] | None = None,
     problems: list[str] | None = None,
     invalid: set[str] | None = None,
@@ -317,7 +325,7 @@ async def _dialog(
         request,
         user,
         "external.html",
-        status=422 if problems else 200,
+        status=422 if problems and status == 200 else status,
         external=external,
         values=values,
         steps=steps,
@@ -338,7 +346,5 @@ async def _load_state(connection: Connection, external: External) -> dict[str, A
         "skipped": (await operations.list_skipped(connection, external))[:SKIPPED],
         "poll": poll,
         "relay": relay,
-        "account_problems": [
-            line for line in (status.find_account_problem(poll), status.find_account_problem(relay)) if line
-        ],
+        "account_problems": [line for line in (find_account_problem(poll), find_account_problem(relay)) if line],
     }

@@ -48,6 +48,7 @@ _NEW: dict[str, Any] = {
     "external": "",
     "delegate": "",
     "kept": "",
+    "version": "",
 }
 HAND_OVER_SECONDS = 600.0
 """Limit of the transaction that copies a mailbox: seconds; a mailbox of many years takes minutes."""
@@ -223,7 +224,7 @@ async def _values(context: PageContext, person: Local) -> dict[str, Any]:
         externals = await accounts.load_externals(connection, [person.external_id])
         people = await accounts.load_locals(connection, [person.delegate_id] if person.delegate_id else [])
     entry = export.local_fields(person, externals, people)
-    return _NEW | {name: shown(value) for name, value in entry.items()}
+    return _NEW | {name: shown(value) for name, value in entry.items()} | {"version": export.version_of(person)}
 
 
 def _fields(form: Form, password: str | None, old: Local | None) -> dict[str, Any]:
@@ -252,7 +253,13 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         async with context.system.database.transaction() as connection:
             if old is None and await accounts.local_by_login(connection, values["address"]):
                 raise AccountsError([f"local account: address: {values['address']}: is there already"])
+            if old is not None and values["version"]:
+                await edit.require_version(connection, "local", old.address, values["version"])
             outcome = await context.apply(connection, requested, user)
+    except edit.ChangedMeanwhile as error:
+        values["kept"] = context.kept_secrets.store(user.session_id, password)
+        values["version"] = error.version
+        return await _dialog(request, context, user, old, values, status=409, problems=error.lines)
     except AccountsError as error:
         problems, invalid = explain(error.lines, LABELS)
         values["kept"] = context.kept_secrets.store(user.session_id, password)
@@ -270,6 +277,7 @@ async def _dialog(
     person: Local | None,
     values: dict[str, Any],
     *,
+    status: int = 200,
     problems: list[str] | None = None,
     invalid: set[str] | None = None,
 ) -> Response:
@@ -291,7 +299,7 @@ async def _dialog(
         request,
         user,
         "local.html",
-        status=422 if problems else 200,
+        status=422 if problems and status == 200 else status,
         person=person,
         values=values,
         externals=[external.address for external in externals] if len(externals) <= CHOICES else [],

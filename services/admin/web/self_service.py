@@ -10,6 +10,7 @@ from services.admin.web import client_autoconfig
 from services.admin.web.forms import Form
 from services.admin.web.local_accounts import load_deleted_mail, undelete_mails
 from services.admin.web.page_context import COOKIE, NotSignedIn, PageContext, PageDep, Person
+from shared.errors import Permanent
 from shared.model import Local
 from shared.store import account_changes, accounts, maildrops
 
@@ -53,7 +54,8 @@ async def change_password(request: Request, context: PageDep, user: Person) -> R
     form = Form(await request.form())
     person = await _myself(context, user)
     peer = request.client.host if request.client else ""
-    if await context.sign_ins.verify(person.address, form.secret("old"), peer) is None:
+    verified = await context.sign_ins.verify(person.address, form.secret("old"), peer)
+    if verified is None:
         return await _page(request, context, user, ["Current password: it is wrong."])
     if len(form.secret("new")) < MIN_CHARACTERS:
         return await _page(request, context, user, [f"New password: at least {MIN_CHARACTERS} characters are needed."])
@@ -61,7 +63,8 @@ async def change_password(request: Request, context: PageDep, user: Person) -> R
         return await _page(request, context, user, ["New password: the two are not the same."])
     hashed = await context.system.passwords.hash(form.secret("new"))
     async with context.system.database.transaction() as connection:
-        await account_changes.set_password_hash(connection, person.id, hashed)
+        if not await account_changes.replace_password_hash(connection, person.id, verified.password_hash, hashed):
+            raise Permanent("Your account was changed at the same moment. Sign in again, and change the password then.")
         await audit.record_change(connection, user.name, "changed their password", person.address)
         agent = request.headers.get("user-agent", "")
         identity = users.Identity(None, person.id, person.address, hashed)

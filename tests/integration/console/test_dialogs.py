@@ -6,6 +6,7 @@ import re
 import socketserver
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -473,3 +474,90 @@ def test_an_account_that_does_not_exist_is_not_found(browser: Browser, path: str
 @pytest.mark.parametrize("page", ["/external", "/local"])
 def test_a_list_can_be_searched_for_any_text(browser: Browser, page: str) -> None:
     assert browser.get(page, params={"q": "\x00%'", "after": "\x00"}).ok
+
+
+def hidden(page: Any, name: str) -> str:
+    [value] = re.findall(rf'name="{name}" value="([^"]*)"', page.text)
+    return str(value)
+
+
+def test_of_two_tabs_the_later_one_is_told_who_changed_what(browser: Browser, store: str) -> None:
+    # given the dialog of an account in two tabs
+    browser.post("/external/new", external())
+    first = second = hidden(browser.get(f"/external/{SUPPORT}"), "version")
+    other = console.signed_in(browser.url)
+    # when one is saved
+    assert other.post(f"/external/{SUPPORT}", external(password="", version=first, poll_seconds="30")).ok
+    # then the other one is not, and says why, with all that was typed
+    typed = external(password="typed-secret", version=second, poll_seconds="90", login="typed-login")
+    page = browser.post(f"/external/{SUPPORT}", typed)
+    assert page.status_code == 409
+    assert "was changed meanwhile, and nothing is saved yet" in text(page)
+    assert "admin: changed external account: changed poll_seconds 60 -> 30" in text(page)
+    assert 'value="typed-login"' in page.text and 'value="90"' in page.text and "typed-secret" not in page.text
+    assert stored(store, "select poll_seconds from external_accounts") == [(30,)]
+    # and saved again, it replaces the other change knowingly
+    again = typed | {"password": "", "version": hidden(page, "version"), "kept": hidden(page, "kept")}
+    assert "poll_seconds 30 -> 90" in text(browser.post(f"/external/{SUPPORT}", again))
+    # but what no person sets is no change
+    version = hidden(browser.get(f"/external/{SUPPORT}"), "version")
+    with psycopg.connect(store) as connection:
+        connection.execute("update external_accounts set smtp_size = 1000, smtp_refused = 2000")
+    assert hidden(browser.get(f"/external/{SUPPORT}"), "version") == version
+
+
+def test_a_person_who_was_changed_or_removed_meanwhile_is_not_saved(browser: Browser, store: str) -> None:
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Alex"))
+    version = hidden(browser.get("/local/alex@local.com"), "version")
+    # when the password is changed in another tab, the later form is not saved, although it shows no other field
+    assert browser.post("/local/alex@local.com", local("Alex", password="another", version=version)).ok
+    page = browser.post("/local/alex@local.com", local("Alexa", password="", version=version))
+    assert page.status_code == 409 and "admin: changed local account: changed password" in text(page)
+    assert 'value="Alexa"' in page.text
+    # when the account is removed meanwhile, the form does not bring it back
+    version = hidden(page, "version")
+    with psycopg.connect(store) as connection:
+        connection.execute("update local_accounts set removed_at = now()")
+    assert browser.post("/local/alex@local.com", local("Alexa", version=version)).status_code == 404
+    assert stored(store, "select count(*) from local_accounts where removed_at is null") == [(0,)]
+
+
+def test_the_api_saves_the_version_that_was_read_and_no_other(browser: Browser) -> None:
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Alex"))
+    url, headers = f"{browser.url}/api/v1/local-accounts", {"Origin": browser.url}
+    read = browser.get("/api/v1/local-accounts/alex@local.com")
+    fields = {"address": "alex@local.com", "user_name": "Alex", "external": SUPPORT}
+    # when two scripts save what they have read
+    answers = [
+        browser.session.put(
+            url, json=fields | {"aliases": [name]}, headers=headers | {"If-Match": read.headers["ETag"]}
+        )
+        for name in ("First", "Second")
+    ]
+    # then the later one is refused, and without the header it is not
+    assert [answer.status_code for answer in answers] == [200, 412]
+    assert "changed meanwhile" in answers[1].json()["detail"]
+    assert browser.get("/api/v1/local-accounts/alex@local.com").json()["aliases"] == ["First"]
+    assert browser.get(f"/api/v1/external-accounts/{SUPPORT}").headers["ETag"].startswith('"')
+    assert browser.session.put(url, json=fields, headers=headers).ok
+
+
+def test_changes_at_the_same_time_lose_nothing(browser: Browser) -> None:
+    browser.post("/external/new", external())
+    for name in ("Alex", "Jim"):
+        browser.post("/local/new", local(name))
+    names = [f"Name {number}" for number in range(12)]
+
+    def add(name: str, person: str = "alex") -> int:
+        url = f"{browser.url}/api/v1/local-accounts/{person}@local.com/names"
+        return browser.session.post(url, json={"name": name}, headers={"Origin": browser.url}).status_code
+
+    # when many names are added at once, all are there
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(add, names)) == {200}
+    assert sorted(browser.get("/api/v1/local-accounts/alex@local.com").json()["aliases"]) == sorted(names)
+    # and of two who want the same name, one has it
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(add, ["Same", "Same"], ["alex", "jim"])) == [200, 422]
