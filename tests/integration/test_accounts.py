@@ -256,7 +256,7 @@ async def test_who_leaves_waits_for_a_delivery_and_a_delivery_for_them(database:
         await apply(database, COMPANY | {"local_accounts": [*alex, *staying]}, prune=True)
 
     async with database.transaction() as connection:
-        await maildrops.deliver(connection, [copy])
+        await maildrops.deliver_copies(connection, [copy])
         leaving = asyncio.create_task(leave())
         await asyncio.sleep(0.5)
         # then Alex leaves only after it
@@ -269,7 +269,7 @@ async def test_who_leaves_waits_for_a_delivery_and_a_delivery_for_them(database:
         await account_changes.lock_maildrops(connection, [people["Alex"].id])
         with pytest.raises(Temporary):
             async with database.transaction(0.5) as other:
-                await maildrops.deliver(other, [copy])
+                await maildrops.deliver_copies(other, [copy])
 
 
 async def scalar(database: Database, query: str) -> Any:
