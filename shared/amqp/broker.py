@@ -466,6 +466,7 @@ class Broker:
             group = self._unconfirmed.pop(each, None)
             if group is not None:
                 _fail(group.done, "the broker refused a message")
+        self._window_freed.set()
 
     def _on_return(self, channel: Channel, method: Any, properties: Any, _: object) -> None:
         if channel is not self._channel:

@@ -252,6 +252,24 @@ async def test_what_is_published_behind_is_bounded(broker: Broker, monkeypatch: 
     assert (await broker.queue_depth(topology.ROUTER))[0] == 3
 
 
+async def test_a_refusal_ends_the_wait_for_a_full_window(broker: Broker, broker_url: str) -> None:
+    # given a queue that is full with one message, and refuses the others
+    def add_full_queue() -> None:
+        connection = pika.BlockingConnection(pika.URLParameters(broker_url))
+        channel = connection.channel()
+        channel.queue_declare("full", arguments={"x-max-length": 1, "x-overflow": "reject-publish"})
+        channel.queue_bind("full", topology.EXCHANGE, "fetched.full@company.com")
+        connection.close()
+
+    await connected(broker)
+    await asyncio.to_thread(add_full_queue)
+    one = Publication("fetched.full@company.com", b"1")
+    await broker.publish([one])
+    # when more messages are published than may be unconfirmed, then the refusal is the reason, not the time
+    with pytest.raises(Temporary, match="refused"):
+        await broker.publish([one] * (broker_module.WINDOW + 1))
+
+
 async def test_a_lost_connection_leaves_no_message_counted_as_unacknowledged(broker: Broker) -> None:
     consumer = broker.consume(topology.ROUTER, prefetch=10)
     await connected(broker)
