@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check faults
+.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check faults failover
 
 demo:
 	./mailgroup demo
@@ -51,3 +51,9 @@ faults:
 	.venv/bin/python -m tests.faults.drive $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.faults.recovery
 	FAULTS_LONG=1 ./mailgroup test tests/faults/test_full_disk.py -q -s
+
+# Failovers while mail is under way: two PostgreSQL servers, with a synchronous standby and with one that lags; three
+# RabbitMQ nodes. Needs root, ten minutes. SEED=n offers the same mails again.
+failover:
+	./mailgroup test --version
+	.venv/bin/python -m tests.failover.drive $(if $(SEED),--seed $(SEED))

@@ -102,8 +102,11 @@ async def _wanted(line: Line, command: bytes | None, code: bytes) -> None:
         raise Gone(reply.decode("latin-1"))
 
 
-async def read(port: int, address: str, got: dict[bytes, bytes], *, delete: bool) -> None:
-    """Read what lies in a mailbox and is not in ``got`` yet, by UIDL. :raises Gone: it was not all of it."""
+async def read(port: int, address: str, got: dict[bytes, bytes], *, delete: bool) -> int:
+    """Read what lies in a mailbox and is not in ``got`` yet, by UIDL.
+
+    :return: how many of the mails were in ``got``. :raises Gone: it was not all of it.
+    """
     async with Line.to(port) as line:
         for command in (None, f"USER {address}\r\n".encode(), f"PASS {PASSWORD}\r\n".encode(), b"UIDL\r\n"):
             reply = await line.ask(command)
@@ -113,6 +116,7 @@ async def read(port: int, address: str, got: dict[bytes, bytes], *, delete: bool
         while (entry := await line.ask()) != b".\r\n":
             number, uidl = entry.split()
             listed.append((number, uidl))
+        known = sum(uidl in got for _, uidl in listed)
         for number, uidl in listed:
             if uidl not in got:
                 reply = await line.ask(b"RETR " + number + b"\r\n")
@@ -122,6 +126,7 @@ async def read(port: int, address: str, got: dict[bytes, bytes], *, delete: bool
             if delete and not (reply := await line.ask(b"DELE " + number + b"\r\n")).startswith(b"+OK"):
                 raise Gone(reply.decode("latin-1"))
         await line.ask(b"QUIT\r\n")
+    return known
 
 
 def copies(mailboxes: dict[str, dict[bytes, bytes]]) -> Copies:

@@ -14,9 +14,12 @@ import shutil
 import sys
 import time
 from collections import Counter
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from tests.faults import clients
 from tests.faults.books import Copies, Findings, Submitted, digest, judge, relays_expected, token
@@ -34,12 +37,30 @@ SENDING = 12
 """Clients at work at the same time."""
 
 
+class Troubles(Protocol):
+    """What goes wrong during a run. happened: how often each thing did."""
+
+    happened: Counter[str]
+
+    async def keep(self) -> None:
+        """Keep the servers running, for ever."""
+
+    async def happen(self) -> None:
+        """All of it."""
+
+    async def heal(self) -> None:
+        """End all of it."""
+
+
 class Drive:
     """One run.
 
     lines: the books, to be printed. clean: nothing was lost, doubled, altered or misdirected. not_reached: the steps
-    of steps.py that no service has reached.
+    of steps.py that no service has reached. readers: the people who read while mail is offered, and whether they delete
+    what they have read.
     """
+
+    readers: Mapping[str, bool] = MappingProxyType({READER: True})
 
     def __init__(self, stand: Stand, plan: Plan, seed: int) -> None:
         self.lines: list[str] = []
@@ -48,7 +69,8 @@ class Drive:
         self._stand, self._plan, self._seed = stand, plan, seed
         self._run = f"run{seed}"
         self._expected: Copies = Counter()
-        self._offered: set[str] = set()
+        self._offered: dict[str, float] = {}  # when each mail was offered: monotonic seconds
+        self._mails = 0
         self._submitted: dict[str, Submitted] = {}
         self._mailboxes: dict[str, dict[bytes, bytes]] = {address: {} for address in PEOPLE.values()}
         self._at_providers = Relayed(self._submitted)
@@ -57,11 +79,10 @@ class Drive:
         self._uidls = itertools.count(1)
         self._offering = True
 
-    async def run(self) -> None:
+    async def run(self, faults: Troubles) -> None:
         """Offer, break, heal, wait, judge."""
-        faults = Faults(self._stand, self._plan, self._seed)
         keeper = asyncio.create_task(faults.keep())
-        reader = asyncio.create_task(self._read_and_delete())
+        beside = [asyncio.create_task(each) for each in self._beside()]
         started = time.monotonic()
         try:
             async with asyncio.TaskGroup() as group:
@@ -71,15 +92,15 @@ class Drive:
             await faults.heal()
             healed = time.monotonic()
             self._offering = False
-            await reader
+            await asyncio.gather(*beside)
             await self._settle()
             settled = time.monotonic()
             await self._await_steps()
         finally:
-            keeper.cancel()
-            reader.cancel()
+            for task in (keeper, *beside):
+                task.cancel()
         self.lines += [
-            f"seed {self._seed}: {self._plan.mails} mails and {self._plan.submissions} submissions in "
+            f"seed {self._seed}: {self._mails} mails and {len(self._submitted)} submissions in "
             f"{healed - started:.0f} s; all at rest {settled - healed:.0f} s after the last fault",
             "faults: " + ", ".join(f"{what} {count}" for what, count in sorted(faults.happened.items())),
             f"steps not reached: {', '.join(self.not_reached) or 'none'}",
@@ -93,11 +114,14 @@ class Drive:
         pace = Pace(self._plan.seconds, self._plan.mails)
         for mail in itertools.islice(incoming(chance, self._run), self._plan.mails):
             await pace.next()
+            if self._is_over():
+                break
+            self._mails += 1
             if mail.account == SUPPORT:
                 await asyncio.to_thread(self._stand.provider.put, SUPPORT, mail.mail)
             else:
                 self._stand.pop3.mails[f"{next(self._uidls)}"] = mail.mail
-            self._offered.add(digest(mail.mail))
+            self._offered[digest(mail.mail)] = time.monotonic()
             self._expected.update((digest(mail.mail), address) for address in mail.people)
 
     async def _offer_submissions(self) -> None:
@@ -107,22 +131,36 @@ class Drive:
         async with asyncio.TaskGroup() as group:
             for named in itertools.islice(outgoing(chance, self._run), self._plan.submissions):
                 await pace.next()
+                if self._is_over():
+                    break
                 name, author, mail, relayed, refused, inside = named
                 mine = Submitted(name, author, mail, relayed, refused, (inside,) if inside else ())
                 self._submitted[name] = mine
                 self._stand.smtp.by_recipient |= dict.fromkeys(refused, "550 5.1.1 no such user")
                 await room.acquire()
-                task = group.create_task(clients.submit(self._stand.system.settings.smtp_port, mine))
+                task = group.create_task(self._submit(mine))
                 task.add_done_callback(lambda _: room.release())
 
-    async def _read_and_delete(self) -> None:
+    def _is_over(self) -> bool:
+        """Whether no more is to be offered, although it is less than planned."""
+        return False
+
+    async def _submit(self, mine: Submitted) -> None:
+        await clients.submit(self._stand.system.settings.smtp_port, mine)
+
+    def _beside(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on while mail is offered."""
+        return [self._read_all_the_time(address) for address in self.readers]
+
+    async def _read_all_the_time(self, address: str) -> None:
         while self._offering:
             with suppress(Gone):
-                await self._read(READER, delete=True)
+                await self._read(address, delete=self.readers[address])
             await asyncio.sleep(1.0)
 
-    async def _read(self, address: str, *, delete: bool = False) -> None:
-        await clients.read(self._stand.system.settings.pop3_port, address, self._mailboxes[address], delete=delete)
+    async def _read(self, address: str, *, delete: bool = False) -> int:
+        port = self._stand.system.settings.pop3_port
+        return await clients.read(port, address, self._mailboxes[address], delete=delete)
 
     # ------------------------------------------------------------------------------------------ judging
 
@@ -158,8 +196,8 @@ class Drive:
         self.not_reached = steps
 
     def _missing(self) -> int:
-        delivered, relayed = self._delivered(), self._relayed()
-        lost = (self._wanted() - delivered).total() + (relays_expected(self._submitted) - relayed.found).total()
+        inward, outward = self._wanted() - self._delivered(), relays_expected(self._submitted) - self._relayed().found
+        lost = (inward - self._may_be_lost("mailboxes")).total() + (outward - self._may_be_lost("providers")).total()
         open_ = self._stand.ask("select count(*)::int from submissions where state not in ('done', 'parked')")
         return lost + int(str(open_[0][0]))
 
@@ -198,8 +236,8 @@ class Drive:
                 for address in each.inside
             }
         )
-        offered = self._offered | {digest(each.mail) for each in self._submitted.values()}
-        inward = judge(self._wanted(), self._delivered(), offered, again)
+        offered = self._offered.keys() | {digest(each.mail) for each in self._submitted.values()}
+        inward = self._excuse("mailboxes", judge(self._wanted(), self._delivered(), offered, again))
         relayed = self._relayed()
         told = self._told_of()
         outward = judge(
@@ -209,7 +247,8 @@ class Drive:
             Counter({key: 1_000 for key in relayed.found if key[0] in told}),
         )
         outward.altered += relayed.altered
-        notices = self._judge_notices(told)
+        outward = self._excuse("providers", outward)
+        notices = self._excuse("notices", self._judge_notices(told))
         outstanding = sum(each.outstanding for each in self._submitted.values())
         self.lines += inward.lines("into mailboxes") + outward.lines("relayed") + notices.lines("notices")
         self.lines.append(
@@ -221,6 +260,14 @@ class Drive:
         self.lines.append(f"the gateway's own status: {'ok' if status['ok'] else status['problems']}")
         self.clean = inward.clean and outward.clean and notices.clean
         self.lines += self._stories(outward)
+
+    def _may_be_lost(self, place: str) -> Copies:
+        """What may be missing in ``mailboxes``, at ``providers`` or among ``notices``."""
+        return Counter()
+
+    def _excuse(self, place: str, findings: Findings) -> Findings:
+        """The findings at such a place without those that have to be expected."""
+        return findings
 
     def _stories(self, outward: Findings) -> list[str]:
         """What the gateway and the provider know of mails at which the driver wonders."""
@@ -250,9 +297,8 @@ class Drive:
         for address, got in self._mailboxes.items():
             for mail in got.values():
                 if _is_notice(mail):
-                    named = re.findall(rb"^Final-Recipient: rfc822; *(\S+)\r\nAction: failed\r", mail, re.M)
                     of = re.search(rb"^In-Reply-To: <([^@]*)@", mail, re.M)
-                    for name in map(bytes.decode, named):
+                    for name in failed_recipients(mail):
                         if of is not None and of[1].decode() in told and name in CUSTOMERS:
                             nobody_knows += 1
                         else:
@@ -297,6 +343,12 @@ def _body(mail: bytes) -> bytes:
     return mail.partition(b"\r\n\r\n")[2]
 
 
+def failed_recipients(notice: bytes) -> list[str]:
+    """The recipients that a notice of failure names."""
+    named = re.findall(rb"^Final-Recipient: rfc822; *(\S+)\r\nAction: failed\r", notice, re.M)
+    return [name.decode() for name in named]
+
+
 def _is_notice(mail: bytes) -> bool:
     return b"\r\nContent-Type: multipart/report" in mail[: mail.find(b"\r\n\r\n") + 2]
 
@@ -318,7 +370,7 @@ def drive(plan: Plan, seed: int, logs: Path | None = None) -> Drive:
             async with stand.open():
                 run = Drive(stand, plan, seed)
                 try:
-                    await run.run()
+                    await run.run(Faults(stand, plan, seed))
                 finally:
                     if logs is not None:
                         await asyncio.to_thread(shutil.copytree, stand.system.settings.data / "log", logs)

@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 
 
 class Proxy:
-    """port: on 127.0.0.1, leads to ``target`` there. delay: seconds that each piece waits. away: nothing listens."""
+    """port: on 127.0.0.1, leads to the first of ``targets`` there that answers, as the service of a cluster leads to
+    its living members. delay: seconds that each piece waits. away: nothing listens."""
 
-    def __init__(self, port: int, target: int) -> None:
-        self.port, self.target = port, target
+    def __init__(self, port: int, *targets: int) -> None:
+        self.port, self.targets = port, targets
         self.delay = 0.0
         self.away = False
         self._open = asyncio.Event()
@@ -65,7 +66,7 @@ class Proxy:
         self._tasks.add(task)
         other: asyncio.StreamWriter | None = None
         try:
-            there, other = await asyncio.open_connection("127.0.0.1", self.target)
+            there, other = await self._connect()
             ways = [asyncio.create_task(self._pump(reader, other)), asyncio.create_task(self._pump(there, writer))]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
@@ -80,6 +81,13 @@ class Proxy:
             for each in (writer, other):
                 if each is not None:
                     each.transport.abort()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """:raises OSError: no target answers."""
+        for target in self.targets:
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection("127.0.0.1", target)
+        raise ConnectionRefusedError
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

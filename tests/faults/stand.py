@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import secrets
 import shutil
@@ -104,9 +105,20 @@ class Server:
         self._process.kill()
 
     @property
+    def pid(self) -> int:
+        """Its process id, once it was started."""
+        assert self._process is not None
+        return self._process.child.pid
+
+    @property
     def runs(self) -> bool:
         """Whether it has not ended."""
         return self._process is not None and self._process.child.poll() is None
+
+    def kill(self) -> None:
+        """At once, at the end: what it has to store is of no use any more."""
+        if self._process is not None:
+            self._process.kill()
 
     def stop(self) -> None:
         """In order, at the end."""
@@ -140,49 +152,64 @@ class Stand:
     def running(self) -> Iterator[Stand]:
         """The servers, and the provider of support@."""
         with ExitStack() as stack:
-            for name, mebibytes in DISK_MIB.items():
-                self.disks[name] = stack.enter_context(disk(self.folder / name, mebibytes))
-            port, *three = ports.choose(4, str(self.folder))
-            home = self.folder / "postgres" / "cluster"
-            home.mkdir()
-            give(home, USER)
-            words = secrets.token_hex(16), secrets.token_hex(16)
-            self.postgres = Postgres(home, make_sockets(home, USER, SOCKET), port, *words)
-            self.postgres.prepare()
-            self.rabbitmq = RabbitMQ(
-                self.folder / "rabbitmq" / "node", (three[0], three[1], three[2]), secrets.token_hex(16)
-            )
-            self.rabbitmq.prepare()
-            mapper, node = self.rabbitmq.programs()
-            for program in (self.postgres.program(), mapper, node):
-                server = Server(program, self.folder / f"{program.name}.log")
-                stack.callback(server.stop)
-                server.start()
-                self.servers[program.name] = server
+            self._start_servers(stack)
             self.provider = stack.enter_context(DemoProvider(self.folder / "provider"))
             yield self
+
+    def _start_servers(self, stack: ExitStack) -> None:
+        """Start PostgreSQL and RabbitMQ; the stack ends them."""
+        for name, mebibytes in DISK_MIB.items():
+            self.disks[name] = stack.enter_context(disk(self.folder / name, mebibytes))
+        port, *three = ports.choose(4, str(self.folder))
+        home = self.folder / "postgres" / "cluster"
+        home.mkdir()
+        give(home, USER)
+        words = secrets.token_hex(16), secrets.token_hex(16)
+        self.postgres = Postgres(home, make_sockets(home, USER, SOCKET), port, *words)
+        self.postgres.prepare()
+        self.rabbitmq = RabbitMQ(
+            self.folder / "rabbitmq" / "node", (three[0], three[1], three[2]), secrets.token_hex(16)
+        )
+        self.rabbitmq.prepare()
+        mapper, node = self.rabbitmq.programs()
+        for program in (self.postgres.program(), mapper, node):
+            self.servers[program.name] = self._serve(program, stack)
+
+    def _serve(self, program: Program, stack: ExitStack) -> Server:
+        """Start a server; the stack ends it."""
+        server = Server(program, self.folder / f"{program.name}.log")
+        stack.callback(server.stop)
+        server.start()
+        return server
+
+    async def _servers_answer(self) -> None:
+        """Wait for what has to be there before the gateway starts."""
+        await self.answering(self.postgres.answers)
+
+    def _broker_ports(self) -> tuple[int, ...]:
+        """Where the broker's proxy leads to."""
+        return (self.rabbitmq.ports[0],)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Stand]:
         """Everything: proxies, the faulty provider, the gateway, its accounts."""
         async with AsyncExitStack() as stack:
-            await self.answering(self.postgres.answers)
-            self.postgres.create("mailgroup")
-            with psycopg.connect(self.postgres.url, autocommit=True) as connection:
-                connection.execute(_CLOCK)
+            await self._servers_answer()
+            await asyncio.to_thread(self._make_database)  # beside the proxies, which carry a standby's replies
             await stack.enter_async_context(self.pop3.running())
             self.smtp = await stack.enter_async_context(scripted_smtp())
             targets = {
-                "database": self.postgres.port,
-                "broker": self.rabbitmq.ports[0],
-                "dovecot": self.provider.pop3_port,
-                "postfix": self.provider.smtp_port,
-                "pop3": self.pop3.port,
-                "smtp": self.smtp.port,
+                "database": (self.postgres.port,),
+                "broker": self._broker_ports(),
+                "dovecot": (self.provider.pop3_port,),
+                "postfix": (self.provider.smtp_port,),
+                "pop3": (self.pop3.port,),
+                "smtp": (self.smtp.port,),
             }
-            chosen = ports.choose(len(targets), f"{self.folder} proxies", taken=targets.values())
-            for (name, target), port in zip(targets.items(), chosen, strict=True):
-                self.proxies[name] = await stack.enter_async_context(Proxy(port, target).running())
+            taken = itertools.chain.from_iterable(targets.values())
+            chosen = ports.choose(len(targets), f"{self.folder} proxies", taken=taken)
+            for (name, leads_to), port in zip(targets.items(), chosen, strict=True):
+                self.proxies[name] = await stack.enter_async_context(Proxy(port, *leads_to).running())
             settings = Settings(
                 data=self.folder / "data",
                 allow_private_upstream=True,
@@ -199,6 +226,11 @@ class Stand:
             self.system = System(self.instance, self.provider, self.folder)
             await asyncio.to_thread(self._accounts)
             yield self
+
+    def _make_database(self) -> None:
+        self.postgres.create("mailgroup")
+        with psycopg.connect(self.postgres.url, autocommit=True) as connection:
+            connection.execute(_CLOCK)
 
     def _accounts(self) -> None:
         for address in CUSTOMERS:

@@ -1,0 +1,195 @@
+"""Mail under way while servers fail over, what the driver sees of it, and its books."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+from tests.failover.books import Flow, Lag, Seen, flow_since, take_undone, within
+from tests.failover.stand import FailoverStand
+from tests.faults.books import Copies, Findings, Submitted, digest
+from tests.faults.drive import READER, Drive, failed_recipients
+from tests.faults.mails import PEOPLE
+from tests.faults.plan import SHORT
+
+RATE = 15
+"""Mails, and as many submissions, that are offered in a second: an even load of two cores below their limit."""
+MOST = 1_000_000
+"""Limits the mails of a run: none, the case ends it."""
+WATCH_SECONDS = 0.2
+"""Pause between two looks at the providers: seconds; the error of the times that are printed."""
+REST_SECONDS = 180.0
+"""Limits the wait for rest after the last failover: seconds; the operator does nothing meanwhile."""
+FLOW_SECONDS = 120.0
+"""Limits the wait for mail to flow after a failover: seconds; a run that waits longer has failed."""
+
+
+class Maildrop(dict[str, bytes]):
+    """The provider's mails by UIDL, which remembers when each was deleted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deleted: list[Seen] = []
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Delete a mail."""
+        if key in self:
+            now = time.monotonic()
+            self.deleted.append(Seen(digest(self[key]), "", now, now))
+        return super().pop(key, *default)
+
+
+class FailoverDrive(Drive):
+    """One case. Everybody reads all the time, so that what a lost commit had shown is known."""
+
+    readers = MappingProxyType({address: address == READER for address in PEOPLE.values()})
+
+    def __init__(self, stand: FailoverStand, seed: int) -> None:
+        most = replace(SHORT, mails=MOST, submissions=MOST, seconds=MOST / RATE)
+        super().__init__(stand, replace(most, hands_off_seconds=REST_SECONDS, settle_seconds=REST_SECONDS), seed)
+        self.lags: list[Lag] = []
+        self.events: list[tuple[str, float]] = []
+        self.over = False
+        self.undone: dict[str, tuple[int, int]] = {}
+        self._maildrop = Maildrop()
+        stand.pop3.mails = self._maildrop
+        self._begun: dict[str, float] = {}
+        self._taken: dict[str, float] = {}
+        self._reads: list[Seen] = []
+        self._relays: list[Seen] = []
+        self._again: list[tuple[float, int]] = []  # sessions of the reader: end, mails that it had deleted before
+
+    # ------------------------------------------------------------------------------------------ what happens
+
+    @property
+    def taken(self) -> int:
+        """How many submissions have been answered with 250."""
+        return len(self._taken)
+
+    @property
+    def read(self) -> int:
+        """How many copies have been read."""
+        return len(self._reads)
+
+    def note(self, event: str, at: float | None = None) -> float:
+        """Remember that something happens now, to be printed with what followed; return when it was."""
+        when = time.monotonic() if at is None else at
+        print(f"{when:.1f} {event}", file=sys.stderr, flush=True)
+        self.events.append((event, when))
+        return when
+
+    def flow(self, at: float) -> Flow:
+        """How soon mail flowed after this time."""
+        return flow_since(at, self._offered, self._begun, self._taken, tuple(self._reads), tuple(self._relays))
+
+    async def until_it_flows(self, since: float) -> None:
+        """Wait until mail of after this time has gone both ways."""
+        async with asyncio.timeout(FLOW_SECONDS):
+            while not self.flow(since).complete:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(WATCH_SECONDS)
+
+    async def until_taken(self, count: int) -> None:
+        """Wait until so many more submissions have been taken."""
+        wanted = self.taken + count
+        async with asyncio.timeout(FLOW_SECONDS):
+            while self.taken < wanted:  # noqa: ASYNC110  # nobody tells
+                await asyncio.sleep(WATCH_SECONDS)
+
+    # ------------------------------------------------------------------------------------------ watching
+
+    def _is_over(self) -> bool:
+        return self.over
+
+    async def _submit(self, mine: Submitted) -> None:
+        self._begun[mine.token] = time.monotonic()
+        await super()._submit(mine)
+        self._taken[mine.token] = time.monotonic()
+
+    async def _read(self, address: str, *, delete: bool = False) -> int:
+        got = self._mailboxes[address]
+        before, begin = set(got), time.monotonic()
+        try:
+            known = await super()._read(address, delete=delete)
+            if delete:
+                self._again.append((time.monotonic(), known))
+            return known
+        finally:
+            end = time.monotonic()
+            self._reads += [Seen(digest(got[uidl]), address, begin, end) for uidl in got.keys() - before]
+
+    def _beside(self) -> list[Coroutine[Any, Any, None]]:
+        return [*super()._beside(), self._watch()]
+
+    async def _watch(self) -> None:
+        """Look at the providers all the time."""
+        known: Copies = Counter()
+        begin = time.monotonic()
+        while self._offering:
+            found = Counter((await asyncio.to_thread(self._relayed)).found)
+            end = time.monotonic()
+            self._relays += [Seen(token, address, begin, end) for token, address in (found - known).elements()]
+            known, begin = found, end
+            await asyncio.sleep(WATCH_SECONDS)
+
+    # ------------------------------------------------------------------------------------------ judging
+
+    def _excuse(self, place: str, findings: Findings) -> Findings:
+        """Take from the findings what a lag has undone."""
+        if self.lags:
+            undone = take_undone(findings, self._may_be_lost(place), self._may_be_repeated(place))
+            self.undone[place] = undone.lost.total(), undone.repeated.total()
+        return findings
+
+    def _taken_in(self, lags: Sequence[Lag]) -> list[Submitted]:
+        seen = (Seen(token, "", at, at) for token, at in tuple(self._taken.items()))
+        return [self._submitted[token] for token, _ in within(seen, lags)]
+
+    def _may_be_lost(self, place: str) -> Copies:
+        """Submissions of a lag are gone, and mails that their provider has deleted. Others are fetched again."""
+        taken = self._taken_in(self.lags)
+        match place:
+            case "providers":
+                return Counter((each.token, to) for each in taken for to in each.relayed)
+            case "notices":
+                return Counter((name, each.author) for each in taken for name in each.refused)
+        lost = Counter((digest(each.mail), to) for each in taken for to in each.inside)
+        deleted = within(self._maildrop.deleted, self.lags)
+        for what, address in self._expected:
+            lost[what, address] += deleted[what, ""]
+        return lost
+
+    def _may_be_repeated(self, place: str) -> Copies:
+        """What was relayed or read in a lag is relayed, or can be read, once more."""
+        if place == "providers":
+            return within(self._relays, self.lags)
+        read = within(self._reads, self.lags)
+        if place == "mailboxes":
+            return read
+        mails = {digest(mail): mail for got in self._mailboxes.values() for mail in got.values()}
+        repeated: Copies = Counter()
+        for (what, address), count in read.items():
+            for name in failed_recipients(mails[what]):
+                repeated[name, address] += count
+        return repeated
+
+    def report(self) -> list[str]:
+        """The times of the case, what was undone, and the books."""
+        lines = [f"{'':52}    taken  mail in mail out  (seconds after it)"]
+        lines += [f"{event:52}{self.flow(at)}" for event, at in self.events]
+        for lag in self.lags:
+            again = next((known for end, known in self._again if end > lag.end), 0)
+            lines.append(
+                f"in a lag of {lag.end - lag.begin:.1f} s: submissions answered {len(self._taken_in([lag]))}, mails "
+                f"deleted at the provider {within(self._maildrop.deleted, [lag]).total()}, copies relayed "
+                f"{within(self._relays, [lag]).total()}, copies read {within(self._reads, [lag]).total()}; deleted "
+                f"mails that were back afterwards {again}"
+            )
+        for place, (lost, repeated) in self.undone.items():
+            lines.append(f"undone by lags in {place}: lost {lost}, repeated {repeated}")
+        return lines + self.lines

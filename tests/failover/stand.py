@@ -1,0 +1,93 @@
+"""The stand of ``tests.faults`` with two PostgreSQL servers and three RabbitMQ nodes.
+
+The gateway reaches them through proxies, as it does in Kubernetes: the Service of CloudNativePG leads to the primary,
+the one of RabbitMQ to any node that serves. So its URLs name one host, and a failover is a new target of the proxy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+from deploy.machine import ports
+from tests.failover.nodes import Nodes
+from tests.failover.pair import Pair
+from tests.faults.proxy import Proxy
+from tests.faults.stand import Server, Stand
+
+NODES = 3
+
+
+class FailoverStand(Stand):
+    """pair: the PostgreSQL servers. nodes: RabbitMQ's."""
+
+    def __init__(self, folder: Path, synchronous: bool) -> None:
+        super().__init__(folder)
+        chosen = ports.choose(2 * NODES + 4, f"{folder} servers")
+        self.pair = Pair(folder, (chosen[0], chosen[1]), synchronous)
+        self.replication = Proxy(chosen[2])
+        self.replication.away = True
+        self.nodes = Nodes(folder, chosen[3:], NODES)
+        self.postgres, self.rabbitmq = self.pair.primary, self.nodes.first
+        self.node_servers: dict[int, Server] = {}  # by the number of the node, from 1
+
+    def _start_servers(self, stack: ExitStack) -> None:
+        self._serve(self.nodes.mapper(), stack)
+        stack.callback(self._kill_nodes)
+        self.start_node(1)  # the others join it
+        self.pair.start_primary(stack)
+
+    def _kill_nodes(self) -> None:
+        for server in self.node_servers.values():
+            server.kill()
+
+    async def _servers_answer(self) -> None:
+        await self.answering(self.postgres.answers)
+        await self.answering(self.nodes.first.answers)
+        for node in self.nodes.nodes[1:]:
+            self.start_node(node.number)
+        await self.replicate()
+        for node in self.nodes.nodes[1:]:
+            await self.answering(node.answers)
+
+    def _broker_ports(self) -> tuple[int, ...]:
+        return tuple(node.ports[0] for node in self.nodes.nodes)
+
+    # ------------------------------------------------------------------------------------------ PostgreSQL
+
+    async def replicate(self) -> None:
+        """Make the standby; returns when it streams and, if it is synchronous, commits wait for it."""
+        await self.replication.resume()
+        await asyncio.to_thread(self.pair.copy_primary, self.replication)
+        self.pair.start_standby()
+        self.pair.require_standby()
+        await self.answering(self.pair.replicates)
+
+    async def end_replication(self) -> None:
+        """The standby gets nothing more. An asynchronous one lags from now on."""
+        await self.replication.leave()
+
+    def kill_primary(self) -> None:
+        """As a power cut."""
+        self.pair.kill_primary()
+
+    async def promote(self) -> None:
+        """Let the standby take over, and lead the gateway to it; returns when it takes writes."""
+        await self.replication.leave()
+        await asyncio.to_thread(self.pair.promote)
+        self.postgres = self.pair.primary
+        self.proxies["database"].targets = (self.postgres.port,)
+
+    # ------------------------------------------------------------------------------------------ RabbitMQ
+
+    async def kill_node(self, number: int) -> None:
+        """As a power cut."""
+        await self.node_servers[number].end(signal.SIGKILL)
+
+    def start_node(self, number: int) -> None:
+        """Start a node, with the data that it has."""
+        node = self.nodes.nodes[number - 1]
+        server = Server(node.programs()[1], self.folder / f"{node.folder.name}.log")
+        self.node_servers.setdefault(number, server).start()

@@ -1,0 +1,14 @@
+"""The short form of ``make failover``: one failover of PostgreSQL, one node of RabbitMQ lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.failover.cases import SHORT
+from tests.failover.drive import drive
+
+
+@pytest.mark.timeout(400)
+def test_a_failover_of_each_server_loses_and_repeats_no_mail() -> None:
+    run = drive(SHORT, seed=4)
+    assert run.clean, "\n".join(run.report())
