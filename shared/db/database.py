@@ -151,11 +151,22 @@ class Database:
         return True
 
 
+_SKIP_LOST_NUMBERS = """
+    do $$ begin
+        if to_regproc('skip_lost_numbers') is not null and current_setting('transaction_read_only') = 'off' then
+            perform skip_lost_numbers();
+        end if;
+    end $$"""
+"""SQL: a promoted standby gives no number that the old primary has given. Every connection to it is a new one, so none
+is used before this ran. A database that is not migrated yet has no numbers, and a read-only one gives none."""
+
+
 async def _configure(connection: Connection) -> None:
-    """Set the server's own limits on this connection."""
+    """Set the server's own limits on this connection, and skip the numbers that a failover lost."""
     await connection.execute(
         f"""set idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
-            set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3"""
+            set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;
+            {_SKIP_LOST_NUMBERS}"""
     )
 
 

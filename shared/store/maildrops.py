@@ -19,6 +19,10 @@ from shared.db.arrays import array_literal
 from shared.db.database import Connection
 from shared.errors import Permanent
 
+VERSION_GAP = 50_000_000
+"""Smallest difference of two versions that shows a failover between them: versions; half of what ``skip_lost_numbers``
+in the schema adds, because the older version may be a lost one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -198,7 +202,8 @@ def _numbers(octets: bytes | None) -> array[int]:
 
 
 async def load_changes(connection: Connection, local_id: int, since_version: int, max_rows: int) -> Changes | None:
-    """Load the changes of a mailbox after a version of 1 or more; None if they are more than ``max_rows`` rows.
+    """Load the changes of a mailbox after a version of 1 or more; None if they are more than ``max_rows`` rows, or if a
+    failover has undone some of the changes before that version.
 
     :raises Permanent: the account has no mailbox.
     """
@@ -214,6 +219,8 @@ async def load_changes(connection: Connection, local_id: int, since_version: int
     if not result:
         raise Permanent(f"no mailbox for local account {local_id}")
     uidl_prefix, version = result[0][:2]
+    if version - since_version >= VERSION_GAP:
+        return None
     rows = [Change(*row[2:]) for row in result if row[2] is not None]
     return None if len(rows) > max_rows else Changes(str(uidl_prefix), int(version), rows)
 

@@ -459,6 +459,38 @@ create table leases (
     expires  timestamptz not null
 );
 
+-- Owner: the function skip_lost_numbers
+-- One row: the timeline of the write-ahead log on which the numbers of this database were given last. A promoted standby
+-- begins another timeline.
+create table number_timeline (
+    timeline  integer not null
+);
+
+create function present_timeline() returns integer language sql
+    as $$select ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer$$;
+insert into number_timeline values (present_timeline());
+
+-- An asynchronous standby may lack the latest commits when it is promoted. Numbers that they gave were seen by others: a
+-- UIDL by mail clients, the id of a mail's bytes by open sessions, ids by RabbitMQ. Given again, they would name other
+-- mail, which a client would then take for mail that it has. So each new connection calls this function
+-- (shared/db/database.py), and on another timeline every sequence, and the version of every mailbox, is advanced by more
+-- than a standby can lack.
+create function skip_lost_numbers() returns void language plpgsql as $$
+declare
+    gap constant bigint := 100000000;                -- twice VERSION_GAP of shared/store/maildrops.py
+begin
+    if (select timeline from number_timeline) = present_timeline() then
+        return;
+    end if;
+    update number_timeline set timeline = present_timeline() where timeline <> present_timeline();
+    if not found then                                -- another connection was first, and its commit was awaited
+        return;
+    end if;
+    perform setval(oid::regclass, nextval(oid::regclass) + gap)
+        from pg_class where relkind = 'S' and relnamespace = 'public'::regnamespace;
+    update maildrops set version = version + gap;
+end $$;
+
 -- Owner: shared/store/alerts.py
 -- A problem that exists or existed recently; one row for each kind and subject ('' for the whole system).
 -- state: pending -> raised      it has lasted for a while; a notification is sent
