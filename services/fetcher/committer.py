@@ -1,8 +1,8 @@
 """Commits fetched mails: bytes, ledger, inbound rows and trace in one transaction; then publishes them.
 
 Mails are collected into batches limited by number and octets. The next batch is read while the previous one is being
-committed. A batch that fails for any reason other than an unavailable database is committed mail by mail, and the
-failing mail is skipped.
+committed. A batch that fails for any reason other than an unavailable database, or that takes too long, is committed in
+halves, down to the mail at fault: that is skipped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from services.fetcher import failure_notices
 from services.fetcher.memory_budget import MemoryShare
 from services.fetcher.plan import MAX_TRIES, NOTICE_TRIES, FetchItem, is_deletion_due, next_try
 from shared.amqp import publications
+from shared.db.database import Connection
 from shared.errors import Temporary
 from shared.mime.headers import header_end, message_ids, values
 from shared.model import Content, External, LedgerEntry, Poll
@@ -29,8 +30,16 @@ BATCH_MAILS = 200
 """Limit of mails in one transaction: bounds its duration."""
 BATCH_OCTETS = 4 * 1024 * 1024
 """Limit of mail bytes after which a batch is committed: bounds memory; one mail may be larger."""
+BATCH_SECONDS = 10.0
+"""Time limit of the transaction of a batch: seconds. A full batch takes a hundredth of it."""
+MAIL_SECONDS = 60.0
+"""Time limit of the transaction of a single mail: seconds. A mail of 50 MB to a slow disk takes a quarter of it."""
 
 log = structlog.get_logger()
+
+
+class _OutOfTime(Temporary):
+    """The transaction took too long, and was rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,34 +109,63 @@ class Committer:
         finally:
             self._share.release(sum(mail.reserved for mail in mails))
 
-    async def _commit_all(self, mails: list[FetchedBytes]) -> None:
+    async def _commit_all(self, mails: Sequence[FetchedBytes]) -> None:
         try:
             await self._store(mails)
-        except Temporary:
-            raise
+        except Temporary as error:
+            if not isinstance(error, _OutOfTime) or not await self._service.database.ready():
+                raise
+            await self._divide(mails, error)
         except Exception as error:  # one of these mails causes a fault of ours, the others do not
-            log.warning(
-                "batch failed, storing mails singly",
-                external=self._account.address,
-                mails=len(mails),
-                error=repr(error),
-            )
-            for mail in mails:
-                await self._store_one(mail)
+            await self._divide(mails, error)
 
-    async def _store_one(self, mail: FetchedBytes) -> None:
-        try:
-            await self._store([mail])
-        except Temporary:
-            raise
-        except Exception as error:  # a fault of ours with this mail: it stays at the provider, the next ones continue
-            log.exception("mail not stored", external=self._account.address, uidl=mail.item.mail.key, error=repr(error))
-            self.lost_mail = True
-            await self.skip(
-                mail.item, f"it could not be stored ({type(error).__name__})", mail.content.octets, mail.header()
+    async def _divide(self, mails: Sequence[FetchedBytes], error: Exception) -> None:
+        """Commit the halves of a batch that failed; skip a single mail: it stays at the provider, the others go on."""
+        if len(mails) > 1:
+            log.warning(
+                "batch failed, storing halves", external=self._account.address, mails=len(mails), error=repr(error)
             )
+            middle = len(mails) // 2
+            await self._commit_all(mails[:middle])
+            await self._commit_all(mails[middle:])
+            return
+        [mail] = mails
+        log.error(
+            "mail not stored",
+            external=self._account.address,
+            uidl=mail.item.mail.key,
+            error=repr(error),
+            exc_info=error,
+        )
+        self.lost_mail = True
+        why = f"within {MAIL_SECONDS:g} s" if isinstance(error, _OutOfTime) else f"({type(error).__name__})"
+        await self.skip(mail.item, f"it could not be stored {why}", mail.content.octets, mail.header())
 
     async def _store(self, mails: Sequence[FetchedBytes]) -> None:
+        """Commit these mails and publish them.
+
+        :raises Temporary: the database is unavailable; ``_OutOfTime`` if nothing is committed.
+        """
+        seconds = BATCH_SECONDS if len(mails) > 1 else MAIL_SECONDS
+        written = False
+        try:
+            async with self._service.database.transaction(seconds) as connection:
+                arrived, deleting, events = await self._write(connection, mails)
+                written = True  # a time-out from here on leaves open whether the mails are committed
+        except Temporary as error:
+            if written or not isinstance(error.__cause__, TimeoutError):
+                raise
+            raise _OutOfTime(str(error)) from error
+        maillog.announce(events)
+        self._service.broker.publish_behind(
+            publications.fetched((inbound_id, self._account.address) for inbound_id in arrived)
+        )
+        self.deleting += deleting
+
+    async def _write(
+        self, connection: Connection, mails: Sequence[FetchedBytes]
+    ) -> tuple[list[int], list[FetchItem], list[MailEvent]]:
+        """Write bytes, mails, ledger and trace. Returns the inbound ids, what to delete upstream, and the events."""
         new = [mail for mail in mails if mail.renumbered is None]
         known = [mail for mail in mails if mail.renumbered is not None]
         deleting = [
@@ -137,38 +175,33 @@ class Committer:
             and is_deletion_due(mail.item.was_history, self._poll.now, self._account, self._poll.now)
         ]
         at_once = {item.mail.key for item in deleting}
-        async with self._service.database.transaction() as connection:
-            await polls.renew_lease(connection, self._poll)
-            stored = await blobs.store_blobs(connection, [mail.content for mail in new])
-            arrived = await inbound.add_inbound(
-                connection,
-                [
-                    inbound.Arrival("fetched", blob_id, self._account.id, self._message_id(mail))
-                    for mail, blob_id in zip(new, stored, strict=True)
-                ],
-            )
-            entries = [
-                _entry(mail, inbound_id, mail.item.mail.key in at_once)
-                for mail, inbound_id in zip(new, arrived, strict=True)
-            ]
-            entries += [_entry(mail, None, False) for mail in known]
-            await uidl_ledger.record_fetched(connection, self._account.id, entries)
-            events = [MailEvent("fetched", inbound_id, external=self._account.address) for inbound_id in arrived]
-            events += [
-                MailEvent(
-                    "renumbered",
-                    external=self._account.address,
-                    reply=f"UIDL {mail.renumbered.key} is {mail.item.mail.key} now",
-                )
-                for mail in known
-                if mail.renumbered is not None
-            ]
-            await maillog.record_events(connection, events)
-        maillog.announce(events)
-        self._service.broker.publish_behind(
-            publications.fetched((inbound_id, self._account.address) for inbound_id in arrived)
+        await polls.renew_lease(connection, self._poll)
+        stored = await blobs.store_blobs(connection, [mail.content for mail in new])
+        arrived = await inbound.add_inbound(
+            connection,
+            [
+                inbound.Arrival("fetched", blob_id, self._account.id, self._message_id(mail))
+                for mail, blob_id in zip(new, stored, strict=True)
+            ],
         )
-        self.deleting += deleting
+        entries = [
+            _entry(mail, inbound_id, mail.item.mail.key in at_once)
+            for mail, inbound_id in zip(new, arrived, strict=True)
+        ]
+        entries += [_entry(mail, None, False) for mail in known]
+        await uidl_ledger.record_fetched(connection, self._account.id, entries)
+        events = [MailEvent("fetched", inbound_id, external=self._account.address) for inbound_id in arrived]
+        events += [
+            MailEvent(
+                "renumbered",
+                external=self._account.address,
+                reply=f"UIDL {mail.renumbered.key} is {mail.item.mail.key} now",
+            )
+            for mail in known
+            if mail.renumbered is not None
+        ]
+        await maillog.record_events(connection, events)
+        return arrived, deleting, events
 
     def _message_id(self, mail: FetchedBytes) -> str | None:
         """Parse the Message-ID. None where parsing may crash the process: the router, which parses next, isolates and

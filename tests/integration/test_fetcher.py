@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from deploy.machine.dovecot_postfix import DemoProvider
+from services.fetcher import committer
 from shared.amqp.payloads import FetchedItem, read_payload
 from shared.db.database import Connection
 from shared.model import LedgerEntry
@@ -343,6 +344,34 @@ async def test_a_mail_that_the_database_refuses_is_skipped_others_arrive(
     await harness.poll(account)
     await harness.poll(account)
     assert len(await harness.rows("select 1 from inbound where source = 'notice'")) == 1
+
+
+async def test_a_mail_that_takes_too_long_to_store_is_skipped_others_arrive(
+    harness: FetcherHarness, provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a mail in the middle of eight whose row takes the database half a minute, again and again
+    monkeypatch.setattr(committer, "BATCH_SECONDS", 1.0)
+    monkeypatch.setattr(committer, "MAIL_SECONDS", 1.0)
+    await harness.rows(
+        """create function wait() returns trigger language plpgsql as $$ begin
+               if new.message_id = 'slow@me' then perform pg_sleep(30); end if; return new; end $$"""
+    )
+    await harness.rows("create trigger wait before insert on inbound for each row execute function wait()")
+    for number in range(8):
+        provider.put(box, (b"Message-ID: <slow@me>\r\n" if number == 3 else b"") + mail(f"m{number}"))
+    account = await harness.add(box, provider.pop3_port)
+    # then the others arrive once each, and the mail is shown as not fetched
+    await until(lambda: has(harness, account, 7))
+    await until(lambda: polls_well(harness, account))
+    assert sorted(await harness.subjects(account)) == [f"m{number}" for number in range(8) if number != 3]
+    assert await harness.rows("select reason from uidl_ledger where state = 'skipped'") == [
+        ("it could not be stored within 1 s",)
+    ]
+    # and once the database stores it in time, it arrives
+    await harness.rows("drop trigger wait on inbound")
+    await harness.rows("update uidl_ledger set next_try_at = now() where state = 'skipped'")
+    await harness.poll(account)
+    assert "m3" in await harness.subjects(account)
 
 
 async def test_a_stop_releases_the_account_at_once(database_url: str, provider: DemoProvider, box: str) -> None:
