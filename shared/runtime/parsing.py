@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from shared.runtime.work_meter import run_measured
+
 THREAD_OCTETS = 16 * 1024
 """Longest input that is parsed without a thread: octets; it takes a few hundredths of a second at most, and nearly
 always less than the change of threads."""
@@ -29,7 +31,7 @@ class Parsing:
         """Call ``parse(*arguments)``. :param octets: length of its input."""
         if octets > THREAD_OCTETS:
             self._busy = 0.0
-            return await asyncio.to_thread(parse, *arguments)
+            return await asyncio.to_thread(run_measured, parse, *arguments)
         started = time.monotonic()
         result = parse(*arguments)
         self._busy += time.monotonic() - started

@@ -238,9 +238,7 @@ async def end_account(
 ) -> None:
     """Remove or disable a person as the console does: lock the mailbox, change the account, commit."""
     async with database.transaction() as connection:
-        await connection.execute(
-            "select from maildrops where local_id = any(%s) order by local_id for update", ([local_id],)
-        )
+        await account_changes.lock_maildrops(connection, [local_id])
         locked.set()
         if change == "removed":
             await account_changes.remove_account(connection, "local", local_id)

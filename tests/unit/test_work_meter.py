@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from shared.runtime.work_meter import WorkMeter
+from shared.runtime.parsing import THREAD_OCTETS, Parsing
+from shared.runtime.work_meter import WorkMeter, run_measured
 
 
 async def burn(seconds: float) -> str:
@@ -28,6 +29,32 @@ async def test_only_the_coroutine_s_own_steps_are_measured() -> None:
     assert results == ("done", "done", "slept")
     assert 0.3 <= own.seconds < 0.45
     assert other.seconds < 0.05
+
+
+def burn_in_thread(seconds: float) -> float:
+    started = time.thread_time()
+    while time.thread_time() - started < seconds:
+        pass
+    return seconds
+
+
+async def test_the_threads_that_the_coroutine_waits_for_are_measured() -> None:
+    own, other = WorkMeter(), WorkMeter()
+    await asyncio.gather(
+        own.measure(Parsing().run(THREAD_OCTETS + 1, burn_in_thread, 0.3)),
+        other.measure(asyncio.sleep(0.3)),
+        asyncio.to_thread(run_measured, burn_in_thread, 0.1),
+    )
+    assert 0.3 <= own.seconds < 0.38
+    assert other.seconds < 0.05
+
+
+async def test_a_thread_that_still_runs_is_measured_after_a_time_limit() -> None:
+    meter = WorkMeter()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await meter.measure(Parsing().run(THREAD_OCTETS + 1, burn_in_thread, 0.8))
+    assert 0.05 < meter.seconds < 0.8
 
 
 async def test_a_failure_and_a_time_limit_reach_the_coroutine() -> None:
