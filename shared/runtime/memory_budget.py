@@ -36,4 +36,6 @@ class MemoryBudget:
 
     def release(self, octets: int) -> None:
         """Return memory to the budget."""
-        self.add(-octets)
+        self.in_use -= octets
+        if self.whole is not self:
+            self.whole.in_use -= octets
