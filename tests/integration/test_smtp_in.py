@@ -360,6 +360,21 @@ async def test_an_accepted_command_does_not_wait_for_the_database(server: Runnin
     }
 
 
+async def test_a_mail_goes_to_the_owner_of_the_address_at_its_end(server: Running) -> None:
+    await change_local(server, "jim", addresses=("info@local.com",))
+    client = await Client.logged_in(server)
+    await client.ask("MAIL FROM:<alex@local.com>", "RCPT TO:<info@local.com>", "RCPT TO:<new@local.com>", "DATA")
+    # when another person gets both addresses, the accepted and the refused one
+    await change_local(server, "jim", addresses=())
+    await change_local(server, "gone", enabled=True, addresses=("info@local.com", "new@local.com"))
+
+    assert (await client.ask("Subject: x\r\n\r\n.")).startswith("250")
+
+    async with server.database.transaction() as connection:
+        cursor = await connection.execute("select address, kind, target_id from submission_recipients")
+        assert await cursor.fetchall() == [("info@local.com", "local", server.ids["gone"])]
+
+
 async def test_a_recipient_gone_with_its_whole_domain_is_not_relayed(server: Running) -> None:
     # given a domain with one account
     async with server.database.transaction() as connection:

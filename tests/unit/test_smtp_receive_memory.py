@@ -70,10 +70,10 @@ async def receive(memory: ReceiveMemory, account: int, octets: int, finished: li
         mail.close()
 
 
-@pytest.mark.parametrize("accounts", [1, 3, 12])
-async def test_large_mails_at_once_never_block_each_other_for_good(accounts: int) -> None:
-    # given room for a part of them
-    memory = ReceiveMemory(LARGEST, limit_octets=120 * MIB)
+@pytest.mark.parametrize(("accounts", "limit"), [(1, 120), (1, 384), (3, 120), (3, 300), (12, 120)])
+async def test_large_mails_at_once_never_block_each_other_for_good(accounts: int, limit: int) -> None:
+    # given room for a part of them, or for the share of their account
+    memory = ReceiveMemory(LARGEST, limit_octets=limit * MIB)
     finished: list[int] = []
 
     async with asyncio.timeout(20):
