@@ -121,9 +121,12 @@ class SmtpConnection(LoginConnection):
         if isinstance(path, SmtpRefusal):
             await self.push(str(path))
             return
+        if path.address and (refusal := check_syntax(path.address, path.smtputf8)):
+            await self._refuse(refusal)
+            return
         self._queue.refresh_in_background()
         login = cast(Local, self.session.author)
-        author = await self._check(lambda directory: check_sender(directory, login, path.address, path.smtputf8))
+        author = await self._check(lambda directory: check_sender(directory, login, path.address))
         if author is LOGIN_ENDED:
             self.on_account_changed()
             return

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from services.smtp_in import sender_policy
 from services.smtp_in.data_reader import SmtpRefusal, Values
-from services.smtp_in.recipient_policy import Directory, check_size, check_syntax, delivery_key, resolve
+from services.smtp_in.recipient_policy import Directory, check_size, delivery_key, resolve
 from shared.model import EnvelopeRecipient, External, Local
 
 LOGIN_ENDED = SmtpRefusal(550, "5.7.1", "Your account was disabled, removed or given another password; log in again")
@@ -30,13 +30,15 @@ class Envelope:
     refused: tuple[tuple[EnvelopeRecipient, SmtpRefusal], ...]  # accepted at RCPT, and gone since
 
 
-def check_sender(directory: Directory, login: Local, address: str, smtputf8: bool) -> Local | SmtpRefusal:
-    """Check the login and MAIL FROM. :param login: the account as of the login. :return: the account as it is."""
+def check_sender(directory: Directory, login: Local, address: str) -> Local | SmtpRefusal:
+    """Check the login and MAIL FROM, whose syntax is checked before.
+
+    :param login: the account as of the login. :return: the account as it is.
+    """
     author = directory.local_ids.get(login.id)
     if author is None or not author.enabled or author.password_hash != login.password_hash:
         return LOGIN_ENDED
-    refusal = check_syntax(address, smtputf8) if address else None
-    return refusal or sender_policy.check_envelope(directory, author, address) or author
+    return sender_policy.check_envelope(directory, author, address) or author
 
 
 def check_recipient(directory: Directory, author: Local, address: str, octets: int) -> EnvelopeRecipient | SmtpRefusal:
@@ -58,7 +60,7 @@ def check_mail(
     :param login: the account as of the login. :param sender: MAIL FROM. :param accepted: the recipients as of RCPT.
     :param octets: size of the mail.
     """
-    author = check_sender(directory, login, sender, smtputf8=True)
+    author = check_sender(directory, login, sender)
     if isinstance(author, SmtpRefusal):
         return author
     external = directory.external_ids.get(author.external_id)
