@@ -390,7 +390,8 @@ class Broker:
                         await self._window_freed.wait()
                 await group.done
         except TimeoutError as error:
-            self._refusals.add(time.monotonic())
+            if self._unblocked.is_set():
+                self._refusals.add(time.monotonic())
             raise Temporary(f"broker: no confirmation within {PUBLISH_SECONDS:g} s") from error
         except (AMQPError, OSError, ValueError) as error:
             raise Temporary(f"broker: {type(error).__name__}: {error}") from error

@@ -67,6 +67,7 @@ class Database:
             reconnect_timeout=0,
             name=name,
         )
+        self._question: asyncio.Task[bool] | None = None  # of ready()
         self._sessions = asyncio.Semaphore(max(1, connections // 2))  # the others are for transactions
 
     async def open(self) -> None:
@@ -75,6 +76,9 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._question is not None:
+            self._question.cancel()
+            await asyncio.gather(self._question, return_exceptions=True)
         await self._pool.close(timeout=2)
 
     @asynccontextmanager
@@ -142,7 +146,16 @@ class Database:
         return None
 
     async def ready(self, seconds: float = 2.0) -> bool:
-        """Return whether the server answers a query within ``seconds``."""
+        """Return whether the server answers a query within ``seconds``.
+
+        A server that hangs does not confirm that it cancelled the query before: that takes longer, and is not awaited.
+        """
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._ask(seconds))
+        await asyncio.wait({self._question}, timeout=seconds)
+        return self._question.done() and self._question.result()
+
+    async def _ask(self, seconds: float) -> bool:
         try:
             async with self.statement(seconds) as connection:
                 await connection.execute("select 1")

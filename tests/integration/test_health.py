@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from deploy.machine import ports
 from shared.amqp.broker import Broker
@@ -18,6 +19,8 @@ from shared.db.database import Database
 from shared.runtime import health
 from shared.runtime.health import Health
 from shared.settings import SERVICES, Settings
+from tests import servers
+from tests.faults.proxy import Proxy
 from tests.polling import until
 
 
@@ -71,3 +74,25 @@ async def _is(url: str, text: str) -> bool:
 async def test_a_service_without_need_of_the_broker_is_ready_without_it(database: Database) -> None:
     async with serving(database, None) as url:
         await until(lambda: _is(url, "ok\n"), 10)
+
+
+async def test_a_database_that_hangs_is_named_at_the_next_heartbeat(database_url: str) -> None:
+    server = conninfo_to_dict(database_url)
+    [port] = ports.choose(1, database_url)
+    proxy = Proxy(port, int(str(server["port"])))
+    async with proxy.running():
+        url = make_conninfo(database_url, host="127.0.0.1", port=port)
+        async with servers.opened(url) as behind, serving(behind, None) as page:
+            await until(lambda: _is(page, "ok\n"), 20)
+            # when the server is silent
+            proxy.silence()
+            began = time.monotonic()
+            await until(lambda: _is(page, "waiting for database\n"), 10)
+            assert time.monotonic() - began < health.HEARTBEAT_SECONDS + health.CHECK_SECONDS + 1
+            # then the answer stays the same, and follows the heartbeat
+            for _ in range(20):
+                await asyncio.sleep(0.2)
+                assert await _is(page, "waiting for database\n")
+            # and it is ready again as soon as the server answers
+            await proxy.resume()
+            await until(lambda: _is(page, "ok\n"), 30)
