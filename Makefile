@@ -50,7 +50,7 @@ faults:
 	./mailgroup test --version
 	.venv/bin/python -m tests.faults.drive $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.faults.recovery
-	FAULTS_LONG=1 ./mailgroup test tests/faults/test_full_disk.py -q -s
+	FAULTS_LONG=1 ./mailgroup test tests/faults/test_full_disk.py tests/faults/test_read_only.py -q -s
 
 # Failovers while mail is under way: two PostgreSQL servers, with a synchronous standby and with one that lags; three
 # RabbitMQ nodes. Needs root, ten minutes. SEED=n offers the same mails again.
