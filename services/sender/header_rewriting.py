@@ -8,20 +8,26 @@ those of the recipients, so that a reply to all reaches colleagues too. Every ot
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import format_datetime
+from itertools import islice
+from typing import NamedTuple
 
 from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address
-from shared.mime.headers import Field, Mailbox
+from shared.mime.headers import Mailbox
 
 AUTHOR_FIELDS = frozenset({"from", "sender", "x-sender"})
 """Fields that name the author: the external address itself also gets the author's name there."""
 OTHER_ADDRESS_FIELDS = frozenset({"reply-to", "to", "cc", "disposition-notification-to", "return-receipt-to"})
 REMOVED_FIELDS = frozenset({"bcc", "return-path"})
 _ADDRESS_FIELDS = AUTHOR_FIELDS | OTHER_ADDRESS_FIELDS
+_READ_FIELDS = _ADDRESS_FIELDS | REMOVED_FIELDS | {"message-id", "date"}
 
+KEPT_MAILBOXES = 200
+"""Limits the parsed mailboxes that are kept until the mail leaves: mailboxes of its header. A client may write 100,000;
+the fields with further ones are parsed once more."""
 _MAX_LINE_OCTETS = 998
 """Limits a line of a header: octets (RFC 5322 section 2.1.1)."""
 _Person = tuple[str, str]  # user name, external address
@@ -36,29 +42,56 @@ class Author:
     external_addresses: frozenset[str]  # this one and the account's aliases, folded
 
 
+class ParsedField(NamedTuple):
+    """A field that the rewriting concerns, and its position in the header."""
+
+    key: str  # the name in lower case
+    start: int
+    end: int  # after the line end
+    value_start: int
+    value_end: int  # before the line end
+    mailboxes: Sequence[Mailbox] | None  # of the rewritten fields; None: too many to keep
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedHeader:
     """A parsed header."""
 
     header: bytes  # with its blank line, if it has one
-    fields: Sequence[tuple[Field, str, Sequence[Mailbox]]]  # with lower-case name; mailboxes of the rewritten fields
+    fields: Sequence[ParsedField]
+
+    def value(self, field: ParsedField) -> bytes:
+        """The raw octets of a field."""
+        return self.header[field.value_start : field.value_end]
+
+    def mailboxes(self, field: ParsedField) -> Iterable[Mailbox]:
+        """The mailboxes of a field, in order."""
+        return headers.iterate_mailboxes(self.value(field)) if field.mailboxes is None else field.mailboxes
 
 
 def parse_header(header: bytes) -> ParsedHeader:
     """Parse a header once, for both functions below."""
-    return ParsedHeader(
-        header,
-        [
-            (field, key, headers.mailboxes(field.value) if key in _ADDRESS_FIELDS else ())
-            for field in headers.fields(header)
-            for key in [field.key]
-        ],
-    )
+    parsed = []
+    kept = 0
+    for field in headers.iterate_fields(header):
+        key = field.key
+        if key not in _READ_FIELDS:
+            continue
+        mailboxes: list[Mailbox] | None = []
+        if key in _ADDRESS_FIELDS:
+            mailboxes = list(islice(headers.iterate_mailboxes(field.value), KEPT_MAILBOXES - kept + 1))
+            if kept + len(mailboxes) > KEPT_MAILBOXES:
+                mailboxes = None
+            else:
+                kept += len(mailboxes)
+        value_end = field.value_start + len(field.value)
+        parsed.append(ParsedField(key, field.start, field.end, field.value_start, value_end, mailboxes))
+    return ParsedHeader(header, parsed)
 
 
 def mailbox_addresses(parsed: ParsedHeader) -> set[str]:
     """Return the addresses that ``rewrite_header`` looks up in its directory, folded (``fold_address``)."""
-    return {fold_address(mailbox.address) for _, _, mailboxes in parsed.fields for mailbox in mailboxes}
+    return {fold_address(mailbox.address) for field in parsed.fields for mailbox in parsed.mailboxes(field)}
 
 
 def rewrite_header(
@@ -69,31 +102,43 @@ def rewrite_header(
     :param directory: folded local address to (user name, external address); the author's own addresses too.
     :param message_id: added as a Message-ID unless the mail has this one. :param date: added as Date if it has none.
     """
-    sender = [
-        _rewrite_mailbox(mailbox, directory, author, key)
-        for _, key, mailboxes in parsed.fields
-        if key == "from"
-        for mailbox in mailboxes
-    ]
+    author_fields = [field for field in parsed.fields if field.key == "from"]
+    has_author = any(True for field in author_fields for _ in parsed.mailboxes(field))
+    senders = _rewritten(author_fields, directory, author)
     edits: list[tuple[int, int, bytes]] = []
     seen: set[str] = set()
-    for field, key, mailboxes in parsed.fields:
+    for field in parsed.fields:
+        key = field.key
         keep = key not in REMOVED_FIELDS
         if key == "from":
-            keep = bool(sender)
+            keep = has_author
         elif key in AUTHOR_FIELDS:
-            rewritten = [_rewrite_mailbox(mailbox, directory, author, key) for mailbox in mailboxes]
-            keep = _names_and_addresses(rewritten) != _names_and_addresses(sender)
+            rewritten = _rewritten([field], directory, author)
+            keep = rewritten is None or rewritten != senders
         elif key == "message-id":
-            keep = "message-id" in seen or message_id in headers.message_ids(field.value)
+            keep = "message-id" in seen or message_id in headers.message_ids(parsed.value(field))
         if not keep:
             edits.append((field.start, field.end, b""))
             continue
         seen.add(key)
-        if mailboxes:
-            edits += _field_edits(field, mailboxes, directory, author)
+        if field.mailboxes is None or field.mailboxes:
+            edits += _field_edits(parsed, field, directory, author)
     edits.append((0, 0, _missing_fields(seen, author, message_id, date)))
     return headers.splice(parsed.header, edits)
+
+
+def _rewritten(
+    fields: Sequence[ParsedField], directory: Mapping[str, _Person], author: Author
+) -> list[tuple[str | None, str]] | None:
+    """Return names and addresses of these fields as they leave, to compare them; None if there are too many."""
+    compared = []
+    for field in fields:
+        if field.mailboxes is None:
+            return None
+        for mailbox in field.mailboxes:
+            new = _rewrite_mailbox(mailbox, directory, author, field.key)
+            compared.append((new.name, fold_address(new.address)))
+    return compared
 
 
 def _missing_fields(seen: Collection[str], author: Author, message_id: str, date: datetime.datetime) -> bytes:
@@ -122,22 +167,22 @@ def _rewrite_mailbox(mailbox: Mailbox, directory: Mapping[str, _Person], author:
     return mailbox if person is None else mailbox._replace(name=person[0], address=ascii_address(person[1]))
 
 
-def _names_and_addresses(mailboxes: Collection[Mailbox]) -> list[tuple[str | None, str]]:
-    return [(mailbox.name, fold_address(mailbox.address)) for mailbox in mailboxes]
-
-
 def _field_edits(
-    field: Field, mailboxes: Sequence[Mailbox], directory: Mapping[str, _Person], author: Author
+    parsed: ParsedHeader, field: ParsedField, directory: Mapping[str, _Person], author: Author
 ) -> list[tuple[int, int, bytes]]:
     edits = []
-    for mailbox in mailboxes:
+    formatted: dict[tuple[str | None, str], bytes] = {}
+    for mailbox in parsed.mailboxes(field):
         new = _rewrite_mailbox(mailbox, directory, author, field.key)
         if new is not mailbox:
-            edits.append((mailbox.start, mailbox.end, headers.format_mailbox(new.name, new.address)))
+            person = new.name, new.address
+            if person not in formatted:
+                formatted[person] = headers.format_mailbox(*person)
+            edits.append((mailbox.start, mailbox.end, formatted[person]))
     if not edits:
         return []
-    rewritten = headers.splice(field.value, edits)
-    if max(map(len, rewritten.split(b"\n"))) > _MAX_LINE_OCTETS - len(field.name) - 2:
+    rewritten = headers.splice(parsed.value(field), edits)
+    if max(map(len, rewritten.split(b"\n"))) > _MAX_LINE_OCTETS - (field.value_start - field.start) - 1:
         # The names made a line too long: each one begins a new line.
         edits = [(start, end, new if start == 0 else b"\r\n " + new) for start, end, new in edits]
     return [(field.value_start + start, field.value_start + end, new) for start, end, new in edits]

@@ -96,7 +96,7 @@ class Lane:
         mail. :raises AccountChanged: the account was changed since the claim. :raises Temporary: the database is
         unavailable. After each of these no final dot was sent.
         """
-        message = await self._build_message(claimed)
+        message = self._build_message(claimed)
         if self.client is not None and not same_server(claimed.external, self.external):
             self.client.close()
         self.external = claimed.external
@@ -156,22 +156,17 @@ class Lane:
         if queue.stopping or not queue.prefetched or not queue.is_every_lane_busy or self._claims.is_recording_blocked:
             return None
         claimed = queue.prefetched[0]
-        if not same_server(claimed.external, self.external) or _is_large(claimed):
+        if not same_server(claimed.external, self.external):
             return None
         self.pipelined = queue.prefetched.popleft()
         try:
-            envelope = SmtpEnvelope(client, self._build_at_once(claimed))
+            envelope = SmtpEnvelope(client, self._build_message(claimed))
         except Exception as error:  # the lane builds it again when its turn comes, and counts the failure
             log.warning("mail not pipelined", submission_id=claimed.mail.id, error=repr(error))
             return None
         return envelope if envelope.commands else None
 
-    async def _build_message(self, claimed: ClaimedMail) -> OutgoingMessage:
-        if claimed.message is None and _is_large(claimed):
-            claimed.message = await asyncio.to_thread(self._build_at_once, claimed)
-        return claimed.message or self._build_at_once(claimed)
-
-    def _build_at_once(self, claimed: ClaimedMail) -> OutgoingMessage:
+    def _build_message(self, claimed: ClaimedMail) -> OutgoingMessage:
         if claimed.message is None:
             claimed.message = outgoing_message.build_message(
                 self._database, claimed.mail, claimed.external, claimed.source
@@ -183,7 +178,3 @@ class Lane:
         if await self._status.record_login(self.external, self.client):
             self._queue.request_claim()  # after failures one lane tried alone; now more may start
         return self.client
-
-
-def _is_large(claimed: ClaimedMail) -> bool:
-    return claimed.source is not None and claimed.source.is_large

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from services.sender.header_rewriting import Author, ParsedHeader, mailbox_addresses, parse_header, rewrite_header
 from services.sender.smtp_transaction import OutgoingMessage
@@ -12,8 +13,8 @@ from shared.db.database import Connection, Database
 from shared.errors import Permanent
 from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address, spellings
-from shared.model import External
-from shared.runtime.parsing import THREAD_OCTETS, Parsing
+from shared.model import External, Local
+from shared.runtime.parsing import Parsing
 from shared.store import accounts, blobs
 from shared.store.relay_queue import QueuedMail
 
@@ -21,20 +22,17 @@ _People = Mapping[str, tuple[str, str]]  # lower-case local address to (user nam
 REMOVED_GRACE_SECONDS = 120.0
 """A local account that was removed at most this long before the submission is still rewritten: seconds; the author may
 not know of the removal yet, and a mail's age is the one at its claim."""
+LOOKED_UP_ADDRESSES = 1000
+"""Limits the addresses of one query: addresses; a header of 1 MiB may contain 100,000 different ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageSource:
-    """The parts of which an outgoing message is built."""
+    """The beginning of an outgoing message."""
 
-    head: bytes  # start of the mail, with its whole header
-    parsed: ParsedHeader
-    people: _People  # the persons behind the local addresses in the header, perhaps more
-
-    @property
-    def is_large(self) -> bool:
-        """Whether the message is to be built in a thread."""
-        return len(self.parsed.header) > THREAD_OCTETS
+    head: bytes  # the rewritten header and the beginning of the body
+    header_8bit: bool  # the header has octets beyond ASCII
+    stored_octets: int  # of the stored mail, in place of which ``head`` is sent
 
 
 async def load_sources(database: Database, mails: Sequence[QueuedMail], external: External) -> dict[int, MessageSource]:
@@ -42,10 +40,11 @@ async def load_sources(database: Database, mails: Sequence[QueuedMail], external
 
     :raises Temporary: the database is unavailable.
     """
+    parsing = Parsing()
     async with database.statement() as connection:
         heads = await blobs.heads(connection, [mail.blob_id for mail in mails])
         parsed_heads: dict[int, tuple[bytes, ParsedHeader]] = {}
-        parsing = Parsing()
+        addresses: set[str] = set()
         for mail in mails:
             head = heads.get(mail.blob_id)
             if head is None:
@@ -54,13 +53,40 @@ async def load_sources(database: Database, mails: Sequence[QueuedMail], external
             if end == len(head) < mail.octets:  # a header has up to 1 MiB; the second chunk has the rest of it
                 head += await blobs.second_chunk(connection, mail.blob_id)
                 end = headers.header_end(head)
-            parsed_heads[mail.id] = head, await parsing.run(end, parse_header, head[:end])
-        addresses = {address for _, parsed in parsed_heads.values() for address in mailbox_addresses(parsed)}
+            parsed, found = await parsing.run(end, _parse, head[:end])
+            parsed_heads[mail.id] = head, parsed
+            addresses |= found
+        del heads
         ages = {mail.id: mail.age + REMOVED_GRACE_SECONDS for mail in mails}
         people = await _load_people(connection, addresses, external, max(ages.values(), default=0.0))
-    return {
-        mail_id: MessageSource(head, parsed, people(ages[mail_id])) for mail_id, (head, parsed) in parsed_heads.items()
+    sources = {}
+    for mail in mails:
+        if mail.id in parsed_heads:
+            head, parsed = parsed_heads.pop(mail.id)
+            sources[mail.id] = await parsing.run(
+                len(parsed.header), _build_source, mail, external, head, parsed, people(ages[mail.id])
+            )
+    return sources
+
+
+def _parse(header: bytes) -> tuple[ParsedHeader, set[str]]:
+    parsed = parse_header(header)
+    return parsed, mailbox_addresses(parsed)
+
+
+def _build_source(
+    mail: QueuedMail, external: External, head: bytes, parsed: ParsedHeader, people: _People
+) -> MessageSource:
+    # A mail leaves by the account for which it was submitted, even if its author belongs to another one now.
+    author_addresses = (mail.author_address, *mail.author_addresses)
+    directory = {
+        **people,
+        **{fold_address(address): (mail.author_name, external.address) for address in author_addresses},
     }
+    submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=mail.age)
+    author = Author(mail.author_name, external.address, frozenset(map(fold_address, external.own_addresses)))
+    header = rewrite_header(parsed, directory, author, mail.message_id, submitted_at)
+    return MessageSource(header + head[len(parsed.header) :], not header.isascii(), len(head))
 
 
 async def _load_people(
@@ -70,8 +96,12 @@ async def _load_people(
 
     An account that was removed after the submission is included: customers must not see a local address.
     """
-    all_spellings = {spelling for address in addresses for spelling in spellings(address)}
-    people = await accounts.locals_by_address(connection, sorted(all_spellings), max_age)
+    people: list[tuple[Local, float | None]] = []
+    remaining = iter(addresses)
+    while part := list(islice(remaining, LOOKED_UP_ADDRESSES)):
+        all_spellings = {spelling for address in part for spelling in spellings(address)}
+        people += await accounts.locals_by_address(connection, sorted(all_spellings), max_age)
+    people.sort(key=lambda found: 1.0 if found[1] is None else -found[1])  # of one address, the present holder wins
     external_addresses = {external.id: external.address}
     other_ids = {local.external_id for local, _ in people} - {external.id}
     if other_ids:
@@ -91,32 +121,22 @@ def build_message(
     """Build the message for the waiting recipients. :raises Permanent: the bytes of the mail are gone."""
     if source is None:
         raise Permanent(f"the bytes of blob {mail.blob_id} are gone")
-    head, end = source.head, len(source.parsed.header)
-    # A mail leaves by the account for which it was submitted, even if its author belongs to another one now.
-    author_addresses = (mail.author_address, *mail.author_addresses)
-    people = {
-        **source.people,
-        **{fold_address(address): (mail.author_name, external.address) for address in author_addresses},
-    }
-    submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=mail.age)
-    author = Author(mail.author_name, external.address, frozenset(map(fold_address, external.own_addresses)))
-    header = rewrite_header(source.parsed, people, author, mail.message_id, submitted_at)
 
     async def pieces() -> AsyncIterator[bytes]:
-        yield header + head[end:]
-        if mail.octets > len(head):
+        yield source.head
+        if mail.octets > source.stored_octets:
             skipped = 0
             async for piece in blobs.stream(database, mail.blob_id):  # the head is one or two whole pieces
                 skipped += len(piece)
-                if skipped > len(head):
+                if skipped > source.stored_octets:
                     yield piece
 
     return OutgoingMessage(
         ascii_address(external.address),
         mail.recipients,
-        mail.octets - end + len(header),
+        mail.octets - source.stored_octets + len(source.head),
         mail.body_8bit,
-        not header.isascii(),
+        source.header_8bit,
         mail.smtputf8,
         pieces,
         mail.dsn_params,

@@ -1,15 +1,17 @@
-"""Mail that is made to cost the router much, on a real database: its batches stay small, and other mail passes."""
+"""Mail that is made to cost router or sender much, on real servers: batches stay small, and other mail passes."""
 
 from __future__ import annotations
 
 import threading
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
 from services.router import header_reader
 from services.router.worker import RouterWorker
+from services.sender import outgoing_message
 from shared import routing
 from shared.amqp.broker import Publication
 from shared.amqp.payloads import WorkItem, read_payload
@@ -17,6 +19,8 @@ from shared.db.database import Database
 from shared.routing import HeaderFacts
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone
 from tests.faults import hostile_mails
+from tests.scripted_smtp import scripted_smtp
+from tests.sender_harness import sending
 
 HONEST = f"From: ann@x.example\r\nTo: Kim <{SALES}>\r\n\r\nHello\r\n".encode()
 
@@ -131,6 +135,38 @@ async def test_a_long_header_is_parsed_off_the_event_loop(database: Database, mo
     # then
     assert len(HONEST) in on_loop
     assert max(on_loop) <= header_reader.PREFIX_OCTETS
+
+
+async def test_a_submission_with_a_long_header_leaves_and_is_parsed_off_the_loop(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a mail whose header of 300 KB repeats local addresses, and a short one
+    header, _, _ = hostile_mails.submission(1, "ann@customer.org", 300_000).partition(b"\r\n\r\n")
+    parsed: list[tuple[bool, int]] = []
+
+    def watch(name: str, octets: Callable[..., int]) -> None:
+        function = getattr(outgoing_message, name)
+
+        def watched(*arguments: Any) -> Any:
+            parsed.append((threading.current_thread() is threading.main_thread(), octets(*arguments)))
+            return function(*arguments)
+
+        monkeypatch.setattr(outgoing_message, name, watched)
+
+    watch("parse_header", len)
+    watch("rewrite_header", lambda header, *_: len(header.header))
+    async with scripted_smtp() as provider, sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port})
+        # when
+        long = await harness.submit("ann@customer.org", mail=header + b"\r\n\r\nbody\r\n")
+        short = await harness.submit("ann@customer.org")
+        for submission in (long, short):
+            await harness.until(submission, state="done")
+    # then both have left, without a local address, and the event loop parsed the short one alone
+    [sent] = [taken.raw for taken in provider.taken if len(taken.raw) > 300_000]
+    assert b"@local.com" not in sent.partition(b"To:")[2] and sent.endswith(b"\r\n\r\nbody\r\n")
+    assert {on_loop for on_loop, octets in parsed if octets > 300_000} == {False}
+    assert {on_loop for on_loop, octets in parsed if octets < 300_000} == {True}
 
 
 async def test_the_reason_says_what_is_not_read(database: Database) -> None:

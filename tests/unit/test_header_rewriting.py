@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import datetime
+import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.sender.header_rewriting import Author, mailbox_addresses, parse_header, rewrite_header
+from services.sender import header_rewriting
+from services.sender.header_rewriting import (
+    KEPT_MAILBOXES,
+    Author,
+    mailbox_addresses,
+    parse_header,
+    rewrite_header,
+)
 from shared.mime import headers
+from tests.faults import hostile_mails
 
 DATE = datetime.datetime(2026, 11, 3, 9, 30, tzinfo=datetime.UTC)
 AUTHOR = Author("Alex", "support@company.com", frozenset({"support@company.com", "help@company.com"}))
@@ -153,6 +163,53 @@ def test_only_addresses_of_rewritten_fields_are_looked_up() -> None:
         "b@x",
         "c@x",
     }
+
+
+LONG = {
+    "own addresses": hostile_mails.submission(1, "x@y.example", 400_000),
+    "short addresses": FROM + b"To: " + b"a@b," * 100_000 + b"\r\n\r\n",
+    "different addresses": FROM + b"To: " + b",".join(b"%x@b" % number for number in range(50_000)) + b"\r\n\r\n",
+    "many fields": FROM + (b"To: " + b"jim@local.com," * 150 + b"\r\n") * 200 + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_a_long_header_is_kept_without_its_mailboxes(kind: str) -> None:
+    # when
+    tracemalloc.start()
+    parsed = parse_header(LONG[kind])
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # then
+    assert kept < 300_000 and peak < 1_500_000
+    assert sum(len(field.mailboxes or ()) for field in parsed.fields) <= KEPT_MAILBOXES
+
+
+def test_every_local_mailbox_of_a_long_header_is_replaced() -> None:
+    for kind, count in (("own addresses", 25_000), ("many fields", 30_000)):
+        left = leaves(LONG[kind])
+        assert b"@local.com" not in left.partition(b"Subject:")[2]
+        found = [mailbox for value in headers.values(left, "to") for mailbox in headers.iterate_mailboxes(value)]
+        assert sum(mailbox.address == "support@company.com" for mailbox in found) >= count
+        assert max(map(len, left.split(b"\r\n"))) <= 998
+
+
+def test_the_mailboxes_of_from_are_not_rewritten_for_each_field_of_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given long fields of both
+    header = b"From: " + b"alex@local.com," * 150 + b"x\r\n" + b"X-Sender: jim@local.com\r\n" * 2000 + b"\r\n"
+    rewritten = 0
+    rewrite = header_rewriting._rewrite_mailbox
+
+    def count(mailbox: headers.Mailbox, *arguments: Any) -> headers.Mailbox:
+        nonlocal rewritten
+        rewritten += 1
+        return rewrite(mailbox, *arguments)
+
+    monkeypatch.setattr(header_rewriting, "_rewrite_mailbox", count)
+    # when
+    leaves(header)
+    # then each is rewritten at most twice: to be compared, and to leave
+    assert rewritten <= 2 * (150 + 2000)
 
 
 texts = st.lists(
