@@ -130,15 +130,22 @@ def _fields(event: MailEvent) -> dict[str, object]:
     return fields
 
 
+MAX_EVENTS = 20_000
+"""Events that are loaded at once, at most; a mail to a thousand people has some thousand."""
+
+
 async def load_history(
-    connection: Connection, inbound: Sequence[int], submissions: Sequence[int]
+    connection: Connection, inbound: Sequence[int], submissions: Sequence[int], limit: int = MAX_EVENTS
 ) -> list[tuple[str, MailEvent]]:
-    """Load the events of these mails in order, each with its time (ISO 8601, UTC); one event for each copy."""
+    """Load the events of these mails in order, each with its time (ISO 8601, UTC); one event for each copy.
+
+    :param limit: of the stored events; of more, the first ones are loaded.
+    """
     cursor = await connection.execute(
         """select to_char(at at time zone 'utc', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"'),
                   event, inbound_id, submission_id, external, who, rule, reply
-           from maillog where inbound_id = any(%s) or submission_id = any(%s) order by id""",
-        (list(inbound), list(submissions)),
+           from maillog where inbound_id = any(%s) or submission_id = any(%s) order by id limit %s""",
+        (list(inbound), list(submissions), limit),
     )
     events = [(str(row[0]), MailEvent(*row[1:])) for row in await cursor.fetchall()]
     return [(at, replace(event, who=who)) for at, event in events for who in _each(event)]

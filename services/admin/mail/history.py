@@ -14,6 +14,9 @@ from shared.store.inbound_admin import Copyholder, InboundDetail
 from shared.store.maillog import MailEvent
 from shared.store.submissions_admin import ListedSubmission
 
+MAX_EVENTS = 300
+"""Events of a mail that its page shows, at most: the first ones; ``trace`` has all."""
+
 
 @dataclass(frozen=True, slots=True)
 class MailHistory:
@@ -29,6 +32,7 @@ class MailHistory:
     holders: list[Copyholder]
     sentences: list[str]  # a recipient and the reason each
     events: list[tuple[str, str, str]]  # time (ISO 8601, UTC), sentence, mark: done, waits or failed
+    more_events: bool  # there are more than these
 
     @property
     def state(self) -> str:
@@ -58,7 +62,8 @@ async def load_mail_history(connection: Connection, mail_id: int) -> MailHistory
         blob_id, octets, at = content
     summary = await header_summary.load_summary(connection, blob_id)
     holders = await inbound_admin.list_holders(connection, mail_id) if arrived is not None else []
-    history = await maillog.load_history(connection, *(([mail_id], []) if arrived is not None else ([], [mail_id])))
+    mail, submission = ([mail_id], []) if arrived is not None else ([], [mail_id])
+    history = await maillog.load_history(connection, mail, submission, MAX_EVENTS + 1)
     return MailHistory(
         mail_id,
         at,
@@ -69,7 +74,8 @@ async def load_mail_history(connection: Connection, mail_id: int) -> MailHistory
         sent,
         holders,
         _why(arrived, holders) if arrived is not None else [],
-        [(when, _sentence(event), _mark(event)) for when, event in history],
+        [(when, _sentence(event), _mark(event)) for when, event in history[:MAX_EVENTS]],
+        len(history) > MAX_EVENTS,
     )
 
 

@@ -71,6 +71,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     422: {"model": ApiError, "description": "A field is invalid; the answer names it."},
     503: {"model": ApiError, "description": "The database is unavailable."},
 }
+MAX_EVENTS = 2_000
+"""Events of a mail in a response, at most: the first ones; a mail to a thousand people has a thousand."""
 _bearer = HTTPBearer(auto_error=False, description="A token created in the console.")
 router = APIRouter(prefix="/api/v1", responses=_PROBLEMS, dependencies=[Depends(_bearer)])
 
@@ -361,10 +363,13 @@ async def search(
 
 @router.get("/mails/{id}", response_model=MailDetails, tags=["mail"])
 async def show_mail(context: PageDep, user: Reader, id: Id) -> Any:
-    """Return one mail with its recipients, the reasons, and its history."""
+    """Return one mail with its recipients, the reasons, and its history: the first 2,000 events."""
     async with context.system.database.transaction() as connection:
         story = await _story(connection, id)
-        [traced] = await trace.trace(connection, str(id))
+        arrived, sent = story.arrived, story.sent
+        [traced] = await trace.describe(
+            connection, {id: arrived.message_id} if arrived else {}, {id: sent.message_id} if sent else {}, MAX_EVENTS
+        )
     return {
         **traced,
         "at": iso(story.at),
