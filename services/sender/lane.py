@@ -117,6 +117,7 @@ class Lane:
             except OutcomeUnknown as error:
                 return transmission.interrupted(str(error))
             finally:
+                self._transmission = None
                 if self._must_close:
                     client.close()
                     self._must_close = False

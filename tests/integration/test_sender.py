@@ -699,6 +699,28 @@ async def test_stopping_waits_for_a_reply_for_a_limited_time(database_url: str) 
         assert len(provider.taken) == 1  # of two that came
 
 
+async def test_stopping_waits_for_no_reply_on_a_connection_that_has_ended(database_url: str) -> None:
+    async with scripted_smtp() as provider, sending(database_url) as harness:
+        await harness.accounts({SUPPORT: provider.port}, connections=1)
+        # given some mails, one whose connection ended without a reply, and a next connection that hangs
+        await harness.rows("update external_accounts set enabled = false")
+        for _ in range(20):
+            await harness.submit(ANN)
+        provider.say("GREETING", "220 ready")
+        provider.always("GREETING", HANG)
+        provider.say("END", *["250 ok"] * 9, CLOSE)
+        await harness.rows("update external_accounts set enabled = true")
+
+        async def waits() -> bool:
+            return provider.connections == 2
+
+        await until(waits)
+        # when the sender stops, it does not wait for a reply that cannot come
+        async with asyncio.timeout(10):
+            await harness.relaying.stop(0.2, 30.0)
+        assert await harness.rows("select count(*)::int from submissions where uncertain") == [(1,)]
+
+
 # ---------------------------------------------------------------------------------------------- time
 
 
