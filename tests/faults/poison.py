@@ -22,7 +22,7 @@ RETRY_SECONDS = "FAULTS_RETRY_SECONDS"
 """Of the environment: the pause between two tries of a suspect; without it a short one."""
 
 READERS = {
-    "router": {"router": "services.router.worker:_facts"},
+    "router": {"router": "shared.routing:read_facts"},
     "mailbox": {"mailbox": "shared.store.maildrops:deliver_copies"},
     "sender": {
         "sender": "services.sender.submission_worker:inside_arrivals",
