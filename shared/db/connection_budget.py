@@ -35,7 +35,7 @@ POOLER_ROUNDS = 3
 _SHARE = re.compile(r"mailgroup-[^/]+/(\d+)/\w+")
 _POOLED = (
     "MAILGROUP_DATABASE_URL: between mailgroup and PostgreSQL is a connection pooler in transaction mode (PgBouncer: "
-    "pool_mode = transaction). It would give the locks of one process to another, and mail would be sent twice. "
+    "pool_mode = transaction). It would give the locks and prepared statements of one process to another. "
     "Connect to PostgreSQL itself, or set pool_mode = session"
 )
 
