@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from typing import Literal
+
+import structlog
 
 from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
@@ -10,6 +14,15 @@ from shared.db.database import Database
 from shared.runtime.queue_worker import FailureCounter, Handled
 from shared.store import inbound, maildrops, maillog
 from shared.store.maildrops import Copy
+
+LOCK_SECONDS = 1.0
+"""Time limit of a delivery that waits for locked mailboxes: seconds; other people's mail waits with it."""
+
+log = structlog.get_logger()
+
+
+class _MailboxLocked(Exception):
+    """Others have locked a mailbox now."""
 
 
 class MailboxWorker:
@@ -25,11 +38,40 @@ class MailboxWorker:
         self.count_failure = FailureCounter(database, inbound.count_failure, "inbound_id")
 
     async def handle(self, ids: Sequence[int]) -> Handled:
-        """Deliver the undelivered copies of these mails."""
+        """Deliver the undelivered copies of these mails.
+
+        Another delivery locks a mailbox for some milliseconds, the hand-over of a large mailbox for minutes. So a
+        locked mailbox is waited for, but not long: then the mails to other people are delivered, and the rest is left
+        to the sweep.
+        """
+        try:
+            return await self._deliver(ids, "nobody waits")
+        except _MailboxLocked:
+            pass
+        try:
+            async with asyncio.timeout(LOCK_SECONDS):
+                return await self._deliver(ids, "wait")
+        except TimeoutError:
+            return await self._deliver(ids, "leave out")
+
+    async def _deliver(self, ids: Sequence[int], locked: Literal["nobody waits", "wait", "leave out"]) -> Handled:
+        """Deliver in one transaction.
+
+        :param locked: what to do if others have locked a mailbox: fail, wait for it, or leave its mails out.
+        :raises _MailboxLocked: others have locked a mailbox; nothing is delivered.
+        """
         async with self._database.transaction() as connection:
             await inbound.lock_routed(connection, ids)
-            await maildrops.lock_recipients(connection, ids)
+            ours = await maildrops.lock_recipients(connection, ids, wait=locked == "wait")
             copies = await inbound.load_routed(connection, ids)
+            if locked != "wait":
+                left_out = {copy.inbound_id for copy in copies if not ours.issuperset(copy.local_ids)}
+                if left_out and locked == "nobody waits":
+                    raise _MailboxLocked
+                if left_out:
+                    log.warning("mailboxes locked for long, mails left to the sweep", mails=len(left_out))
+                    copies = [copy for copy in copies if copy.inbound_id not in left_out]
+                    ids = [row for row in ids if row not in left_out]
             deliverable = [copy for copy in copies if not copy.gone]
             returned = [copy for copy in copies if copy.gone]
             await maildrops.deliver_copies(

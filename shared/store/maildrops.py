@@ -92,18 +92,22 @@ async def create_maildrop(connection: Connection, local_id: int) -> None:
     )
 
 
-async def lock_recipients(connection: Connection, inbound_ids: Sequence[int]) -> None:
+async def lock_recipients(connection: Connection, inbound_ids: Sequence[int], wait: bool = True) -> set[int]:
     """Lock the mailboxes that undelivered copies of these mails go to, until the transaction ends.
 
     A removal or disabling of an account locks its mailbox, too. So it is committed before, and the next statement sees
     it, or it waits until these mails are in the mailbox.
+
+    :param wait: wait for mailboxes that others have locked; otherwise leave them out.
+    :return: the ids of the accounts whose mailboxes are locked now.
     """
-    await connection.execute(
-        """select from maildrops where local_id = any(array(
+    cursor = await connection.execute(
+        f"""select local_id from maildrops where local_id = any(array(
                select local_id from deliveries where inbound_id = any(%s::bigint[]) and done_at is null))
-           order by local_id for no key update""",
+           order by local_id for no key update {"" if wait else "skip locked"}""",
         (array_literal(inbound_ids),),
     )
+    return {int(row[0]) for row in await cursor.fetchall()}
 
 
 async def _lock(connection: Connection, local_ids: Collection[int], only_enabled: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -314,6 +315,44 @@ async def test_a_change_waits_for_the_delivery_that_began_before_it(
     async with database.statement() as connection:
         assert len(await maildrops.list_mails(connection, people["Alex"].id)) == 1
     assert await states(database) == ["delivered"]
+
+
+async def test_a_mailbox_that_is_locked_for_long_delays_nobody_else(database: Database, database_url: str) -> None:
+    # given mails to Alex, to Jim and to both, and Alex's mailbox is being handed over, which takes long
+    await apply(database, COMPANY)
+    externals, people = await everyone(database)
+    names = [f'"Alex" <{SUPPORT}>', f'"Jim" <{SUPPORT}>', SUPPORT] * 3
+    rows = await arrive(database, externals[SUPPORT].id, [mail(name) for name in names])
+    await RouterWorker(database, 5).handle(rows)
+    async with opened(database_url) as console, console.transaction() as connection:
+        await account_changes.lock_maildrops(connection, [people["Alex"].id])
+        # when they are delivered
+        began = time.monotonic()
+        assert await MailboxWorker(database, 5).handle(rows) == Handled([])
+        # then Jim has his at once, and the others wait
+        assert time.monotonic() - began < 8
+        assert len(await mailbox_of(database, "jim@local.com")) == 3
+        assert await states(database) == ["routed", "delivered", "routed"] * 3
+    # until the mailbox is free
+    await MailboxWorker(database, 5).handle(rows)
+    assert len(await mailbox_of(database, "jim@local.com")) == 6
+    assert len(await mailbox_of(database, "alex@local.com")) == 6
+    assert await states(database) == ["delivered"] * 9
+
+
+async def test_a_mailbox_that_is_locked_for_a_moment_is_waited_for(database: Database, database_url: str) -> None:
+    await apply(database, COMPANY)
+    externals, people = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
+    await RouterWorker(database, 5).handle(rows)
+    async with opened(database_url) as console:
+        async with console.transaction() as connection:
+            await account_changes.lock_maildrops(connection, [people["Alex"].id])
+            delivering = asyncio.create_task(MailboxWorker(database, 5).handle(rows))
+            async with opened(database_url) as observer:
+                await until(lambda: waits_for_a_lock(observer))
+        await delivering
+    assert len(await mailbox_of(database, "alex@local.com")) == 1
 
 
 async def test_a_schema_that_does_not_fit_counts_as_no_failure_of_the_mail(database: Database) -> None:
