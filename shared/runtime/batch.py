@@ -77,6 +77,10 @@ class Batch:
             self._parts.appendleft(left)
         self.passed.update(self._replayed.intersection(part).difference(left))
 
+    def isolate(self) -> None:
+        """Remove the single mail of the next part: it is recorded for later, and has not passed."""
+        self._replayed.difference_update(self._parts.popleft())
+
     def halve(self) -> None:
         """Divide the next part into halves."""
         part = self._parts.popleft()

@@ -270,7 +270,7 @@ class _Stage:
         async with self._service.database.statement() as connection:
             await poison.add_slow(connection, self._worker.name, part[0], int(at_fault))
         log.warning("mail isolated, it is out of time alone", stage=self._worker.name, id=part[0], error=str(error))
-        batch.finish()
+        batch.isolate()
 
     async def _count_failure(self, row: int, error: Exception) -> None:
         name = self._worker.name

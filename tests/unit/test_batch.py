@@ -66,3 +66,13 @@ def test_mails_that_remain_come_next_and_have_not_passed() -> None:
     assert batch.passed == set()
     assert parts_of(batch) == [[1], [2], [3]]
     assert batch.passed == {1, 2, 3}
+
+
+def test_a_replayed_mail_that_is_isolated_has_not_passed() -> None:
+    batch = batch_of(([1, 2, 3], True))
+    batch.divide(dict.fromkeys([1, 2, 3], 1))
+    batch.finish()
+    batch.isolate()
+    batch.finish()
+    assert not batch.part
+    assert batch.passed == {1, 3}
