@@ -56,9 +56,9 @@ async def fill(url: str) -> None:
 async def give(database: Database, local_id: int, ids: Sequence[int]) -> None:
     found = await rows(database, "select id, blob_id, 1000 from inbound order by id")
     async with database.transaction() as connection:
-        await maildrops.deliver(connection, [maildrops.Copy([local_id], *row) for row in found])
+        await maildrops.deliver_copies(connection, [maildrops.Copy([local_id], *row) for row in found])
         entries = await maildrops.list_mails(connection, local_id)
-        await maildrops.tombstone(connection, local_id, [entry.id for entry in entries[:1000]])
+        await maildrops.tombstone_mails(connection, local_id, [entry.id for entry in entries[:1000]])
     await rows(
         database,
         """update inbound set state = 'delivered', rule = 5, message_id = 'm' || id || '@x.example',
