@@ -12,9 +12,9 @@ from typing import TypeVar
 
 from shared.runtime.work_meter import run_measured
 
-THREAD_OCTETS = 16 * 1024
-"""Longest input that is parsed without a thread: octets; it takes a few hundredths of a second at most, and nearly
-always less than the change of threads."""
+THREAD_OCTETS = 8 * 1024
+"""Longest input that is parsed without a thread: octets; it takes a hundredth of a second at most, and nearly always
+less than the change of threads."""
 TURN_SECONDS = 0.005
 """Time of short parsers after which other tasks get a turn: seconds."""
 

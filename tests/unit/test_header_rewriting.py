@@ -194,7 +194,7 @@ def test_every_local_mailbox_of_a_long_header_is_replaced() -> None:
         assert max(map(len, left.split(b"\r\n"))) <= 998
 
 
-def test_the_mailboxes_of_from_are_not_rewritten_for_each_field_of_the_sender(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_mailboxes_of_from_are_not_rewritten_for_each_sender_field(monkeypatch: pytest.MonkeyPatch) -> None:
     # given long fields of both
     header = b"From: " + b"alex@local.com," * 150 + b"x\r\n" + b"X-Sender: jim@local.com\r\n" * 2000 + b"\r\n"
     rewritten = 0
