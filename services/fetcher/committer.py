@@ -19,7 +19,7 @@ from services.fetcher.plan import MAX_TRIES, NOTICE_TRIES, FetchItem, is_deletio
 from shared.amqp import publications
 from shared.db.database import Connection
 from shared.errors import Temporary
-from shared.mime.headers import header_end, message_ids, values
+from shared.mime.headers import header_end, iterate_values, message_ids
 from shared.model import Content, External, LedgerEntry, Poll
 from shared.runtime.process import Service
 from shared.store import blobs, inbound, maillog, polls, uidl_ledger
@@ -277,6 +277,7 @@ def _entry(mail: FetchedBytes, inbound_id: int | None, deleting: bool) -> uidl_l
 
 
 def _message_id(header: bytes) -> str | None:
-    ids = [message_id for value in values(header, "message-id") for message_id in message_ids(value)]
+    fields = (value for name, value in iterate_values(header) if name == "message-id")
+    found = next((message_id for value in fields for message_id in message_ids(value, 1)), None)
     # PostgreSQL accepts neither NUL nor lone surrogates
-    return ids[0].replace("\0", "").encode("utf-8", "replace").decode() if ids else None
+    return found.replace("\0", "").encode("utf-8", "replace").decode() if found else None
