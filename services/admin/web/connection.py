@@ -53,17 +53,17 @@ class ConsoleConnection(H11Protocol, AdmittedConnection):
         config: uvicorn.Config,
         state: ServerState,
         peer: str,
-        clock: Callable[[], float] = time.monotonic,
+        make_room: Callable[[], None],
     ) -> None:
-        """:param peer: "": the address of the transport. :param clock: monotonic seconds."""
+        """:param peer: "": the address of the transport. :param make_room: ends a connection if there are too many."""
         super().__init__(config, state, {})
         self.peer = peer
         self._registry = registry
-        self._clock = clock
+        self._make_room = make_room
         self._admitted = False
         self._read_by_client = 0  # how often the client has read enough of a response
         self._progress: tuple[object, ...] = ()  # what the client has to get on with
-        self._since = clock()  # when that began
+        self._since = time.monotonic()  # when that began
 
     def on_account_changed(self) -> None:
         """Do nothing: sessions of the console are rows, which each request reads."""
@@ -72,6 +72,7 @@ class ConsoleConnection(H11Protocol, AdmittedConnection):
 
     def admit(self) -> bool:
         """Count the connection if the limits allow one more. Returns whether it is counted."""
+        self._make_room()
         self._admitted = self._registry.admit(self)
         return self._admitted
 
@@ -96,7 +97,7 @@ class ConsoleConnection(H11Protocol, AdmittedConnection):
             transport.write(_REFUSED)
             transport.close()
             return
-        self._since = self._clock()
+        self._since = time.monotonic()
         super().connection_made(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -117,12 +118,25 @@ class ConsoleConnection(H11Protocol, AdmittedConnection):
 
     # ------------------------------------------------------------------------------------------ deadlines
 
+    @property
+    def waits_since(self) -> float | None:
+        """The monotonic seconds since when no whole request has come; None: a request or a handshake is under way."""
+        if self.transport is None or self.flow.write_paused or self.conn.their_state is not h11.IDLE:
+            return None
+        return self._since
+
+    def end(self) -> None:
+        """Close the connection at once, and count it no longer."""
+        self._unregister()
+        self.connections.discard(self)
+        self.transport.abort()
+
     def check_deadlines(self) -> None:
         """Close the connection if the client has made no progress for too long."""
         seconds, progress = self._awaited()
         if progress != self._progress:
-            self._progress, self._since = progress, self._clock()
-        elif seconds is not None and self._clock() - self._since > seconds:
+            self._progress, self._since = progress, time.monotonic()
+        elif seconds is not None and time.monotonic() - self._since > seconds:
             self.transport.abort()
 
     def _awaited(self) -> tuple[float | None, tuple[object, ...]]:

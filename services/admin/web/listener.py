@@ -7,6 +7,7 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Any
 
 import structlog
@@ -44,6 +45,7 @@ class ConsoleServer(uvicorn.Server):
     def __init__(self, settings: Settings, app: Any, max_connections: int = MAX_CONNECTIONS) -> None:
         """:param max_connections: open connections in all; the settings limit those of one address."""
         super().__init__(_config(settings, app))
+        self._max_connections = max_connections
         self._registry: SessionRegistry[ConsoleConnection] = SessionRegistry(
             "http", CONNECTIONS, settings, max_connections
         )
@@ -71,7 +73,17 @@ class ConsoleServer(uvicorn.Server):
         )
 
     def _create(self, peer: str) -> ConsoleConnection:
-        return ConsoleConnection(self._registry, self.config, self.server_state, peer)
+        return ConsoleConnection(self._registry, self.config, self.server_state, peer, self._make_room)
+
+    def _make_room(self) -> None:
+        """End the connection that has waited for a whole request for the longest time, if there are too many.
+
+        So a crowd of clients that send half a request delays no client that sends a whole one.
+        """
+        if len(self._registry.connections) >= self._max_connections:
+            waiting = [(since, each) for each in self._registry.connections if (since := each.waits_since) is not None]
+            if waiting:
+                min(waiting, key=itemgetter(0))[1].end()
 
     async def _check_deadlines(self) -> None:
         while True:

@@ -132,8 +132,16 @@ def test_a_client_that_reads_nothing_is_disconnected(url: str) -> None:
 
 
 def test_all_addresses_together_have_a_limit(store: str) -> None:
-    with console.running(store, max_connections=5) as url, crowd(url, HALF, 5):
-        assert b"503" in status(url, "127.0.0.2")
+    with console.running(store, max_connections=5) as url:
+        # when all connections have sent half a header, a new one replaces the oldest
+        with crowd(url, HALF, 5) as clients:
+            assert b"200" in status(url, "127.0.0.2")
+            assert rest(clients[0]) == b""
+            clients[1].sendall(b"x\r\nConnection: close\r\n\r\n")
+            assert b"200" in rest(clients[1])
+        # but a request that is under way is not ended for another one
+        with crowd(url, b"POST /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nname", 5):
+            assert b"503" in status(url, "127.0.0.2")
         assert until_free(url) < 10
 
 
