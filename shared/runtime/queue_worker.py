@@ -37,7 +37,7 @@ from shared.store.poison import Suspect
 
 FAILURES = Counter(
     "mailgroup_stage_failures_total", "Failed attempts of a stage.", ["stage", "kind"]
-)  # temporary (database or broker), mail (a fault of ours with this mail), fault (of a check or a purge of the admin)
+)  # temporary (database or broker), mail (a fault of ours with this mail)
 
 SWEEP_SECONDS = 2.0
 """Interval of the check whether the queue is empty."""
