@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check faults failover
+.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check faults failover hostile
 
 demo:
 	./mailgroup demo
@@ -57,3 +57,9 @@ faults:
 failover:
 	./mailgroup test --version
 	.venv/bin/python -m tests.failover.drive $(if $(SEED),--seed $(SEED))
+
+# Two thousand of the worst mails that an outsider can write, and the worst headers of a user: what honest mail, pages, memory
+# and event loops notice. Needs root, some minutes.
+hostile:
+	./mailgroup test --version
+	.venv/bin/python -m tests.faults.hostile

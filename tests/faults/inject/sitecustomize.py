@@ -13,3 +13,7 @@ if sys.orig_argv[-1].startswith("services."):
         from tests.faults import poison
 
         poison.arm(service)
+    if "FAULTS_LOOPS" in os.environ:
+        from tests.faults import loop_watch
+
+        loop_watch.arm(service)
