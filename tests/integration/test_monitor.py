@@ -69,9 +69,9 @@ async def watcher(database_url: str, tmp_path: Any, **settings: Any) -> AsyncIte
 
 async def look(process: Monitor) -> None:
     """All that the process does in turn, until it has nothing more to report."""
-    await look(process)
+    await process.check()
     await process.read_books()
-    await look(process)
+    await process.check()
     await process.post()
 
 
