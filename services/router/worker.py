@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from services.router.deferred_mails import DeferredMails
 from services.router.header_reader import HeaderReader
 from shared import routing
 from shared.amqp import publications, topology
@@ -39,20 +40,30 @@ class RouterWorker:
     def __init__(self, database: Database, grace_seconds: float) -> None:
         self._database = database
         self._grace = grace_seconds
+        self._deferred = DeferredMails()
         self.count_failure = FailureCounter(database, inbound.count_failure, "inbound_id")
 
     async def handle(self, ids: Sequence[int]) -> Handled:
-        """Decide the recipients of these mails; skip mails that are already routed."""
+        """Decide the recipients of these mails; skip mails that are already routed, defer long headers."""
+        now, later = self._deferred.divide(ids)
+        routed, deferred = await self._route(now)
+        self._deferred.record(now, deferred)
+        if deferred:
+            log.info("long headers deferred", mails=len(deferred), first_id=deferred[0][0])
+        return Handled([*routed, *publications.fetched([*deferred, *later])])
+
+    async def _route(self, ids: Sequence[int]) -> tuple[list[Publication], list[tuple[int, str]]]:
+        """Route mails in one transaction. :return: what to publish; mails to defer, with the account's address."""
         async with self._database.transaction() as connection:
             mails = await inbound.load_fetched(connection, ids)
             if not mails:
-                return Handled()
+                return [], []
             external_ids = list({mail.external_id for mail in mails if mail.external_id is not None})
             externals = {external.id: external for external in await accounts.load_externals(connection, external_ids)}
             sharers = await accounts.load_sharers(connection, external_ids)
             parsing = Parsing()
             facts = await HeaderReader(connection, externals, parsing).read(mails)
-            deferred = [mail for mail in mails if mail.id not in facts]
+            deferred = [(mail.id, _address(mail, externals) or "") for mail in mails if mail.id not in facts]
             looping = [
                 mail.id for mail in mails if mail.id in facts and facts[mail.id].hops > MAX_HOPS and not mail.requeued
             ]
@@ -83,16 +94,10 @@ class RouterWorker:
             events += [maillog.MailEvent("parked", inbound_id=mail_id, reply=LOOP_REASON) for mail_id in looping]
             await maillog.record_events(connection, events)
         maillog.announce(events)
-        if deferred:
-            log.info("long headers deferred", mails=len(deferred), first_id=deferred[0].id)
-        return Handled(
-            [
-                *publications.routed(
-                    (result.id, [addresses[local_id] for local_id, *_ in result.recipients]) for result in results
-                ),
-                *publications.fetched((mail.id, _address(mail, externals) or "") for mail in deferred),
-            ]
+        routed = publications.routed(
+            (result.id, [addresses[local_id] for local_id, *_ in result.recipients]) for result in results
         )
+        return routed, deferred
 
     async def sweep(self) -> list[Publication]:
         """Return publications for mails that are overdue for routing: their message was lost."""

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from services.router import header_reader
+from services.router import deferred_mails, header_reader
 from services.router.worker import RouterWorker
 from services.sender import outgoing_message
 from shared import routing
 from shared.amqp.broker import Publication
 from shared.amqp.payloads import WorkItem, read_payload
-from shared.db.database import Database
+from shared.db.database import Connection, Database
 from shared.routing import HeaderFacts
+from shared.store import blobs
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone
 from tests.faults import hostile_mails
 from tests.scripted_smtp import scripted_smtp
@@ -96,6 +97,34 @@ async def test_long_headers_beyond_the_budget_wait_behind_other_mail(
     assert (ids(publications, "routed."), ids(publications, "fetched.")) == (hostile[2:4], hostile[4:])
     publications = (await RouterWorker(database, 5).handle(hostile[4:])).publications
     assert (ids(publications, "routed."), ids(publications, "fetched.")) == (hostile[4:], [])
+
+
+async def test_deferred_mails_are_not_read_from_while_others_have_their_turn(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a router that has deferred forty mails
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    make = hostile_mails.kinds(SUPPORT)["short addresses"]
+    hostile = await arrive(database, externals[SUPPORT].id, [make(serial) for serial in range(41)])
+    monkeypatch.setattr(header_reader, "BUDGET_SECONDS", 0.0)
+    router = RouterWorker(database, 5)
+    assert ids((await router.handle(hostile)).publications, "routed.") == hostile[:1]
+    loaded: list[int] = []
+    prefixes = blobs.prefixes
+
+    async def load(connection: Connection, blob_ids: Sequence[int], octets: int) -> dict[int, bytes]:
+        loaded.extend(blob_ids)
+        return await prefixes(connection, blob_ids, octets)
+
+    monkeypatch.setattr(blobs, "prefixes", load)
+    # when another mail follows
+    honest = await arrive(database, externals[SALES].id, [HONEST])
+    publications = (await router.handle([*hostile[1:], *honest])).publications
+    # then that mail and one of them are routed, and few of the others are read from
+    assert sorted(ids(publications, "routed.")) == [hostile[1], *honest]
+    assert sorted(ids(publications, "fetched.")) == hostile[2:]
+    assert len(set(loaded)) == deferred_mails.READ_AGAIN + 1
 
 
 async def test_the_first_long_header_is_read_whatever_it_costs(
