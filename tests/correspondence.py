@@ -41,7 +41,7 @@ async def fetch(database: Database, *mails: bytes, account: str = SUPPORT) -> li
     rows = await arrive(database, externals[account].id, mails)
     routed = await RouterWorker(database, 5).handle(rows)
     await MailboxWorker(database, 5).handle(
-        [row for publication in routed.publications for row in read_payload(WorkItem, publication.body).ids]
+        [row for publication in routed for row in read_payload(WorkItem, publication.body).ids]
     )
     return rows
 

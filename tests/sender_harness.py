@@ -148,7 +148,7 @@ class SenderHarness:
                 ],
             )
         assert submission_id is not None
-        self.publications += (await self.stage.handle([submission_id])).publications
+        self.publications += await self.stage.handle([submission_id])
         return submission_id
 
     async def listed(self, submission_id: int) -> ListedSubmission:

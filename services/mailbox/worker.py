@@ -11,7 +11,7 @@ import structlog
 from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
 from shared.db.database import Database
-from shared.runtime.queue_worker import FailureCounter, Handled
+from shared.runtime.queue_worker import FailureCounter
 from shared.store import inbound, maildrops, maillog
 from shared.store.maildrops import Copy
 
@@ -37,7 +37,7 @@ class MailboxWorker:
         self._grace = grace_seconds
         self.count_failure = FailureCounter(database, inbound.count_failure, "inbound_id")
 
-    async def handle(self, ids: Sequence[int]) -> Handled:
+    async def handle(self, ids: Sequence[int]) -> list[Publication]:
         """Deliver the undelivered copies of these mails.
 
         Another delivery locks a mailbox for some milliseconds, the hand-over of a large mailbox for minutes. So a
@@ -54,7 +54,9 @@ class MailboxWorker:
         except TimeoutError:
             return await self._deliver(ids, "leave out")
 
-    async def _deliver(self, ids: Sequence[int], locked: Literal["nobody waits", "wait", "leave out"]) -> Handled:
+    async def _deliver(
+        self, ids: Sequence[int], locked: Literal["nobody waits", "wait", "leave out"]
+    ) -> list[Publication]:
         """Deliver in one transaction.
 
         :param locked: what to do if others have locked a mailbox: fail, wait for it, or leave its mails out.
@@ -108,7 +110,7 @@ class MailboxWorker:
             await maillog.record_events(connection, events)
         maillog.announce(events)
         for_router = {copy.inbound_id: copy.external for copy in returned if copy.external is not None}
-        return Handled(publications.fetched(for_router.items()))
+        return publications.fetched(for_router.items())
 
     async def sweep(self) -> list[Publication]:
         """Return publications for mails that are overdue for delivery: their message was lost."""

@@ -19,7 +19,7 @@ from shared.db.database import Connection, Database
 from shared.mime.headers import MAX_HOPS
 from shared.model import External, Local, Sent
 from shared.runtime.parsing import Parsing
-from shared.runtime.queue_worker import FailureCounter, Handled
+from shared.runtime.queue_worker import FailureCounter
 from shared.store import accounts, blobs, inbound, maillog, sent_mail
 from shared.store.inbound import FetchedMail, RoutingResult
 
@@ -43,14 +43,14 @@ class RouterWorker:
         self._deferred = DeferredMails()
         self.count_failure = FailureCounter(database, inbound.count_failure, "inbound_id")
 
-    async def handle(self, ids: Sequence[int]) -> Handled:
+    async def handle(self, ids: Sequence[int]) -> list[Publication]:
         """Decide the recipients of these mails; skip mails that are already routed, defer long headers."""
         now, later = self._deferred.divide(ids)
         routed, deferred = await self._route(now)
         self._deferred.record(now, deferred)
         if deferred:
             log.info("long headers deferred", mails=len(deferred), first_id=deferred[0][0])
-        return Handled([*routed, *publications.fetched([*deferred, *later])])
+        return [*routed, *publications.fetched([*deferred, *later])]
 
     async def _route(self, ids: Sequence[int]) -> tuple[list[Publication], list[tuple[int, str]]]:
         """Route mails in one transaction. :return: what to publish; mails to defer, with the account's address."""

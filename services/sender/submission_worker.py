@@ -11,7 +11,7 @@ from services.sender import outcomes
 from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
 from shared.db.database import Database
-from shared.runtime.queue_worker import FailureCounter, Handled
+from shared.runtime.queue_worker import FailureCounter
 from shared.store import accounts, inbound, maillog, submissions
 from shared.store.inbound import Arrival
 from shared.store.submissions import OpenSubmission
@@ -31,12 +31,12 @@ class SubmissionWorker:
         self.count_failure = FailureCounter(database, submissions.count_failure, "submission_id")
         self._wake = wake
 
-    async def handle(self, ids: Sequence[int]) -> Handled:
+    async def handle(self, ids: Sequence[int]) -> list[Publication]:
         """Deliver these submissions inside and enqueue them for relay; skip those that are already processed."""
         async with self._database.transaction() as connection:
             mails = await submissions.load_submitted(connection, ids)
             if not mails:
-                return Handled()
+                return []
             arrivals = [arrival for mail in mails for arrival in inside_arrivals(mail)]
             inbound_ids = await inbound.add_inbound(connection, arrivals)
             people = {
@@ -69,22 +69,20 @@ class SubmissionWorker:
         for external_id in {mail.external_id for mail in mails}:
             self._wake(external_id)
         stored = list(zip(inbound_ids, arrivals, strict=True))
-        return Handled(
-            [
-                *notices.publications,
-                *publications.fetched(
-                    (inbound_id, externals.get(arrival.external_id, ""))
-                    for inbound_id, arrival in stored
-                    if arrival.external_id is not None
-                ),
-                # A user who was removed meanwhile has no address: the mailbox service returns the mail to the router.
-                *publications.routed(
-                    (inbound_id, [people.get(local_id, "removed") for local_id, _ in arrival.recipients])
-                    for inbound_id, arrival in stored
-                    if arrival.external_id is None
-                ),
-            ]
-        )
+        return [
+            *notices.publications,
+            *publications.fetched(
+                (inbound_id, externals.get(arrival.external_id, ""))
+                for inbound_id, arrival in stored
+                if arrival.external_id is not None
+            ),
+            # A user who was removed meanwhile has no address: the mailbox service returns the mail to the router.
+            *publications.routed(
+                (inbound_id, [people.get(local_id, "removed") for local_id, _ in arrival.recipients])
+                for inbound_id, arrival in stored
+                if arrival.external_id is None
+            ),
+        ]
 
     async def sweep(self) -> list[Publication]:
         """Return publications for submissions that are overdue: their message was lost."""

@@ -7,7 +7,7 @@ to the mail at fault.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 from shared.amqp.broker import Delivery
@@ -69,13 +69,9 @@ class Batch:
         """Whether a process had the next part's mails when it crashed."""
         return not self._replayed.isdisjoint(self.part)
 
-    def finish(self, remaining: Collection[int] = ()) -> None:
-        """Remove the mails of the next part, except the remaining ones, which come next."""
-        part = self._parts.popleft()
-        left = [row for row in part if row in remaining]
-        if left:
-            self._parts.appendleft(left)
-        self.passed.update(self._replayed.intersection(part).difference(left))
+    def finish(self) -> None:
+        """Remove the mails of the next part: they are handled."""
+        self.passed.update(self._replayed.intersection(self._parts.popleft()))
 
     def isolate(self) -> None:
         """Remove the single mail of the next part: it is recorded for later, and has not passed."""

@@ -59,14 +59,6 @@ takes a thousandth of it. With less, it waited for a server or a lock, and nothi
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Handled:
-    """The result of one call of ``QueueWorker.handle``, whose transaction is committed."""
-
-    publications: Sequence[Publication] = ()  # to publish now
-    remaining: Sequence[int] = ()  # ids without any work yet, because the call's budget was used up
-
-
 class QueueWorker(Protocol):
     """Handles the mails of one queue, named by their row ids."""
 
@@ -75,12 +67,8 @@ class QueueWorker(Protocol):
     batch: int
     """Limit of mails in one transaction."""
 
-    def handle(self, ids: Sequence[int]) -> Coroutine[Any, Any, Handled]:
-        """Process these rows in one transaction; cancelled after HANDLE_SECONDS.
-
-        A worker whose mails differ in cost may stop when its budget of time or memory is used up, after one row or
-        more: the next call gets the ``remaining`` rows, in the same order.
-        """
+    def handle(self, ids: Sequence[int]) -> Coroutine[Any, Any, Sequence[Publication]]:
+        """Process these rows in one transaction; return what to publish after it. Cancelled after HANDLE_SECONDS."""
 
     async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         """Count failures of this row; park the mail at MAX_FAILURES (``FailureCounter``)."""
@@ -224,7 +212,7 @@ class _Stage:
         started = time.perf_counter()
         try:
             async with self._service.exclusive:
-                handled = await self._attempt(part)
+                publications = await self._attempt(part)
         except _OutOfTime as error:
             await self._divide_slow(batch, error)
         except Temporary:
@@ -238,20 +226,17 @@ class _Stage:
                 batch.halve()
         else:
             STAGE_SECONDS.labels(worker.name).observe(time.perf_counter() - started)
-            self._service.broker.publish_behind(handled.publications)
-            batch.finish(handled.remaining)
+            self._service.broker.publish_behind(publications)
+            batch.finish()
 
-    async def _attempt(self, ids: Sequence[int]) -> Handled:
+    async def _attempt(self, ids: Sequence[int]) -> Sequence[Publication]:
         """Call ``handle``. :raises _OutOfTime: it was cancelled."""
         meter = WorkMeter()
         try:
             async with asyncio.timeout(HANDLE_SECONDS):
-                handled = await meter.measure(self._worker.handle(ids))
+                return await meter.measure(self._worker.handle(ids))
         except TimeoutError as error:
             raise _OutOfTime(meter.seconds) from error
-        if ids and len(handled.remaining) >= len(ids):
-            raise RuntimeError(f"{self._worker.name}: no mail handled, {len(ids)} remain")
-        return handled
 
     async def _divide_slow(self, batch: Batch, error: _OutOfTime) -> None:
         """Halve a part that is out of time; isolate a single mail, so that the others do not wait for it.
@@ -328,8 +313,7 @@ class _Stage:
             if suspect.crashes:
                 log.warning("suspect retried alone", stage=name, id=suspect.id, crashes=suspect.crashes)
             try:
-                handled = await self._attempt([suspect.id])
-                self._service.broker.publish_behind(handled.publications)
+                self._service.broker.publish_behind(await self._attempt([suspect.id]))
             except _OutOfTime as error:
                 if error.own_seconds >= OWN_SECONDS:  # the claim has counted this try
                     log.warning("suspect out of time", stage=name, id=suspect.id, error=str(error))

@@ -52,7 +52,7 @@ async def ask(database: Database, name: bytes = b"", author: str | None = None) 
             arrival = replace(arrival, source="submitted", author_id=everybody[author].id)
         rows = await inbound.add_inbound(connection, [arrival])
     routed = await RouterWorker(database, 5).handle(rows)
-    await MailboxWorker(database, 5).handle(ids(routed.publications))
+    await MailboxWorker(database, 5).handle(ids(routed))
 
 
 async def answer(database: Database, name: str, ago: str = "10 seconds", to: str = "anna@customer.example") -> None:

@@ -55,7 +55,7 @@ async def test_a_batch_of_hostile_mails_needs_little_memory(
     # when they are routed in one transaction
     tracemalloc.start()
     try:
-        publications = (await RouterWorker(database, 5).handle(rows)).publications
+        publications = await RouterWorker(database, 5).handle(rows)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -70,7 +70,7 @@ async def test_mail_of_every_hostile_kind_reaches_everyone(database: Database) -
     rows = await arrive(database, externals[SUPPORT].id, [make(0) for make in hostile_mails.kinds(SUPPORT).values()])
     waiting = rows
     while waiting:
-        waiting = ids((await RouterWorker(database, 5).handle(waiting)).publications, "fetched.")
+        waiting = ids(await RouterWorker(database, 5).handle(waiting), "fetched.")
     found = await outcomes(database, rows)
     assert {(state, rule) for state, rule, _ in found.values()} == {("routed", 5)}
 
@@ -87,15 +87,15 @@ async def test_long_headers_beyond_the_budget_wait_behind_other_mail(
     monkeypatch.setattr(header_reader, "BUDGET_OCTETS", 100_000)
     monkeypatch.setattr(header_reader, "BUDGET_SECONDS", float("inf"))
     # when the batch is handled
-    publications = (await RouterWorker(database, 5).handle([*hostile, *honest])).publications
+    publications = await RouterWorker(database, 5).handle([*hostile, *honest])
     # then the honest mail is routed with the oldest ones, and the others return to the queue
     assert sorted(ids(publications, "routed.")) == [*hostile[:2], *honest]
     assert ids(publications, "fetched.") == hostile[2:]
     assert publications[-1].key == f"fetched.{SUPPORT}"
     # and so on, until none is left
-    publications = (await RouterWorker(database, 5).handle(hostile[2:])).publications
+    publications = await RouterWorker(database, 5).handle(hostile[2:])
     assert (ids(publications, "routed."), ids(publications, "fetched.")) == (hostile[2:4], hostile[4:])
-    publications = (await RouterWorker(database, 5).handle(hostile[4:])).publications
+    publications = await RouterWorker(database, 5).handle(hostile[4:])
     assert (ids(publications, "routed."), ids(publications, "fetched.")) == (hostile[4:], [])
 
 
@@ -109,7 +109,7 @@ async def test_deferred_mails_are_not_read_from_while_others_have_their_turn(
     hostile = await arrive(database, externals[SUPPORT].id, [make(serial) for serial in range(41)])
     monkeypatch.setattr(header_reader, "BUDGET_SECONDS", 0.0)
     router = RouterWorker(database, 5)
-    assert ids((await router.handle(hostile)).publications, "routed.") == hostile[:1]
+    assert ids(await router.handle(hostile), "routed.") == hostile[:1]
     loaded: list[int] = []
     prefixes = blobs.prefixes
 
@@ -120,7 +120,7 @@ async def test_deferred_mails_are_not_read_from_while_others_have_their_turn(
     monkeypatch.setattr(blobs, "prefixes", load)
     # when another mail follows
     honest = await arrive(database, externals[SALES].id, [HONEST])
-    publications = (await router.handle([*hostile[1:], *honest])).publications
+    publications = await router.handle([*hostile[1:], *honest])
     # then that mail and one of them are routed, and few of the others are read from
     assert sorted(ids(publications, "routed.")) == [hostile[1], *honest]
     assert sorted(ids(publications, "fetched.")) == hostile[2:]
@@ -139,9 +139,9 @@ async def test_the_first_long_header_is_read_whatever_it_costs(
         [kinds["bounce of fields"](0), kinds["many fields"](1), HONEST, kinds["short addresses"](2)],
     )
     monkeypatch.setattr(header_reader, "BUDGET_SECONDS", 0.0)
-    assert ids((await RouterWorker(database, 5).handle(rows)).publications, "fetched.") == [rows[1], rows[3]]
-    assert ids((await RouterWorker(database, 5).handle([rows[1], rows[3]])).publications, "fetched.") == [rows[3]]
-    assert ids((await RouterWorker(database, 5).handle([rows[3]])).publications, "fetched.") == []
+    assert ids(await RouterWorker(database, 5).handle(rows), "fetched.") == [rows[1], rows[3]]
+    assert ids(await RouterWorker(database, 5).handle([rows[1], rows[3]]), "fetched.") == [rows[3]]
+    assert ids(await RouterWorker(database, 5).handle([rows[3]]), "fetched.") == []
 
 
 async def test_a_long_header_is_parsed_off_the_event_loop(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from shared.errors import MAX_FAILURES, Temporary
 from shared.model import Content
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
-from shared.runtime.queue_worker import Handled, run_worker
+from shared.runtime.queue_worker import run_worker
 from shared.settings import Settings
 from shared.store import account_changes, blobs, inbound, inbound_admin
 from shared.store.inbound import Arrival
@@ -138,7 +138,7 @@ async def test_a_mail_to_a_removed_person_s_local_address_is_held_until_a_return
             ],
         )
         await account_changes.remove_account(connection, "local", people["Jim"].id)
-    assert (await MailboxWorker(database, 5).handle(rows)).publications == []
+    assert await MailboxWorker(database, 5).handle(rows) == []
     # then no other person sees it, and Kim has it
     assert await states(database) == ["held"]
     assert len(await mailbox_of(database, "kim@local.com")) == 1
@@ -221,14 +221,14 @@ class Scripted:
         self.too_many = 1000
         self.failing: set[int] = set()
 
-    async def handle(self, ids: Sequence[int]) -> Handled:
+    async def handle(self, ids: Sequence[int]) -> list[Publication]:
         self.handled.append(list(ids))
         if len(ids) > self.too_many:
             raise Temporary("no answer within 60 s")
         if self.failing & set(ids):
             raise ValueError("boom")
         self.done.update(ids)
-        return Handled()
+        return []
 
     async def count_failure(self, row: int, origin: str, trace: str, failures: int = 1) -> None:
         raise ValueError("the fault cannot be written down")

@@ -16,7 +16,6 @@ from shared.amqp.payloads import FetchedItem, RoutedItem, WorkItem, read_payload
 from shared.db.database import Connection, Database
 from shared.errors import Temporary
 from shared.model import Content
-from shared.runtime.queue_worker import Handled
 from shared.store import account_changes, blobs, inbound, inbound_admin, maildrops, maillog
 from shared.store.inbound import Arrival
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
@@ -32,9 +31,9 @@ def ids(publications: Sequence[Publication]) -> list[int]:
     return [row for publication in publications for row in read_payload(WorkItem, publication.body).ids]
 
 
-async def deliver(database: Database, rows: list[int]) -> Handled:
+async def deliver(database: Database, rows: list[int]) -> list[Publication]:
     routed = await RouterWorker(database, 5).handle(rows)
-    return await MailboxWorker(database, 5).handle(ids(routed.publications))
+    return await MailboxWorker(database, 5).handle(ids(routed))
 
 
 async def states(database: Database) -> list[str]:
@@ -48,7 +47,7 @@ async def test_a_batch_is_routed_by_the_names_in_to_and_delivered(database: Data
     first = mail(f'"Alex" <{SUPPORT}>')
     rows = await arrive(database, externals[SUPPORT].id, [first, mail(SUPPORT)])
     rows += await arrive(database, externals[SALES].id, [mail(f"kim <{SALES}>")])
-    assert (await deliver(database, rows)).publications == []
+    assert await deliver(database, rows) == []
     assert await mailbox_of(database, "alex@local.com") == [first, mail(SUPPORT)]
     assert await mailbox_of(database, "jim@local.com") == [mail(SUPPORT)]
     assert await mailbox_of(database, "kim@local.com") == [mail(f"kim <{SALES}>")]
@@ -86,7 +85,7 @@ async def test_delivered_copies_stay_recorded_when_a_mail_is_routed_again(databa
     # when Jim gets it
     back = await MailboxWorker(database, 5).handle([row])
     # then it is routed again, and Jim's copy counts as delivered already
-    assert ids(back.publications) == [row]
+    assert ids(back) == [row]
     async with database.transaction() as connection:
         holders = await inbound_admin.list_holders(connection, row)
     assert [(holder.address, holder.done_at is not None) for holder in holders] == [("jim@local.com", True)]
@@ -110,7 +109,7 @@ async def test_a_deleted_mail_is_not_resurrected_by_a_repeated_delivery(database
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
     routed = await RouterWorker(database, 5).handle(rows)
-    await MailboxWorker(database, 5).handle(ids(routed.publications))
+    await MailboxWorker(database, 5).handle(ids(routed))
     async with database.transaction() as connection:
         await connection.execute("update maildrop_mails set deleted_at = now()")
         await connection.execute("update inbound set state = 'routed'")
@@ -125,9 +124,9 @@ async def test_a_delivery_decided_before_a_removal_goes_back_to_the_router(datab
     rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
     routed = await RouterWorker(database, 5).handle(rows)
     await apply(database, COMPANY | {"local_accounts": COMPANY["local_accounts"][1:]}, prune=True)
-    back = await MailboxWorker(database, 5).handle(ids(routed.publications))
-    assert [read_payload(FetchedItem, publication.body).external for publication in back.publications] == [SUPPORT]
-    await deliver(database, ids(back.publications))
+    back = await MailboxWorker(database, 5).handle(ids(routed))
+    assert [read_payload(FetchedItem, publication.body).external for publication in back] == [SUPPORT]
+    await deliver(database, ids(back))
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
 
@@ -136,7 +135,7 @@ async def test_a_mail_is_held_until_a_sharer_is_enabled(database: Database) -> N
     await apply(database, document)
     externals, _ = await everyone(database)
     rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
-    assert (await deliver(database, rows)).publications == []
+    assert await deliver(database, rows) == []
     assert await states(database) == ["held"]
     lines = await apply(database, document | {"local_accounts": [local("Alex")]})
     assert "1 mails on hold are routed again" in lines
@@ -158,7 +157,7 @@ async def test_a_lost_message_is_published_again_once_the_grace_period_is_over(d
     async with database.transaction() as connection:
         await connection.execute("update inbound set state_at = now() - interval '10 s'")
     [again] = await MailboxWorker(database, 5).sweep()
-    assert again == routed.publications[0]
+    assert again == routed[0]
     assert read_payload(RoutedItem, again.body).recipients == ("alex@local.com", "jim@local.com")
 
 
@@ -217,7 +216,7 @@ async def test_a_mail_to_known_people_needs_no_router(database: Database) -> Non
         rows = await inbound.add_inbound(
             connection, [Arrival("local", blob_id, recipients=((people["Jim"].id, "To Jim"),))]
         )
-    assert await RouterWorker(database, 5).handle(rows) == Handled()
+    assert await RouterWorker(database, 5).handle(rows) == []
     await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
@@ -228,8 +227,8 @@ async def test_a_delivery_decided_before_a_disabling_goes_back_to_the_router(dat
     rows = await arrive(database, externals[SUPPORT].id, [mail(f'"Alex" <{SUPPORT}>')])
     routed = await RouterWorker(database, 5).handle(rows)
     await apply(database, {"local_accounts": [local("Alex", enabled=False)]})
-    back = await MailboxWorker(database, 5).handle(ids(routed.publications))
-    await deliver(database, ids(back.publications))
+    back = await MailboxWorker(database, 5).handle(ids(routed))
+    await deliver(database, ids(back))
     assert await mailbox_of(database, "alex@local.com") == []
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
@@ -277,7 +276,7 @@ async def test_a_change_that_commits_before_the_delivery_sends_the_mail_back(
         back = await delivering
     # then Alex does not get it, and the router decides again
     assert await mailbox_of(database, "alex@local.com") == []
-    assert ids(back.publications) == rows
+    assert ids(back) == rows
     await deliver(database, rows)
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
@@ -310,7 +309,7 @@ async def test_a_change_waits_for_the_delivery_that_began_before_it(
         assert not locked.is_set()
         go_on.set()
         # then the mail is in the mailbox before, and nothing goes back
-        assert (await delivering).publications == []
+        assert await delivering == []
         await changing
     async with database.statement() as connection:
         assert len(await maildrops.list_mails(connection, people["Alex"].id)) == 1
@@ -328,7 +327,7 @@ async def test_a_mailbox_that_is_locked_for_long_delays_nobody_else(database: Da
         await account_changes.lock_maildrops(connection, [people["Alex"].id])
         # when they are delivered
         began = time.monotonic()
-        assert await MailboxWorker(database, 5).handle(rows) == Handled([])
+        assert await MailboxWorker(database, 5).handle(rows) == []
         # then Jim has his at once, and the others wait
         assert time.monotonic() - began < 8
         assert len(await mailbox_of(database, "jim@local.com")) == 3

@@ -12,13 +12,13 @@ import pytest
 
 from services.router.worker import RouterWorker
 from shared.amqp import publications
-from shared.amqp.broker import Broker
+from shared.amqp.broker import Broker, Publication
 from shared.db.database import Database
 from shared.db.migrations import revisions
 from shared.db.migrations.migrate import migrate, pending
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
-from shared.runtime.queue_worker import Handled, run_worker
+from shared.runtime.queue_worker import run_worker
 from shared.settings import Settings
 from shared.store import inbound
 from shared.store.inbound import RoutingResult
@@ -42,7 +42,7 @@ class Counting(RouterWorker):
 
     tries = 0
 
-    async def handle(self, ids: Sequence[int]) -> Handled:
+    async def handle(self, ids: Sequence[int]) -> list[Publication]:
         self.tries += 1
         return await super().handle(ids)
 
@@ -50,7 +50,7 @@ class Counting(RouterWorker):
 class OldRouter(Counting):
     """The router of the version before: it reads the column under its old name, and routes every mail to one person."""
 
-    async def handle(self, ids: Sequence[int]) -> Handled:
+    async def handle(self, ids: Sequence[int]) -> list[Publication]:
         self.tries += 1
         async with self._database.transaction() as connection:
             mails = await inbound.load_fetched(connection, ids)
@@ -60,7 +60,7 @@ class OldRouter(Counting):
             await inbound.write_decisions(
                 connection, [RoutingResult(mail.id, recipients, 1, BY_OLD_CODE, False) for mail in mails]
             )
-        return Handled()
+        return []
 
 
 @pytest.fixture

@@ -54,20 +54,6 @@ def test_a_part_that_fails_is_halved_down_to_one_mail() -> None:
     assert tried == [[1, 2, 3, 4, 5], [1, 2, 3], [4, 5], [4], [5]]
 
 
-def test_mails_that_remain_come_next_and_have_not_passed() -> None:
-    batch = batch_of(([1, 2, 3], True), ([7], False))
-    batch.divide(dict.fromkeys([1, 2, 3], 1))
-    assert not batch.is_replay
-    batch.finish()
-    assert batch.is_replay
-    batch.halve()  # a single mail stays
-    batch.finish(remaining=[1])
-    assert list(batch.part) == [1]
-    assert batch.passed == set()
-    assert parts_of(batch) == [[1], [2], [3]]
-    assert batch.passed == {1, 2, 3}
-
-
 def test_a_replayed_mail_that_is_isolated_has_not_passed() -> None:
     batch = batch_of(([1, 2, 3], True))
     batch.divide(dict.fromkeys([1, 2, 3], 1))

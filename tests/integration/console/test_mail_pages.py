@@ -53,7 +53,7 @@ async def fill(url: str) -> None:
                 ],
             )
         routed = await RouterWorker(database, 5).handle(rows)
-        await MailboxWorker(database, 5).handle(ids(routed.publications))
+        await MailboxWorker(database, 5).handle(ids(routed))
         async with database.transaction() as connection:
             [sent] = await submissions.record_submissions(
                 connection,
