@@ -31,7 +31,7 @@ def lines(graph: grimp.ImportGraph, roots: tuple[str, ...] = ROOTS) -> Iterator[
             graph.squash_module(package)
     width = max(map(len, named))
     for package in named:
-        imported = sorted(set(named) & graph.find_modules_directly_imported_by(package))
+        imported = sorted(set(named) & graph.find_modules_directly_imported_by(package) - {package})
         back = [each for each in imported if graph.chain_exists(importer=each, imported=package)]
         verdict = f"in a circle with {', '.join(back)}" if back else "one way"
         yield f"{package:{width}}  {verdict}: {', '.join(imported) or 'imports none'}", not back

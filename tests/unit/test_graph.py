@@ -13,7 +13,7 @@ FILES = {
     "__init__.py": "",
     "store/__init__.py": "",
     "store/mails.py": "from drawn import model\n",
-    "runtime/__init__.py": "",
+    "runtime/__init__.py": "from drawn.runtime import worker\n",
     "runtime/worker.py": "from drawn.store import mails\nfrom drawn.runtime import health\n",
     "runtime/health.py": "",
     "model.py": "",
@@ -53,3 +53,7 @@ def test_a_cycle_through_a_third_package_is_found(tmp_path: Path, monkeypatch: p
     assert not found["drawn.runtime in a circle with drawn.store: drawn.store"]
     assert not found["drawn.store in a circle with drawn.model: drawn.model"]
     assert found["drawn.admin.cli one way: drawn.admin.web"]
+
+
+def test_the_packages_of_this_project_import_one_way() -> None:
+    assert graph.main() == 0
