@@ -1,6 +1,7 @@
 """Claims the accounts that are due and polls them concurrently, one task per account.
 
-A provider that hangs occupies one of ``MAX_POLLS`` places and delays no other account. Each result of a poll is
+A provider that hangs occupies ``MAX_POLLS_OF_SERVER`` of the ``MAX_POLLS`` places at most, and delays no account of
+another one. Each result of a poll is
 recorded with its account and decides when the account is polled next (``poll_interval``).
 """
 
@@ -11,7 +12,8 @@ import datetime
 import itertools
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter as Counts
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -46,6 +48,8 @@ MEASURE_SECONDS = 15.0
 """Interval of the count of skipped mails: the usual interval of a Prometheus scrape."""
 MAX_POLLS = 64
 """Limit of concurrent polls in one process."""
+MAX_POLLS_OF_SERVER = 48
+"""Limit of concurrent polls of one POP3 server in one process: a quarter of all places is left to the others."""
 LARGE_MAILS = 2
 """Memory limit of one process for mails being read or committed: this many mails of the largest allowed size. One more
 may exceed the limit (``memory_budget``)."""
@@ -115,18 +119,21 @@ async def _measure(service: Service) -> None:
 
 async def _poll_all(service: Service, credentials: Credentials) -> None:
     running: dict[asyncio.Task[None], Polling] = {}
+    servers: dict[asyncio.Task[None], tuple[str, int]] = {}  # of the running polls
     budget = OverflowBudget(LARGE_MAILS * service.settings.max_message_bytes)
     pauses = iter(RETRY_PAUSES)
     for turn in itertools.count():
         pause = LONGEST_WAIT_SECONDS
         try:
             if len(running) < MAX_POLLS:
-                claimed, pause = await _claim_due(service, f"{service.owner}/{turn}", MAX_POLLS - len(running))
+                owner = f"{service.owner}/{turn}"
+                claimed, pause = await _claim_due(service, owner, MAX_POLLS - len(running), servers.values())
                 for account, poll in claimed:
                     polling = Polling(service, credentials, account, poll, budget)
                     task = asyncio.create_task(_poll(service, account, poll, polling), name=f"poll {account.address}")
-                    running[task] = polling
+                    running[task], servers[task] = polling, _server(account)
                     task.add_done_callback(running.pop)
+                    task.add_done_callback(servers.pop)
             pauses = iter(RETRY_PAUSES)
         except Temporary as error:
             pause = next(pauses, RETRY_PAUSES[-1])
@@ -145,14 +152,32 @@ async def _poll_all(service: Service, credentials: Credentials) -> None:
         await asyncio.gather(*unfinished, return_exceptions=True)
 
 
-async def _claim_due(service: Service, owner: str, max_accounts: int) -> tuple[list[tuple[External, Poll]], float]:
-    """Claim due accounts. Returns them, and the seconds to wait before the next call."""
+async def _claim_due(
+    service: Service, owner: str, max_accounts: int, polled: Iterable[tuple[str, int]]
+) -> tuple[list[tuple[External, Poll]], float]:
+    """Claim due accounts. Returns them, and the seconds to wait before the next call.
+
+    :param polled: the server of each running poll. A server gets no more than MAX_POLLS_OF_SERVER of them.
+    """
+    polls_of = Counts(polled)
+    full = [server for server, count in polls_of.items() if count >= MAX_POLLS_OF_SERVER]
     async with service.database.statement() as connection:
-        claimed, seconds = await polls.claim_due(connection, owner, max_accounts)
+        claimed, seconds = await polls.claim_due(connection, owner, max_accounts, full)
         by_account = {poll.external_id: poll for poll in claimed}
         accounts = await load_externals(connection, list(by_account)) if by_account else []
+        allowed = []
+        for account in accounts:
+            polls_of[_server(account)] += 1
+            if polls_of[_server(account)] <= MAX_POLLS_OF_SERVER:
+                allowed.append((account, by_account.pop(account.id)))
+        if by_account:
+            await polls.return_claims(connection, owner, list(by_account))
     pause = LONGEST_WAIT_SECONDS if seconds is None else min(LONGEST_WAIT_SECONDS, max(SHORTEST_WAIT_SECONDS, seconds))
-    return [(account, by_account[account.id]) for account in accounts], pause
+    return allowed, pause
+
+
+def _server(account: External) -> tuple[str, int]:
+    return account.pop3.host, account.pop3.port
 
 
 async def _poll(service: Service, account: External, poll: Poll, polling: Polling) -> None:

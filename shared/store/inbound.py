@@ -320,11 +320,17 @@ async def park_looping(connection: Connection, rows: Sequence[int], origin: str,
 
 
 async def release_held(connection: Connection, external_ids: Sequence[int]) -> list[int]:
-    """Send held mail of these external accounts to the router again. :return: its ids."""
+    """Send held mail of these external accounts to the router again, at most SWEEP_LIMIT; sweeps send the rest.
+
+    :return: its ids.
+    """
     cursor = await connection.execute(
-        """update inbound set state = 'fetched', state_at = now() - interval '1 hour', swept_at = null
-           where state = 'held' and external_id = any(%s) returning id""",
-        (list(external_ids),),
+        """with free as (
+               select id from inbound where state = 'held' and external_id = any(%s)
+               order by id limit %s for update skip locked)
+           update inbound i set state = 'fetched', state_at = now() - interval '1 hour', swept_at = null
+           from free where i.id = free.id returning i.id""",
+        (list(external_ids), SWEEP_LIMIT),
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 

@@ -60,7 +60,9 @@ async def forget_maildrop(connection: Connection, external_id: int) -> None:
     await connection.execute("update polls set first_contact_at = null where external_id = %s", (external_id,))
 
 
-async def claim_due(connection: Connection, owner: str, max_accounts: int) -> tuple[list[Poll], float | None]:
+async def claim_due(
+    connection: Connection, owner: str, max_accounts: int, full_servers: Collection[tuple[str, int]] = ()
+) -> tuple[list[Poll], float | None]:
     """Claim up to ``max_accounts`` accounts that are due and not being polled, the longest due first.
 
     It is one statement: one round trip, and a transaction by itself where none is open. The due accounts are an array,
@@ -68,14 +70,20 @@ async def claim_due(connection: Connection, owner: str, max_accounts: int) -> tu
 
     :param owner: the process, a slash, and what is unique to this call, so that an earlier claim is never taken for
         this one.
+    :param full_servers: POP3 hosts and ports whose accounts are left out.
     :return: the claimed accounts; seconds until the next other account is due or its lease expires, None without one.
     """
+    left_out = ""
+    if full_servers:
+        left_out = """and external_id not in (
+            select e.id from external_accounts e join unnest(%(hosts)s::text[], %(ports)s::int[]) as f (host, port)
+                on e.pop3_host = f.host and e.pop3_port = f.port)"""
     cursor = await connection.execute(
-        """with due as materialized (
-               select external_id from polls where active and greatest(next_poll_at, lease_expires) <= now()
-               order by greatest(next_poll_at, lease_expires) limit %s for update skip locked),
+        f"""with due as materialized (
+               select external_id from polls where active and greatest(next_poll_at, lease_expires) <= now() {left_out}
+               order by greatest(next_poll_at, lease_expires) limit %(limit)s for update skip locked),
            claimed as (
-               update polls p set owner = %s, lease_expires = now() + make_interval(secs => %s)
+               update polls p set owner = %(owner)s, lease_expires = now() + make_interval(secs => %(seconds)s)
                where p.external_id = any(array(select external_id from due))
                returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
                          p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay, p.quiet_list,
@@ -84,7 +92,13 @@ async def claim_due(connection: Connection, owner: str, max_accounts: int) -> tu
                    where active and external_id not in (select external_id from due)
                    order by greatest(next_poll_at, lease_expires) limit 1), claimed.*
            from (values (true)) as always left join claimed on true""",
-        (max_accounts, owner, LEASE_SECONDS),
+        {
+            "limit": max_accounts,
+            "owner": owner,
+            "seconds": LEASE_SECONDS,
+            "hosts": [host for host, _ in full_servers],
+            "ports": [port for _, port in full_servers],
+        },
     )
     rows = await cursor.fetchall()
     return [Poll(*row[1:]) for row in rows if row[1] is not None], rows[0][0]
@@ -167,6 +181,14 @@ async def release_lease(connection: Connection, poll: Poll) -> None:
     await connection.execute(
         "update polls set owner = null, lease_expires = null where external_id = %s and owner = %s",
         (poll.external_id, poll.owner),
+    )
+
+
+async def return_claims(connection: Connection, owner: str, external_ids: Sequence[int]) -> None:
+    """Release accounts of this claim that are not polled; their due times stay."""
+    await connection.execute(
+        "update polls set owner = null, lease_expires = null where external_id = any(%s) and owner = %s",
+        (list(external_ids), owner),
     )
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 
 from deploy.machine.dovecot_postfix import DemoProvider
-from services.fetcher import committer
+from services.fetcher import committer, scheduler
 from shared.amqp.payloads import FetchedItem, read_payload
 from shared.db.database import Connection
 from shared.model import LedgerEntry
@@ -269,6 +269,33 @@ async def test_bad_servers_are_classified_and_delay_no_other_account(
     assert errors[nobody] == ("unreachable", "127.0.0.1:1: connection refused; check host and port")
     assert errors[untrusted][0] == "tls"
     assert "the certificate is not trusted" in errors[untrusted][1]
+    hanging.close()
+
+
+async def test_many_accounts_of_a_server_that_hangs_leave_places_for_others(
+    harness: FetcherHarness, provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "MAX_POLLS", 3)
+    monkeypatch.setattr(scheduler, "MAX_POLLS_OF_SERVER", 2)
+    connected = 0
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connected
+        connected += 1
+        await asyncio.sleep(3600)
+
+    # given more accounts at a server that hangs than there are places
+    hanging = await asyncio.start_server(accept, "127.0.0.1", 0)
+    for number in range(4):
+        await harness.add(f"hanging{number}@fetch.test", hanging.sockets[0].getsockname()[1])
+    await until(lambda: connected == 2)
+    # when another account is added
+    provider.put(box, mail("one"))
+    good = await harness.add(box, provider.pop3_port)
+    # then it is polled beside them, and the others wait
+    await until(lambda: has(harness, good, 1))
+    [(leased,)] = await harness.rows("select count(*) from polls where owner is not null and external_id <> %s", good)
+    assert leased <= 2
     hanging.close()
 
 
