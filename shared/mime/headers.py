@@ -154,18 +154,45 @@ def mailboxes(value: bytes, limit: int | None = None) -> list[Mailbox]:
     return parsed
 
 
-def iterate_mailboxes(value: bytes, budget: Iterator[int] | None = None) -> Iterator[Mailbox]:
+def iterate_mailboxes(
+    value: bytes, budget: Iterator[int] | None = None, *, joins_words: bool = False
+) -> Iterator[Mailbox]:
     """Yield the same mailboxes; one at a time is in memory.
 
     :param budget: limits the tokens that are read (``token_budget``); all of them if it is None.
+    :param joins_words: words without an address, as in ``Smith, Alex <a@b>``, belong to the name beside the next
+        address: the name is ``Smith, Alex``, whatever separator is between. The name of a group ends them.
     :raises TooManyTokens: it is used up before the value ends.
     """
     text = value.decode("latin-1")
     plain = _plain_mailboxes(text)
-    return iter(plain) if plain is not None else _any_mailboxes(text, budget or token_budget(len(text)))
+    if plain is not None:
+        return iter(plain)
+    parsed = _any_mailboxes(text, budget or token_budget(len(text)))
+    return _join_words(parsed) if joins_words else (item for item in parsed if isinstance(item, Mailbox))
 
 
-def _any_mailboxes(text: str, budget: Iterator[int]) -> Iterator[Mailbox]:
+def _join_words(parsed: Iterator[Mailbox | _Words | None]) -> Iterator[Mailbox]:
+    """Yield the mailboxes; words before a mailbox become the beginning of its name."""
+    words: list[str] = []
+    for item in parsed:
+        if isinstance(item, Mailbox):
+            name = ", ".join([*words, item.name] if item.name else words)
+            yield item._replace(name=name or None)
+        if isinstance(item, _Words):
+            words.append(item.text)
+        else:
+            words = []
+
+
+class _Words(NamedTuple):
+    """An element of an address field without an address."""
+
+    text: str  # decoded
+
+
+def _any_mailboxes(text: str, budget: Iterator[int]) -> Iterator[Mailbox | _Words | None]:
+    """Yield mailboxes, words without an address, and None for the name of a group."""
     words: list[Token] = []  # the current mailbox: its name, or its address, and comments
     angle: Token | None = None  # its <address>
     tail: list[Token] = []  # the tokens after the <address>
@@ -184,7 +211,9 @@ def _any_mailboxes(text: str, budget: Iterator[int]) -> Iterator[Mailbox]:
             continue
         if token.kind in (",", ";") or (token.kind == ":" and angle):
             yield from _finish(words, angle, tail)
-        if token.kind in (",", ";", ":"):  # the words before a colon are the name of a group
+        if token.kind == ":":  # the words before it are the name of a group
+            yield None
+        if token.kind in (",", ";", ":"):
             words, angle, tail = [], None, []
         elif token.kind != "blank":
             (tail if angle else words).append(token)
@@ -192,10 +221,12 @@ def _any_mailboxes(text: str, budget: Iterator[int]) -> Iterator[Mailbox]:
     yield from _finish(words, angle, tail)
 
 
-def _finish(words: Sequence[Token], angle: Token | None, tail: Sequence[Token]) -> Iterator[Mailbox]:
+def _finish(words: Sequence[Token], angle: Token | None, tail: Sequence[Token]) -> Iterator[Mailbox | _Words | None]:
     mailbox = _angle_mailbox(words, angle, tail) if angle else _bare_mailbox(words)
     if mailbox:
         yield mailbox
+    if text := _phrase(tail if angle else () if mailbox else words):
+        yield _Words(text.removesuffix("\\"))  # of an escaped separator
 
 
 # Most address fields contain only ``Name <a@b>``, ``"Name" <a@b>`` and ``a@b`` in ASCII: no comments, groups,

@@ -217,7 +217,7 @@ class _AddressReader:
 
     def _iterate(self, field: str, value: bytes) -> Iterator[Mailbox]:
         try:
-            yield from iterate_mailboxes(value, self._budget)
+            yield from iterate_mailboxes(value, self._budget, joins_words=True)
         except TooManyTokens:
             raise _TooMany(f"{field} is too long") from None
 
