@@ -1,16 +1,16 @@
 """Decodes and encodes encoded-words (RFC 2047): text beyond ASCII in header fields. Never raises.
 
 Decoding is tolerant, because names come from all kinds of software: words with blanks, characters split between two
-words, wrong charset labels. A word that cannot be decoded stays as it is. Encoding is strict.
+words, wrong charset labels (``charsets.py``). A word that cannot be decoded stays as it is. Encoding is strict.
 """
 
 from __future__ import annotations
 
 import binascii
 import re
-from encodings import normalize_encoding
-from encodings.aliases import aliases
 from typing import TypeVar
+
+from shared.mime import charsets
 
 _T = TypeVar("_T", str, bytes)
 
@@ -18,77 +18,10 @@ _T = TypeVar("_T", str, bytes)
 _WORD = re.compile(r"=\?([^?\s]{1,60})\?([bBqQ])\?([^?\r\n]*(?:\?(?!=)[^?\r\n]*){0,3})\?=")
 _Q_OCTET = re.compile(rb"=([0-9A-Fa-f]{2})")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/]+")
+_ASCII = re.compile(rb"[\t\r\n -~]*")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _Q_SAFE = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")  # RFC 2047 section 5 (3)
-
-# Charset labels are resolved here and never by codecs.lookup, which imports a module for each unknown name.
-# The second half maps a label to the larger charset that senders mean.
-_CODECS = {name: name for name in {*aliases.values(), "koi8_u", "koi8_t", "cp874", "cp1125", "iso8859_8"}} | aliases
-_CODECS = {
-    name: codec
-    for name, codec in _CODECS.items()
-    if codec
-    not in {
-        "base64_codec",
-        "bz2_codec",
-        "hex_codec",
-        "quopri_codec",
-        "rot_13",
-        "uu_codec",
-        "zlib_codec",
-        "mbcs",
-        "oem",
-        "idna",
-        "punycode",
-        "unicode_escape",
-        "raw_unicode_escape",
-        "undefined",
-        "tactis",
-    }
-} | {
-    "gb2312": "gb18030",
-    "gbk": "gb18030",
-    "x_gbk": "gb18030",
-    "euc_cn": "gb18030",
-    "cp936": "gb18030",
-    "euc_kr": "cp949",
-    "ks_c_5601_1987": "cp949",
-    "ks_c_5601": "cp949",
-    "shift_jis": "cp932",
-    "sjis": "cp932",
-    "x_sjis": "cp932",
-    "x_euc_jp": "euc_jp",
-    "iso_8859_8_i": "iso8859_8",
-    "iso_8859_8_e": "iso8859_8",
-    "big5": "big5hkscs",
-    "tis_620": "cp874",
-    "iso_8859_9": "cp1254",
-    "us_ascii": "",
-    "ascii": "",
-    "iso_8859_1": "",
-    "latin_1": "",
-    "latin1": "",
-    "iso8859_1": "",
-    "unknown_8bit": "",
-    "x_unknown": "",
-    "windows_31j": "cp932",
-    "x_mac_roman": "mac_roman",
-    "x_mac_cyrillic": "mac_cyrillic",
-}
-_CODECS |= {  # Windows' character sets go by all of these
-    spelling: _CODECS[f"cp{number}"]
-    for number in (866, 874, 932, 936, 949, 950, *range(1250, 1259))
-    for spelling in (f"windows_{number}", f"cp_{number}", f"x_cp{number}", f"x_windows_{number}")
-}
-
-
-def read_text(raw: bytes) -> str:
-    """Decode header octets: UTF-8 (RFC 6532), else cp1252 as Western software uses it. No surrogates."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("cp1252", "replace")
 
 
 def decode(text: str) -> str:
@@ -103,8 +36,10 @@ def decode(text: str) -> str:
     codec: str | None = None
     position = 0
     for word in _WORD.finditer(text):
-        label = _CODECS.get(normalize_encoding(word[1].partition("*")[0].lower()))  # RFC 2231 section 5: a language
+        label = charsets.find_codec(word[1].partition("*")[0])  # RFC 2231 section 5: a language
         octets = _octets(word[2], word[3])
+        if label is None and octets is not None and _ASCII.fullmatch(octets):
+            label = charsets.GUESSED  # every charset that may be meant has these letters
         gap = text[position : word.start()]
         position = word.end()
         neighbours = codec is not None and label is not None and octets is not None and not gap.strip()
@@ -136,8 +71,7 @@ def _octets(encoding: str, payload: str) -> bytes | None:
 
 
 def _characters(octets: bytes, codec: str) -> str:
-    text = octets.decode(codec, "replace") if codec else read_text(octets)
-    return _SURROGATE.sub("\ufffd", _UNPRINTABLE.sub(" ", text))
+    return _SURROGATE.sub("\ufffd", _UNPRINTABLE.sub(" ", charsets.decode(octets, codec)))
 
 
 def encode(text: str, first: int = 75, further: int = 75) -> list[str]:

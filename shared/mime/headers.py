@@ -13,7 +13,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
-from shared.mime import encoded_words
+from shared.mime import charsets, encoded_words
 from shared.mime.tokens import QUOTED, Token, TooManyTokens, comment_end, token_budget, tokens
 
 TOKENS = 40_000
@@ -109,7 +109,7 @@ def values(header: bytes, name: str) -> list[bytes]:
 
 def field_text(value: bytes) -> str:
     """Decode an unstructured value (Subject): unfolded, encoded-words decoded, without line ends."""
-    return encoded_words.decode(encoded_words.read_text(_FOLD.sub(b"", value))).strip()
+    return encoded_words.decode(charsets.read_text(_FOLD.sub(b"", value))).strip()
 
 
 def splice(header: bytes, edits: Sequence[tuple[int, int, bytes]]) -> bytes:
@@ -296,7 +296,7 @@ def _angle_mailbox(words: Sequence[Token], angle: Token, tail: Sequence[Token]) 
     name = _phrase(words) or _comment(tail)
     first = words[0] if words else angle
     last = tail[-1] if tail else angle
-    return Mailbox(name, encoded_words.read_text(angle.text.encode("latin-1")), first.start, last.end)
+    return Mailbox(name, charsets.read_text(angle.text.encode("latin-1")), first.start, last.end)
 
 
 def _bare_mailbox(words: Sequence[Token]) -> Mailbox | None:
@@ -323,7 +323,7 @@ def _bare_mailbox(words: Sequence[Token]) -> Mailbox | None:
             behind = [word for word in words if word.start > run[-1].start]
             return Mailbox(
                 _phrase(before) or _comment(behind),
-                encoded_words.read_text(address.encode("latin-1")),
+                charsets.read_text(address.encode("latin-1")),
                 words[0].start,
                 words[-1].end,
             )
@@ -374,7 +374,7 @@ def _comment(words: Sequence[Token]) -> str | None:
 
 
 def _decoded(text: str) -> str | None:
-    name = encoded_words.decode(encoded_words.read_text(text.encode("latin-1")))
+    name = encoded_words.decode(charsets.read_text(text.encode("latin-1")))
     return _CONTROL.sub(" ", name).strip() or None
 
 
@@ -425,7 +425,7 @@ def message_ids(value: bytes, limit: int = IDS) -> list[str]:
 
     :param limit: the number of ids after which reading ends.
     """
-    text = encoded_words.read_text(_FOLD.sub(b"", value))
+    text = charsets.read_text(_FOLD.sub(b"", value))
     candidates: list[str] = []
     position = 0
     comments = True

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from shared.mime import bounces
+from shared.mime import bounces, charsets
 from shared.mime.addresses import address_matcher
 from shared.mime.display_names import LONGEST, normalise_uncached
 from shared.mime.headers import MAX_HOPS, Mailbox, iterate_mailboxes, iterate_values, mailboxes, message_ids
@@ -65,6 +65,9 @@ _READ_FIELDS = frozenset(
     }
 )
 _ID_START = re.compile(rb"[\s<]")
+_CHARSET = re.compile(rb"""charset\s*=\s*["']?([^\s;"']{1,60})""", re.IGNORECASE)
+CONTENT_TYPE_OCTETS = 1024
+"""Limits the beginning of Content-Type that is read for the charset of raw names: octets."""
 
 
 class WrittenName(NamedTuple):
@@ -137,7 +140,9 @@ def _read(head: bytes, addresses: tuple[str, ...]) -> HeaderFacts:
     def ids(*names: str) -> tuple[str, ...]:
         return _ids([value for name in names for value in header.get(name, [])])
 
-    problem, to, cc = _read_addresses(header.get("to", []), header.get("cc", []), addresses)
+    problem, to, cc = _read_addresses(
+        header.get("to", []), header.get("cc", []), _AddressReader(addresses, _charset(header.get("content-type", [])))
+    )
     is_notice = bounces.is_notice(header)
     return HeaderFacts(
         problem,
@@ -156,7 +161,7 @@ def _read(head: bytes, addresses: tuple[str, ...]) -> HeaderFacts:
 
 
 def _read_addresses(
-    to: Sequence[bytes], cc: Sequence[bytes], addresses: tuple[str, ...]
+    to: Sequence[bytes], cc: Sequence[bytes], reader: _AddressReader
 ) -> tuple[str, AddressedNames, AddressedNames]:
     """Return the names in To and in Cc, after what exceeds a limit ('' if nothing does)."""
     nobody = AddressedNames()
@@ -165,11 +170,17 @@ def _read_addresses(
             return f"the header has more than {REPEATED_FIELDS} fields {field}", nobody, nobody
     if sum(map(len, (*to, *cc))) > ADDRESS_OCTETS:
         return f"To and Cc are longer than {ADDRESS_OCTETS // 1024} KiB", nobody, nobody
-    reader = _AddressReader(addresses)
     try:
         return "", reader.read("To", to), reader.read("Cc", cc)
     except _TooMany as error:
         return str(error), nobody, nobody
+
+
+def _charset(values: Sequence[bytes]) -> str:
+    """Return the codec of Content-Type; without one, the codec that guesses."""
+    found = _CHARSET.search(values[0][:CONTENT_TYPE_OCTETS]) if values else None
+    codec = charsets.find_codec(found[1].decode("ascii", "replace")) if found else None
+    return codec or charsets.GUESSED
 
 
 # ---------------------------------------------------------------------------------------------- addresses
@@ -185,9 +196,13 @@ def account_addresses(external: External) -> tuple[str, ...]:
 
 
 class _AddressReader:
-    """Reads To and Cc of one mail within the limits of a mail."""
+    """Reads To and Cc of one mail within the limits of a mail.
 
-    def __init__(self, addresses: tuple[str, ...]) -> None:
+    :param codec: of raw 8-bit names that are no UTF-8.
+    """
+
+    def __init__(self, addresses: tuple[str, ...], codec: str) -> None:
+        self._codec = codec
         self._is_own = address_matcher(addresses)
         self._own_names = _own_names(addresses)
         self._budget = token_budget(MAIL_TOKENS)
@@ -217,7 +232,7 @@ class _AddressReader:
 
     def _iterate(self, field: str, value: bytes) -> Iterator[Mailbox]:
         try:
-            yield from iterate_mailboxes(value, self._budget, joins_words=True)
+            yield from iterate_mailboxes(charsets.to_utf8(value, self._codec), self._budget, joins_words=True)
         except TooManyTokens:
             raise _TooMany(f"{field} is too long") from None
 

@@ -8,7 +8,7 @@ from shared import routing
 from shared.mime.headers import mailboxes
 from tests.unit.test_routing import E, company, decide, got, mail
 
-NAMES = ("Alex", "Jim", "Smith, Alex", "O'Brien", "髙橋")
+NAMES = ("Alex", "Jim", "Smith, Alex", "O'Brien", "髙橋", "André")
 EVERYONE = set(NAMES)
 
 
