@@ -31,7 +31,8 @@ _FACTS = frozenset(
 )
 _BOUNDARY = re.compile(rb"""boundary\s*=\s*(?:"((?:[^"\\]++|\\.)*+)"|([^\s;"]+))""", re.IGNORECASE | re.DOTALL)
 _ID_LINE = re.compile(
-    rb"^[> \t]*(?:X-)?(?:Original-)?Message-ID[ \t]*:([^\n]*+(?:\n[ \t]+<[^\n]*+)?)", re.IGNORECASE | re.MULTILINE
+    rb"^[> \t]*(?:X-)?(?:Original-)?Message-ID[ \t]*:([^\n]*+(?:\n[ \t]+(?:<|=\?)[^\n]*+){0,9})",
+    re.IGNORECASE | re.MULTILINE,
 )
 
 

@@ -54,8 +54,10 @@ class Field(NamedTuple):
 _FIELD = re.compile(rb"([!-9;-~]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?")
 _OTHER_LINE = re.compile(rb"[^\n]*+(?:\n[ \t][^\n]*+)*+\n?")
 # The same fields in one search, without spans. A folded line begins with a blank, so it never starts a field.
-_FIELDS = re.compile(rb"^([!-9;-~]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.MULTILINE)
+_FIELDS = re.compile(rb"^(?:\A\xef\xbb\xbf)?+([!-9;-~]++)[ \t]*+:([^\n]*+(?:\n[ \t][^\n]*+)*+)", re.MULTILINE)
 _FOLD = re.compile(rb"[\r\n]+")
+BOM = "\ufeff".encode()
+"""A byte order mark: some programs write it before the first field, which is read without it."""
 
 
 def header_end(message: bytes) -> int:
@@ -74,7 +76,7 @@ def fields(header: bytes) -> list[Field]:
 
 def iterate_fields(header: bytes) -> Iterator[Field]:
     """Yield the same fields; one at a time is in memory."""
-    position = 0
+    position = len(BOM) if header.startswith(BOM) else 0
     while position < len(header) and not header.startswith((b"\r\n", b"\n"), position):
         match = _FIELD.match(header, position)
         if match is None:
@@ -421,11 +423,12 @@ def message_ids(value: bytes, limit: int = IDS) -> list[str]:
     """Return the ids of Message-ID, In-Reply-To or References in order, without angle brackets.
 
     Folds and blanks inside an id are removed, comments and phrases are skipped. Without any bracket, words with an @
-    are ids.
+    are ids. Encoded-words are decoded first: RFC 2047 section 5 forbids them here, but Python's library writes long ids
+    as encoded-words.
 
     :param limit: the number of ids after which reading ends.
     """
-    text = charsets.read_text(_FOLD.sub(b"", value))
+    text = encoded_words.decode(charsets.read_text(_FOLD.sub(b"", value)))
     candidates: list[str] = []
     position = 0
     comments = True

@@ -569,6 +569,7 @@ LINES = [
     b"From \r\n",
     b"\xe9",
     b"\x0b",
+    b"\xef\xbb\xbf",
 ]
 
 
