@@ -13,7 +13,7 @@ from services.sender.smtp_transaction import DeliveryResult, provider_message_id
 from shared.amqp import publications
 from shared.amqp.broker import Publication
 from shared.db.database import Connection
-from shared.mime import dsn_options, headers
+from shared.mime import dsn_options, headers, provider_ids
 from shared.model import Content, EnvelopeRecipient, External
 from shared.provider.smtp_client import Reply
 from shared.store import (
@@ -124,10 +124,13 @@ def _new_message_ids(
 ) -> tuple[tuple[str, int, int, int], ...]:
     addresses = {waiting.address.lower() for waiting in mail.recipients} | {external.address.lower()}
     message_ids = {
-        message_id
+        provider_ids.sent_key(message_id)
         for outcome in outcomes
         if outcome.state == "relayed"
-        for message_id in provider_message_ids(outcome.reply, addresses)
+        for message_id in (
+            *provider_message_ids(outcome.reply, addresses),
+            *provider_ids.reply_tokens(outcome.reply),
+        )
     }
     return tuple((message_id, mail.external_id, mail.author_id, mail.id) for message_id in sorted(message_ids))
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.mime.display_names import normalise
+from shared.mime.provider_ids import sent_key
 from shared.model import External, Local, Sent
 from shared.routing.facts import AddressedNames, HeaderFacts
 
@@ -147,7 +148,7 @@ def _author(
     """
     people = {local.id: local for local in sharers if local.id != writer}
     for message_id in ids:
-        sent = known.get(message_id, ())
+        sent = known.get(sent_key(message_id), ())
         first = next((mail for mail in sent if mail.external_id == external.id), sent[0] if sent else None)
         if first and first.author_id in people:
             return people[first.author_id]

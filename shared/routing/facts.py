@@ -16,6 +16,7 @@ from shared.mime import bounces, charsets
 from shared.mime.addresses import address_matcher
 from shared.mime.display_names import LONGEST, normalise_uncached
 from shared.mime.headers import MAX_HOPS, Mailbox, iterate_mailboxes, iterate_values, mailboxes, message_ids
+from shared.mime.provider_ids import sent_key
 from shared.mime.tokens import TooManyTokens, token_budget
 from shared.model import External
 
@@ -119,9 +120,9 @@ def answered_ids(head: bytes) -> list[str]:
 
 
 def referenced_ids(facts: HeaderFacts) -> set[str]:
-    """Return the Message-IDs whose authors the rules need, at most 200."""
+    """Return the Message-IDs whose authors the rules need, as sent mail is recorded (``sent_key``), at most 200."""
     own = {facts.message_id} if facts.message_id else set()
-    return own | {*facts.original_ids, *facts.in_reply_to, *facts.references, *facts.reported}
+    return set(map(sent_key, own | {*facts.original_ids, *facts.in_reply_to, *facts.references, *facts.reported}))
 
 
 def _read(head: bytes, addresses: tuple[str, ...]) -> HeaderFacts:

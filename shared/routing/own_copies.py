@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from shared.mime.addresses import address_matcher
 from shared.mime.headers import header_end
+from shared.mime.provider_ids import sent_key
 from shared.model import External, Local, Sent
 from shared.routing.decision import Decision, RoutedRecipient
 from shared.routing.facts import HEAD_OCTETS, HeaderFacts, account_addresses
@@ -40,7 +41,8 @@ def find_own_copy(
         return None
     is_own = address_matcher(account_addresses(external))
     people = {local.id: local for local in sharers}
-    for message_id in ([facts.message_id] if facts.message_id else []) + [*facts.original_ids]:
+    own_id = sent_key(facts.message_id) if facts.message_id else None
+    for message_id in ([own_id] if own_id else []) + [sent_key(original) for original in facts.original_ids]:
         sent = [mail for mail in known.get(message_id, ()) if mail.external_id == external.id]
         if not sent or sent[0].author_id not in people:
             continue
@@ -49,7 +51,7 @@ def find_own_copy(
         if sent[0].blob_id is None:
             continue
         author = people[sent[0].author_id]
-        further = facts.message_id if facts.message_id and facts.message_id not in known else None
+        further = own_id if own_id and own_id not in known else None
         reason = f"it is a copy of what {author.user_name} sent through {external.address}; kept as deleted mail"
         decision = Decision((RoutedRecipient(author.id, reason, 3),), 3, reason, own_copy=True)
         return OwnCopy(decision, message_id, sent[0].blob_id, further)

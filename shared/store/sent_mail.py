@@ -3,6 +3,8 @@
 A Message-ID keeps its first author. One that came in from outside before we sent it has none: otherwise a person who
 submits a customer's Message-ID would get the answers in the customer's thread. The table ``inbound`` tells which ids
 came in; when its rows are purged, a row without an author keeps the id here.
+
+If a provider names its new id by a token, the token is recorded (``sent_key`` in shared/mime/provider_ids.py).
 """
 
 from __future__ import annotations
