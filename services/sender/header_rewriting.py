@@ -1,30 +1,27 @@
 """Rewrites the header of outgoing mail: local addresses become ``"user_name" <external address>``. Pure, over bytes.
 
 The manual says in chapter 3 that the "To" line of outgoing mail is replaced; its own sample (4.3) works only if this
-means the sender's line. Here every mailbox that is a local address is replaced, in the fields of the sender and in
-those of the recipients, so that a reply to all reaches colleagues too. Every other octet stays unchanged.
+means the sender's line. Here every mailbox that is a local address is replaced, in every field that holds addresses
+(``header_fields``), so that a reply to all reaches colleagues too. Every other octet stays unchanged.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import format_datetime
 from itertools import islice
 from typing import NamedTuple
 
+from services.sender import header_fields
+from services.sender.header_fields import AUTHOR_FIELDS, COPIES_OF_FROM, Treatment, treatment_of
 from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address
 from shared.mime.headers import Mailbox
 
-AUTHOR_FIELDS = frozenset({"from", "sender", "x-sender"})
-"""Fields that name the author: the external address itself also gets the author's name there."""
-OTHER_ADDRESS_FIELDS = frozenset({"reply-to", "to", "cc", "disposition-notification-to", "return-receipt-to"})
-REMOVED_FIELDS = frozenset({"bcc", "return-path"})
-_ADDRESS_FIELDS = AUTHOR_FIELDS | OTHER_ADDRESS_FIELDS
-_READ_FIELDS = _ADDRESS_FIELDS | REMOVED_FIELDS | {"message-id", "date"}
-
+_COMPLETED = frozenset({"message-id", "date"})
+"""Fields that are added to a mail without them, like From."""
 KEPT_MAILBOXES = 200
 """Limits the parsed mailboxes that are kept until the mail leaves: mailboxes of its header. A client may write 100,000;
 the fields with further ones are parsed once more."""
@@ -46,6 +43,7 @@ class ParsedField(NamedTuple):
     """A field that the rewriting concerns, and its position in the header."""
 
     key: str  # the name in lower case
+    treatment: Treatment | None  # None: Message-ID and Date
     start: int
     end: int  # after the line end
     value_start: int
@@ -66,7 +64,15 @@ class ParsedHeader:
 
     def mailboxes(self, field: ParsedField) -> Iterable[Mailbox]:
         """The mailboxes of a field, in order."""
-        return headers.iterate_mailboxes(self.value(field)) if field.mailboxes is None else field.mailboxes
+        if field.mailboxes is None:
+            return _iterate_mailboxes(field.treatment, self.value(field))
+        return field.mailboxes
+
+
+def _iterate_mailboxes(treatment: Treatment | None, value: bytes) -> Iterator[Mailbox]:
+    if treatment == "mailboxes":
+        return headers.iterate_mailboxes(value)
+    return iter(()) if treatment in (None, "removed") else header_fields.iterate_addresses(value)
 
 
 def parse_header(header: bytes) -> ParsedHeader:
@@ -75,17 +81,20 @@ def parse_header(header: bytes) -> ParsedHeader:
     kept = 0
     for field in headers.iterate_fields(header):
         key = field.key
-        if key not in _READ_FIELDS:
+        treatment = treatment_of(key)
+        if treatment is None and key not in _COMPLETED:
             continue
-        mailboxes: list[Mailbox] | None = []
-        if key in _ADDRESS_FIELDS:
-            mailboxes = list(islice(headers.iterate_mailboxes(field.value), KEPT_MAILBOXES - kept + 1))
-            if kept + len(mailboxes) > KEPT_MAILBOXES:
-                mailboxes = None
-            else:
-                kept += len(mailboxes)
+        found = _iterate_mailboxes(treatment, field.value)
+        mailboxes = list(islice(found, KEPT_MAILBOXES - kept + 1))
+        fits = kept + len(mailboxes) <= KEPT_MAILBOXES
+        if fits:
+            kept += len(mailboxes)
         value_end = field.value_start + len(field.value)
-        parsed.append(ParsedField(key, field.start, field.end, field.value_start, value_end, mailboxes))
+        parsed.append(
+            ParsedField(
+                key, treatment, field.start, field.end, field.value_start, value_end, mailboxes if fits else None
+            )
+        )
     return ParsedHeader(header, parsed)
 
 
@@ -109,10 +118,12 @@ def rewrite_header(
     seen: set[str] = set()
     for field in parsed.fields:
         key = field.key
-        keep = key not in REMOVED_FIELDS
-        if key == "from":
+        keep = field.treatment != "removed"
+        if field.treatment == "key":
+            keep = not any(fold_address(mailbox.address) in directory for mailbox in parsed.mailboxes(field))
+        elif key == "from":
             keep = has_author
-        elif key in AUTHOR_FIELDS:
+        elif key in COPIES_OF_FROM:
             rewritten = _rewritten([field], directory, author)
             keep = rewritten is None or rewritten != senders
         elif key == "message-id":
@@ -170,6 +181,8 @@ def _rewrite_mailbox(mailbox: Mailbox, directory: Mapping[str, _Person], author:
 def _field_edits(
     parsed: ParsedHeader, field: ParsedField, directory: Mapping[str, _Person], author: Author
 ) -> list[tuple[int, int, bytes]]:
+    if field.treatment != "mailboxes":
+        return _text_edits(parsed, field, directory)
     edits = []
     formatted: dict[tuple[str | None, str], bytes] = {}
     for mailbox in parsed.mailboxes(field):
@@ -186,3 +199,20 @@ def _field_edits(
         # The names made a line too long: each one begins a new line.
         edits = [(start, end, new if start == 0 else b"\r\n " + new) for start, end, new in edits]
     return [(field.value_start + start, field.value_start + end, new) for start, end, new in edits]
+
+
+def _text_edits(
+    parsed: ParsedHeader, field: ParsedField, directory: Mapping[str, _Person]
+) -> list[tuple[int, int, bytes]]:
+    """Replace the local addresses of a field that is no list of mailboxes, and cut those in ``for`` of a trace."""
+    value = parsed.value(field)
+    edits = []
+    for mailbox in parsed.mailboxes(field):
+        person = directory.get(fold_address(mailbox.address))
+        if person is None:
+            continue
+        clause = header_fields.for_clause(value, mailbox.start, mailbox.end) if field.treatment == "trace" else None
+        start, end = clause or (mailbox.start, mailbox.end)
+        new = b"" if clause else header_fields.replaced_address(value[start:end], ascii_address(person[1]))
+        edits.append((field.value_start + start, field.value_start + end, new))
+    return edits

@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable
 from functools import partial
 
-from services.sender.header_rewriting import AUTHOR_FIELDS, Author, mailbox_addresses, parse_header, rewrite_header
+from services.sender.header_fields import AUTHOR_FIELDS
+from services.sender.header_rewriting import Author, mailbox_addresses, parse_header, rewrite_header
 from services.smtp_in import parameters, recipient_policy, sender_policy
 from services.smtp_in.data_reader import DataReader, SmtpRefusal
 from services.smtp_in.recipient_policy import Directory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 import tracemalloc
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.sender import header_rewriting
+from services.sender.header_fields import FIELDS
 from services.sender.header_rewriting import (
     KEPT_MAILBOXES,
     Author,
@@ -96,13 +98,68 @@ FROM = b'From: "Alex" <support@company.com>\r\n'
         (b"Bcc: kim@local.com,\r\n secret@customer.org\r\n", b""),
         (b"bcc : kim@local.com\r\n", b""),
         (b"Return-Path: <alex@local.com>\r\n", b""),
+        (b"Resent-Bcc: kim@local.com\r\nDelivered-To: kim@local.com\r\nX-Envelope-To: a@b.org\r\n", b""),
+        (b"Envelope-To: a@b.org\r\nApparently-To: a@b.org\r\nX-Original-To: a@b.org\r\n", b""),
+        # the fields of a redirect and of other programs
+        (b"Resent-From: Alex <alex@local.com>\r\n", b'Resent-From: "Alex" <support@company.com>\r\n'),
+        (b"Resent-Cc: jim@local.com\r\n", b'Resent-Cc: "Jim" <support@company.com>\r\n'),
+        (b"Mail-Followup-To: alex@local.com\r\n", b'Mail-Followup-To: "Alex" <support@company.com>\r\n'),
+        (b"X-Sender-Id: alex@local.com\r\n", b"X-Sender-Id: support@company.com\r\n"),
+        (b"X-Authenticated-Sender: mx: 'kim@LOCAL.com'\r\n", b"X-Authenticated-Sender: mx: 'sales@company.com'\r\n"),
+        (b"X-Our-Other-Recipients: Kim <kim@local.com>\r\n", b"X-Our-Other-Recipients: Kim <sales@company.com>\r\n"),
+        (
+            b"Comments: Authenticated sender is <alex@local.com>\r\n",
+            b"Comments: Authenticated sender is <support@company.com>\r\n",
+        ),
+        (
+            b"List-Unsubscribe: <https://x.org/?alex%40local.com>,\r\n <mailto:kim@local.com?cc=jim%40local.com>\r\n",
+            b"List-Unsubscribe: <https://x.org/?support%40company.com>,\r\n"
+            b" <mailto:sales@company.com?cc=support%40company.com>\r\n",
+        ),
+        (b"Original-Recipient: rfc822;alex@local.com\r\n", b"Original-Recipient: rfc822;support@company.com\r\n"),
+        (
+            b"Authentication-Results: mx; auth=pass smtp.auth=alex@local.com smtp.mailfrom=a@b.org\r\n",
+            b"Authentication-Results: mx; auth=pass smtp.auth=support@company.com smtp.mailfrom=a@b.org\r\n",
+        ),
+        # Received finds loops, and stays
+        (
+            b"Received: from pc (pc [10.0.0.2]) by mx with ESMTPSA id 1\r\n\tfor <alex@local.com>; Tue, 3 Nov 2026\r\n",
+            b"Received: from pc (pc [10.0.0.2]) by mx with ESMTPSA id 1; Tue, 3 Nov 2026\r\n",
+        ),
+        (b"Received: by mx for ann@customer.org; Tue\r\n", b"Received: by mx for ann@customer.org; Tue\r\n"),
+        (
+            b"Received: by mx (Authenticated sender: kim@local.com) for kim@local.com; Tue\r\n",
+            b"Received: by mx (Authenticated sender: sales@company.com); Tue\r\n",
+        ),
+        # a key for an address that nobody outside can use
+        (b"Autocrypt: addr=alex@local.com; prefer-encrypt=mutual;\r\n keydata=mDMEX==\r\n", b""),
+        (
+            b"Autocrypt: addr=support@company.com; keydata=mDMEX==\r\n",
+            b"Autocrypt: addr=support@company.com; keydata=mDMEX==\r\n",
+        ),
         # untouched
+        (b"In-Reply-To: <alex@local.com>\r\n", b"In-Reply-To: <alex@local.com>\r\n"),
         (b"X-Note: alex@local.com\r\n\tand Bcc: folded\r\n", b"X-Note: alex@local.com\r\n\tand Bcc: folded\r\n"),
         (b"Subject: alex@local.com \xe4\r\n", b"Subject: alex@local.com \xe4\r\n"),
     ],
 )
 def test_each_field_leaves_as_it_should(written: bytes, left: bytes) -> None:
     assert leaves(COMPLETE + FROM + written + b"\r\n") == COMPLETE + FROM + left + b"\r\n"
+
+
+@pytest.mark.parametrize("key", sorted(FIELDS))
+@pytest.mark.parametrize("written", [b"alex@local.com", b"Kim <KIM@Local.com>", b"(x) <jim@local.com> (y)"])
+def test_no_field_of_the_table_leaves_with_a_local_address(key: str, written: bytes) -> None:
+    left = leaves(COMPLETE + FROM + key.title().encode() + b": " + written + b"\r\nX-Last: 1\r\n\r\n")
+    assert b"@local.com" not in left.lower()
+    assert left.endswith(b"\r\nX-Last: 1\r\n\r\n")
+
+
+def test_the_time_for_a_text_without_an_address_is_proportional() -> None:
+    for text in (b"a" * 500_000, b"a@" * 250_000, b"%40" * 170_000, b"'" * 500_000, b"a@b" + b"." * 500_000):
+        started_at = time.process_time()
+        leaves(COMPLETE + FROM + b"X-Sender-Id: " + text + b"\r\n\r\n")
+        assert time.process_time() - started_at < 2
 
 
 def test_a_name_beyond_ascii_leaves_as_an_encoded_word() -> None:

@@ -11,6 +11,7 @@ from services.pop3_out import connection as pop3
 from services.pop3_out import listener as pop3_listener
 from services.pop3_out import readahead
 from services.pop3_out import session as pop3_session
+from services.sender import header_fields
 from services.smtp_in import command_loop, data_reader, login, receive_memory, sender_policy
 from services.smtp_in import connection as smtp
 from services.smtp_in import listener as smtp_listener
@@ -142,3 +143,22 @@ def test_the_limits_of_routing_are_what_the_code_says() -> None:
         f"names beside the shared address in each of them; the newest {facts.NEWEST_REFERENCES} ids of References, "
         f"and {facts.IDS} of each other field"
     ) in text
+
+
+def test_what_becomes_of_each_header_field_is_what_the_code_says() -> None:
+    # given the table, with a row for each treatment
+    section = TEXT.partition("## Header fields of outgoing mail")[2].partition("\n## ")[0]
+    rows = [row.strip("| ").rpartition(" | ") for row in section.splitlines() if row.startswith("| ")][2:]
+    treatments = ("mailboxes", "text", "trace", "key", "removed")
+    listed = {
+        name.lower(): treatment
+        for (_, _, names), treatment in zip(rows, treatments, strict=True)
+        for name in re.findall(r"`([\w-]+)`", names)
+    }
+    # then it is the code's
+    assert listed == header_fields.FIELDS
+    # and the rule for other names is, too
+    [ends] = re.findall(r"name ends in (.+?) \(except", " ".join(section.split()))
+    ends = re.findall(r"-\w+", ends)
+    assert all(header_fields.treatment_of(f"x-my{end.lower()}") == "text" for end in ends)
+    assert len(ends) == 11 and header_fields.treatment_of("in-reply-to") is None

@@ -1,0 +1,56 @@
+"""The header of mail that leaves through the real sender, with a real PostgreSQL and a scripted provider."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from services.sender.header_fields import FIELDS
+from shared.mime import headers
+from tests.company import SALES, SUPPORT
+from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
+from tests.sender_harness import MAIL, SenderHarness, sending
+
+ANN = "ann@customer.org"
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[ScriptedSmtp]:
+    async with scripted_smtp() as script:
+        yield script
+
+
+@pytest.fixture
+async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
+    async with sending(database_url) as running:
+        await running.accounts({SUPPORT: provider.port, SALES: provider.port})
+        yield running
+
+
+async def test_no_field_that_holds_addresses_leaves_with_a_local_one(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
+    # given a mail for each field of the table, and one with all of them
+    keys = sorted(FIELDS.keys() - {"from"})
+    each = [b"%s: x, Kim <kim@local.com>\r\n" % key.title().encode() for key in keys]
+    trace = b"Received: from pc by mx for <kim@local.com>; Tue, 3 Nov 2026\r\n"
+    for number, fields in enumerate((*each, b"".join(each), trace)):
+        id_ = await harness.submit(ANN, mail=fields + MAIL, message_id=f"{number}@id.example")
+        await harness.until(id_, state="done")
+    # then nothing of it names the colleague's local address
+    assert len(provider.taken) == len(keys) + 2
+    for taken in provider.taken:
+        assert b"@local.com" not in taken.mail
+    # and what each field becomes
+    for key, taken in zip(keys, provider.taken, strict=False):
+        values = [value for value in headers.values(taken.mail, key) if b"ann@" not in value]
+        expected = {
+            "mailboxes": [b' x, "Kim" <sales@company.com>'],
+            "text": [b" x, Kim <sales@company.com>"],
+            "trace": [b" x, Kim <sales@company.com>"],
+            "key": [],
+            "removed": [],
+        }
+        assert values == expected[FIELDS[key]], key
+    assert headers.values(provider.taken[-1].mail, "received") == [b" from pc by mx; Tue, 3 Nov 2026"]
