@@ -10,6 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass
 
+from services.smtp_in.header_opening import HeaderOpening
 from shared.model import Content
 
 LINE_OCTETS = 16 * 1024 * 1024
@@ -68,6 +69,7 @@ class DataReader:
         self._max_octets = octets
         self._pending = b"\r\n"  # the line end of DATA: a mail may start with a dot, or be empty
         self._started = False
+        self._opening = HeaderOpening()
         self._body = bytearray()
         self._digest = hashlib.sha256()
         self._line_octets = 0
@@ -116,11 +118,13 @@ class DataReader:
         if self.refusal is not None:
             self.octets += len(piece)
             return
-        crlf = piece.count(b"\r\n")
-        clean = piece.count(b"\n") == crlf == piece.count(b"\r")  # counting is cheap, and nearly all are clean
         if self.header_octets is None:
-            piece = self._add_header(piece if clean else piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n"))
-        if not clean:  # faster than a regular expression where every octet is a line end
+            piece = piece if _is_clean(piece) else piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+            piece = self._add_header(piece if self._opening.decided else self._opening.feed(piece))
+        self._add_body(piece)
+
+    def _add_body(self, piece: bytes) -> None:
+        if not _is_clean(piece):  # faster than a regular expression where every octet is a line end
             piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
         self._append(piece)
 
@@ -182,8 +186,16 @@ class DataReader:
 
     def _finish(self) -> None:
         self.ended = True
+        if not self._opening.decided:
+            self._add_body(self._add_header(self._opening.finish()))
         if self.header_octets is None:
             self._end_header()
+
+
+def _is_clean(piece: bytes) -> bool:
+    """Whether each line ends in CRLF: counting is cheap, and nearly all do."""
+    crlf = piece.count(b"\r\n")
+    return piece.count(b"\n") == crlf == piece.count(b"\r")
 
 
 def _partial_end_octets(window: bytes) -> int:

@@ -113,6 +113,31 @@ async def test_a_mail_is_stored_with_its_recipients_and_announced(server: Runnin
     await broker.close()
 
 
+async def test_lines_before_the_first_field_are_not_stored(server: Running) -> None:
+    # given a mail with its fields, and what clients send before it
+    mail = b"From: Alex <alex@local.com>\r\nTo: c@customer.example\r\nSubject: s\r\n\r\nx\r\n"
+    mbox = b"From alex@local.com Mon Nov 30 10:00:00 2026"
+    befores = [
+        mbox + b"\r\n",
+        b">" + mbox + b"\r\n" + mbox + b"\n",
+        b"\xef\xbb\xbf",
+        b"\r\n\n",
+        mbox + b"\n\xef\xbb\xbf",
+    ]
+    client = await Client.logged_in(server)
+    # when each is sent to a customer and to a colleague, with both line ends
+    for before in befores:
+        for written in (mail, mail.replace(b"\r\n", b"\n")):
+            reply = await client.send(before + written + b"\r\n.\r\n", "c@customer.example", "jim@local.com")
+            assert reply.startswith("250")
+    # then the same mail is stored, without these lines; a foreign author behind them is refused like any other
+    assert {stored.rstrip() for _, stored in await server.stored()} == {mail.rstrip()}
+    assert len(await server.stored()) == 2 * len(befores)
+    foreign = mail.replace(b"alex@local.com", b"boss@other.example")
+    for before in befores:
+        assert (await client.send(before + foreign + b".\r\n")).startswith("550 5.7.1")
+
+
 async def test_a_mail_without_a_good_message_id_gets_one_in_the_external_domain(server: Running) -> None:
     client = await Client.logged_in(server)
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.smtp_in.data_reader import HEADER_OCTETS, HIDDEN, LINE_OCTETS, MAX_FIELDS, DataReader
+from services.smtp_in.header_opening import OPENING_OCTETS
 from shared.mime.headers import fields
 
 PLENTY = 10_000_000
@@ -55,6 +56,7 @@ def test_a_mail_is_stored_as_the_rules_say(wire: bytes, sizes: list[int]) -> Non
     expected = (b"\r\n" + wire).partition(b"\r\n.\r\n")[0] + b"\r\n"  # the end is the first CRLF.CRLF
     expected = expected.replace(b"\r\n.", b"\r\n")[2:]
     expected = re.sub(rb"(?<!\r)\n", b"\r\n", expected)
+    expected = re.sub(rb"\A(?: *\r\n)+(?=From: x)", b"", expected)
     header = b"" if expected.startswith(b"\r\n") else expected.partition(b"\r\n\r\n")[0]
     wrong_header = b"\0" in header or re.search(rb"\r(?!\n|$)", header) is not None or (header.endswith(b"\r"))
 
@@ -187,6 +189,65 @@ def test_hidden_recipients_are_not_stored(size: int) -> None:
     assert mail.ended and bytes(mail.content().body) == kept
     assert mail.content().sha256 == hashlib.sha256(kept).digest()
     assert mail.header == b"From: a@b.c\r\nSubject: x\r\n\r\n"
+
+
+MBOX = b"From alex@local.com Mon Nov 30 10:00:00 2026"
+BOM = b"\xef\xbb\xbf"
+LINE_AFTER = b"From: alex@local.com"
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+@pytest.mark.parametrize(
+    "before",
+    [
+        [MBOX],
+        [b">" + MBOX],
+        [b">>" + MBOX],
+        [b"From - Mon Nov 30 10:00:00 2026"],
+        [b"From alex@local.com:25 10:00:00"],
+        [MBOX, b">" + MBOX, MBOX],
+        [BOM + MBOX],
+        [MBOX, BOM],
+        [b""],
+        [b"", b" \t", b""],
+        [BOM, b""],
+        [MBOX, b"", MBOX],
+    ],
+)
+@pytest.mark.parametrize("first", [b"", BOM, BOM + BOM])
+def test_what_stands_before_the_first_field_is_dropped(
+    before: list[bytes], first: bytes, size: int, end: bytes
+) -> None:
+    fields_ = [LINE_AFTER, b"To: c@customer.example", b"Bcc: d@customer.example", b"", b"From here on it is text", MBOX]
+    mail, _ = read(end.join([*before, first + fields_[0], *fields_[1:]]) + b"\r\n.\r\n", [size])
+    stored = b"From: alex@local.com\r\nTo: c@customer.example\r\n\r\nFrom here on it is text\r\n" + MBOX + b"\r\n"
+    assert mail.refusal is None and bytes(mail.content().body) == stored
+    assert mail.values == {"from": [b" alex@local.com"]} and mail.ascii
+    assert mail.content().sha256 == hashlib.sha256(stored).digest()
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        b"",
+        b"\r\n",
+        b"\r\n\r\n\r\n",
+        b"\r\nHello\r\n",
+        b"\r\nNote: a text without a header\r\n",
+        b"From here on it is text\r\nand nothing else\r\n",
+        MBOX + b"\r\n",
+        MBOX + b"\r\n\r\nHello: text\r\n",
+        BOM + b"Hello\r\n",
+        b"From : alex@local.com\r\n\r\n",
+        b" \r\nHello\r\n",
+        b"\r\n" * 5000 + b"From: alex@local.com\r\n",
+        MBOX + b" " * OPENING_OCTETS + b"\r\nA: b\r\n",
+    ],
+)
+def test_a_text_without_a_header_is_stored_whole(kept: bytes) -> None:
+    stored = {bytes(read(kept + b".\r\n", [size])[0].content().body) for size in (1, 100, 60_000)}
+    assert stored == {kept}
 
 
 FIELDS = st.lists(
