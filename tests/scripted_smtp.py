@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import ssl
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -50,12 +51,14 @@ class Taken:
 
 @dataclass(slots=True)
 class ScriptedSmtp:
-    """The script, and what the server has received. GREETING and END (the final dot) count as commands."""
+    """The script, and what the server has received. GREETING, END (the final dot) and RESPONSE (a line that answers
+    a 334) count as commands; ``AUTH PLAIN`` and other mechanisms may have replies of their own."""
 
     port: int = 0  # on 127.0.0.1
     taken: list[Taken] = field(default_factory=list)  # accepted mails, in order
     lines: list[str] = field(default_factory=list)  # every command line of all connections
-    logins: list[str] = field(default_factory=list)  # AUTH PLAIN, decoded
+    logins: list[str] = field(default_factory=list)  # AUTH PLAIN with an initial response, decoded
+    responses: list[str] = field(default_factory=list)  # lines that answer a 334, as they were sent
     connections: int = 0
     at_once: int = 0  # open connections
     most_at_once: int = 0
@@ -120,13 +123,22 @@ class ScriptedSmtp:
     async def _converse(self, stream: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         reader = _Reader(stream)
         sender: str | None = None
+        asked = False  # the last reply was 334, so the next line is no command
         recipients = list[str]()
-        while line := (await reader.until(b"\r\n")).decode().rstrip("\r\n"):
+        while (line := (await reader.until(b"\r\n")).decode().rstrip("\r\n")) or asked:
+            if asked:
+                self.responses.append(line)
+                asked = await self._reply(writer, "RESPONSE") == 334
+                continue
             self.lines.append(line)
             verb = line.split(" ")[0].upper()
             address = line.partition("<")[2].partition(">")[0]
             if verb == "AUTH":
-                self.logins.append(base64.b64decode(line.split(" ")[2]).decode().replace("\0", " ").strip())
+                mechanism, _, initial = line.partition(" ")[2].partition(" ")
+                if initial:
+                    self.logins.append(base64.b64decode(initial).decode().replace("\0", " ").strip())
+                asked = await self._reply(writer, self._auth_verb(mechanism)) == 334
+                continue
             if verb == "RCPT" and sender is None:
                 self.answers[verb].appendleft("503 5.5.1 MAIL first")
             if verb == "DATA" and not recipients and not self.answers[verb]:
@@ -143,6 +155,11 @@ class ScriptedSmtp:
                 sender, recipients = None, []
             elif verb == "QUIT":
                 return
+
+    def _auth_verb(self, mechanism: str) -> str:
+        """Return the script's name of the command: with its mechanism, if the script has replies for that."""
+        verb = f"AUTH {mechanism}"
+        return verb if verb in self.answers or verb in self.standing else "AUTH"
 
     async def _take(self, reader: _Reader, writer: asyncio.StreamWriter, sender: str, recipients: list[str]) -> None:
         self.mails_at_once += 1
@@ -209,8 +226,8 @@ class _Reader:
 
 
 @asynccontextmanager
-async def scripted_smtp(port: int = 0) -> AsyncIterator[ScriptedSmtp]:
-    """Run a server on a free port, or on this one."""
+async def scripted_smtp(port: int = 0, context: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedSmtp]:
+    """Run a server on a free port, or on this one. :param context: for TLS from the start."""
     script = ScriptedSmtp()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -220,7 +237,7 @@ async def scripted_smtp(port: int = 0) -> AsyncIterator[ScriptedSmtp]:
             tasks.add(task)
         await script.serve(reader, writer)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", port)
+    server = await asyncio.start_server(connected, "127.0.0.1", port, ssl=context)
     script.port = server.sockets[0].getsockname()[1]
     try:
         yield script

@@ -17,7 +17,7 @@ from shared.errors import Temporary
 from shared.model import External
 from shared.net import dial
 from shared.provider.smtp_client import SERVER_FULL, SmtpClient
-from shared.provider.smtp_connect import AuthFailed, ServerUnavailable
+from shared.provider.smtp_login import AuthFailed, ServerUnavailable
 from shared.store import account_changes, relay_status
 from shared.store.relay_queue import QueuedMail
 

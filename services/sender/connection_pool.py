@@ -12,7 +12,7 @@ from shared.provider import smtp_connect
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.oauth import IssuerUnavailable, Unauthorized
 from shared.provider.smtp_client import SmtpClient
-from shared.provider.smtp_connect import AuthFailed, ServerUnavailable
+from shared.provider.smtp_login import AuthFailed, ServerUnavailable
 from shared.settings import PrivateHosts
 
 IDLE_SECONDS = 30.0

@@ -37,7 +37,7 @@ from shared.provider.smtp_client import (
     SmtpClient,
     SmtpConnectionLost,
 )
-from shared.provider.smtp_connect import AuthFailed
+from shared.provider.smtp_login import AuthFailed
 from shared.store.relay_queue import QueuedRecipient
 
 

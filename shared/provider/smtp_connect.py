@@ -1,49 +1,28 @@
 """Opens connections to a provider's SMTP server (RFC 5321): connection, TLS, AUTH.
 
-aiosmtplib sends EHLO, starts TLS and logs in, over a connection from shared/net/dial.py. aiosmtplib has no pipelining,
-and its DATA needs the whole mail in memory; shared/provider/smtp_client.py therefore takes over after the login.
+aiosmtplib sends EHLO and starts TLS, over a connection from shared/net/dial.py; shared/provider/smtp_login.py logs in.
+aiosmtplib has no pipelining, and its DATA needs the whole mail in memory; after the login
+shared/provider/smtp_client.py therefore takes over.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import ClassVar
 
 import aiosmtplib
 
-from shared.errors import Temporary
 from shared.model import External
 from shared.net import dial
 from shared.provider.credentials import Credential
-from shared.provider.smtp_client import AUTH_REQUIRED, Reply, SmtpClient, in_one_line
+from shared.provider.smtp_client import AUTH_REQUIRED, SmtpClient
+from shared.provider.smtp_login import AuthFailed, ServerUnavailable, log_in
 from shared.settings import PrivateHosts
 
 CONNECT_SECONDS = 60.0
 """Time limit for TCP, greeting, TLS and AUTH together: seconds."""
 
-MECHANISMS = ("plain", "login", "cram-md5")
-"""AUTH mechanisms by preference. Only one is tried, so a wrong password costs one failed login and not three."""
-MECHANISM_UNKNOWN = 504
-_RECENT = "recent:"
-"""Prefix of the login name by which Gmail's POP3 server lists the mail of the last 30 days; not for SMTP."""
 _SHOWN = ("8bitmime", "auth", "dsn", "pipelining", "size", "smtputf8", "starttls")
-
-
-class ServerUnavailable(Temporary):
-    """The server refuses service now. reply_code: the code of its reply."""
-
-    kind: ClassVar[str] = "server"
-
-    def __init__(self, text: str, reply_code: int = 0) -> None:
-        super().__init__(text)
-        self.reply_code = reply_code
-
-
-class AuthFailed(Temporary):
-    """The credentials are wrong or missing: a person has to correct the account."""
-
-    kind: ClassVar[str] = "credentials"
 
 
 async def connect(
@@ -79,7 +58,7 @@ async def connect(
         async with asyncio.timeout_at(ends):
             await _greet(smtp, external, where, progress)
             if external.smtp_auth:
-                await _log_in(smtp, credential, where)
+                await log_in(smtp, credential, where, encrypted=server.tls != "none")
                 progress("logged in", f"as {credential.login}")
         if smtp.transport is None:
             raise ServerUnavailable(f"{where}: the server ended the connection after the login")
@@ -136,37 +115,6 @@ async def _hello(smtp: aiosmtplib.SMTP) -> None:
 def _check_certificate(smtp: aiosmtplib.SMTP, external: External) -> None:
     tls = smtp.get_transport_info("ssl_object")
     dial.check_fingerprint(external.smtp, tls.getpeercert(binary_form=True) if tls else None)
-
-
-async def _log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str) -> None:
-    supported = ("xoauth2",) if credential.token else MECHANISMS
-    offered = [name for name in supported if name in smtp.server_auth_methods]
-    try:
-        if not offered:
-            raise ServerUnavailable(
-                f"{where}: the server takes no login here (none of {', '.join(supported).upper()}); "
-                "check port and tls, or set auth to false"
-            )
-        for name in offered:
-            log_in = {
-                "plain": smtp.auth_plain,
-                "login": smtp.auth_login,
-                "cram-md5": smtp.auth_crammd5,
-                "xoauth2": smtp.auth_xoauth2,
-            }[name]
-            try:
-                await log_in(credential.login.removeprefix(_RECENT), credential.secret)
-                return
-            except aiosmtplib.SMTPAuthenticationError as error:
-                if error.code == MECHANISM_UNKNOWN and name != offered[-1]:
-                    continue
-                reply = Reply(error.code, in_one_line(error.message))
-                if reply.refused:
-                    raise AuthFailed(f"{where}: the login was refused ({reply}); check login and password") from error
-                raise ServerUnavailable(f"{where}: the login does not work now ({reply})", error.code) from error
-    except BaseException:
-        smtp.close()
-        raise
 
 
 async def probe_smtp(

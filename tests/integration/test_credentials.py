@@ -25,7 +25,7 @@ from shared.model import External, Server
 from shared.provider import credentials, oauth
 from shared.provider.credentials import Credential, Credentials, Grant
 from shared.provider.oauth import IssuerUnavailable, Unauthorized
-from shared.provider.smtp_connect import AuthFailed, ServerUnavailable
+from shared.provider.smtp_login import AuthFailed, ServerUnavailable
 from shared.provider.vault import Vault, new_key
 from shared.settings import Settings
 from shared.store import account_changes, polls

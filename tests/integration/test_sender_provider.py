@@ -14,7 +14,8 @@ from shared.errors import Permanent, Temporary
 from shared.model import External
 from shared.net.dial import TlsError, Unreachable
 from shared.provider.credentials import Credential
-from shared.provider.smtp_connect import AuthFailed, ServerUnavailable, probe_smtp
+from shared.provider.smtp_connect import probe_smtp
+from shared.provider.smtp_login import AuthFailed, ServerUnavailable
 from tests.company import SALES, SUPPORT
 from tests.scripted_smtp import HANG, scripted_smtp
 from tests.sender_harness import SenderHarness, replies, sending
