@@ -73,6 +73,8 @@ class ScriptedSmtp:
     gates: dict[str, asyncio.Event] = field(default_factory=dict)  # by command: the reply waits for the event
     answers: defaultdict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))  # next replies
     standing: dict[str, str] = field(default_factory=lambda: dict(_DEFAULTS))  # replies after those
+    most_recipients: int = 1000  # limit of a transaction
+    crowded: str = "452 4.5.3 too many recipients"  # reply to RCPT beyond it
     by_recipient: dict[str, str] = field(default_factory=dict)  # replies to RCPT by address
 
     def say(self, verb: str, *replies: str) -> None:
@@ -141,6 +143,8 @@ class ScriptedSmtp:
                 continue
             if verb == "RCPT" and sender is None:
                 self.answers[verb].appendleft("503 5.5.1 MAIL first")
+            elif verb == "RCPT" and len(recipients) >= self.most_recipients:
+                self.answers[verb].appendleft(self.crowded)
             if verb == "DATA" and not recipients and not self.answers[verb]:
                 self.answers[verb].append("554 5.5.1 no valid recipients")
             code = await self._reply(writer, verb, address if verb == "RCPT" else "")

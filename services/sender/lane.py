@@ -111,7 +111,9 @@ class Lane:
                     self._transmission = transmission
                     return await self._take_steps(transmission, claimed)
             except SmtpConnectionLost as error:
-                if not reused:
+                if (for_accepted := transmission.message_for_accepted()) is not None:
+                    message = for_accepted  # too many recipients: those that the server accepts are sent first
+                elif not reused:
                     return transmission.interrupted(str(error))
                 # Servers end idle connections: the mail is not the cause.
             except OutcomeUnknown as error:

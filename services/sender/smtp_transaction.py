@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from services.sender import retry_policy
 from shared.mime import dsn_options
-from shared.provider.smtp_client import Commands, Reply, SmtpClient
+from shared.provider.smtp_client import SERVER_FULL, Commands, Reply, SmtpClient
 from shared.store.relay_queue import QueuedRecipient, RecipientResult
 
 THROTTLED = 432
@@ -31,6 +31,7 @@ class OutgoingMessage:
     smtputf8: bool
     pieces: Callable[[], AsyncIterator[bytes]]
     dsn_params: str | None = None  # RET and ENVID of the submission (shared/mime/dsn_options.py)
+    answered: Mapping[int, Reply] = field(default_factory=dict)  # by position: recipients that are not tried once more
 
 
 @dataclass(slots=True)
@@ -75,7 +76,7 @@ class SmtpEnvelope:
 
     def __init__(self, client: SmtpClient, message: OutgoingMessage) -> None:
         self.message = message
-        self.replies = Replies()
+        self.replies = Replies(dict(message.answered))
         self.recipients: list[QueuedRecipient] = []
         self.commands: Commands | None = None
         utf8_server = "smtputf8" in client.extensions
@@ -118,14 +119,14 @@ def classify(recipients: Sequence[QueuedRecipient], replies: Replies) -> Deliver
     outcomes = []
     rejection = None if final is None else rejection_of(final)
     retry_now = refused = False
-    any_accepted = any(reply.accepted for reply in replies.recipients.values())
+    crowded = _crowded_out(recipients, replies)
     for waiting in recipients:
         reply = replies.recipients.get(waiting.position, final or Reply(451, "4.3.0 the mail was not tried"))
         if reply.accepted and final is not None:
             reply = final
         if reply.accepted and sent:
             outcomes.append(RecipientResult(waiting.position, "relayed", str(reply)))
-        elif any_accepted and _is_too_many_recipients(reply):
+        elif waiting.position in crowded:
             retry_now, refused = retry_now or sent, refused or not sent
             outcomes.append(RecipientResult(waiting.position, "waiting", str(reply)))
         elif reply.refused and (rejection is None or reply is not final):
@@ -174,11 +175,27 @@ def _is_too_large(reply: Reply) -> bool:
     return reply.refused and (reply.status in _TOO_LARGE or (reply.code == TOO_LARGE and reply.status == "5.0.0"))
 
 
-def _is_too_many_recipients(reply: Reply) -> bool:
-    """Return whether the server limits the recipients of a transaction (RFC 5321 4.5.3.1.10: 552 counts as 452)."""
-    if reply.code == 452:
-        return reply.status in ("4.5.3", "4.0.0")
-    return reply.code == 552 and reply.status == "5.5.3"
+def _crowded_out(recipients: Sequence[QueuedRecipient], replies: Replies) -> set[int]:
+    """Return the positions of the recipients that were too many for the transaction, after others were accepted."""
+    crowded = set()
+    any_accepted = False
+    for waiting in recipients:
+        reply = replies.recipients.get(waiting.position)
+        if reply is not None and any_accepted and is_too_many_recipients(reply):
+            crowded.add(waiting.position)
+        any_accepted = any_accepted or (reply is not None and reply.accepted)
+    return crowded
+
+
+def is_too_many_recipients(reply: Reply) -> bool:
+    """Return whether a reply to RCPT may mean that the server limits the recipients of a transaction.
+
+    Besides 452 4.5.3 and any other code with this status, servers say 552 (RFC 5321 section 4.5.3.1.10) and 421. A
+    single recipient is never too many: its own transaction shows what else the reply means.
+    """
+    if reply.status in ("4.5.3", "5.5.3") or reply.code == SERVER_FULL:
+        return True
+    return (reply.code == 452 and reply.status == "4.0.0") or (reply.code == 552 and reply.status == "5.0.0")
 
 
 def classify_interrupted(
@@ -189,9 +206,10 @@ def classify_interrupted(
     :param unanswered: the connection ended after the final dot.
     """
     outcomes = []
+    crowded = _crowded_out(recipients, replies)
     for waiting in recipients:
         reply = replies.recipients.get(waiting.position)
-        if reply is not None and reply.refused and not _is_too_many_recipients(reply):
+        if reply is not None and reply.refused and waiting.position not in crowded:
             outcomes.append(RecipientResult(waiting.position, "failed", str(reply)))
         else:
             outcomes.append(RecipientResult(waiting.position, "waiting", reason))

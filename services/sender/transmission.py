@@ -13,6 +13,7 @@ have the mail, so the mark is committed before it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import Enum, auto
 from types import TracebackType
 from typing import Self
@@ -140,6 +141,23 @@ class Transmission:
         """Return what the replies say about each recipient."""
         return classify(self._message.recipients, self._replies)
 
+    def message_for_accepted(self) -> OutgoingMessage | None:
+        """Return the message for the recipients that were accepted before the server ended the connection with 421.
+
+        None unless the server has done so. The message has fewer recipients than this one.
+        """
+        replies = self._replies.recipients
+        accepted = {position for position, reply in replies.items() if reply.accepted}
+        full = next((reply for reply in replies.values() if reply.code == SERVER_FULL), None)
+        if full is None or not accepted:
+            return None
+        answered = {
+            waiting.position: replies.get(waiting.position, full)
+            for waiting in self._message.recipients
+            if waiting.position not in accepted
+        }
+        return replace(self._message, answered=answered) if answered != self._message.answered else None
+
     def interrupted(self, reason: str) -> DeliveryResult:
         """Return the result after the connection has ended. :param reason: for the recipients that still wait."""
         unanswered = self.state is TransmissionState.FINAL_DOT_SENT
@@ -170,7 +188,8 @@ class Transmission:
             self._replies.final = reply
             return
         for waiting, line in zip(waiting_recipients, recipients, strict=True):
-            self._replies.recipients[waiting.position] = self._check(await self._client.command(line))
+            reply = self._check_recipient(reply if reply.code == SERVER_FULL else await self._client.command(line))
+            self._replies.recipients[waiting.position] = reply
         if any(reply.accepted for reply in self._replies.recipients.values()):
             self._check_data(self._check(await self._client.command(data, DATA_SECONDS)))
 
@@ -184,7 +203,7 @@ class Transmission:
         if not first.accepted:
             self._replies.final = first
         for waiting, pending in zip(waiting_recipients, recipients, strict=True):
-            reply = self._check(await self._client.reply(pending))
+            reply = self._check_recipient(await self._client.reply(pending))
             if first.accepted:
                 self._replies.recipients[waiting.position] = reply
         reply = await self._client.reply(data, DATA_SECONDS)
@@ -202,6 +221,12 @@ class Transmission:
             raise SmtpConnectionLost(f"the server answered DATA with {reply}")
         if reply.code != START_DATA:
             self._replies.final = reply
+
+    def _check_recipient(self, reply: Reply) -> Reply:
+        """Check a reply to RCPT. A 421 after others were accepted may mean too many recipients: DATA may still work."""
+        if reply.code == SERVER_FULL and any(earlier.accepted for earlier in self._replies.recipients.values()):
+            return reply
+        return self._check(reply)
 
     def _check(self, reply: Reply) -> Reply:
         if reply.code == SERVER_FULL:  # the server closes the connection (RFC 5321 3.8)

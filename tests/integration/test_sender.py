@@ -291,14 +291,57 @@ async def test_a_temporary_refusal_is_retried_a_minute_later(harness: SenderHarn
     assert await harness.notices("Alex") == []
 
 
-async def test_too_many_recipients_are_sent_in_two_mails_at_once(
+@pytest.mark.parametrize("hello", [None, PIPELINING])
+@pytest.mark.parametrize(
+    "crowded",
+    [
+        "452 4.5.3 too many",
+        "452 too many",
+        "552 too many",
+        "552 5.5.3 no",
+        "550 5.5.3 no",
+        "421 too many",
+        "421 4.5.3 no",
+    ],
+)
+async def test_too_many_recipients_are_sent_in_further_mails_at_once(
+    harness: SenderHarness, provider: ScriptedSmtp, crowded: str, hello: str | None
+) -> None:
+    # given a provider that accepts two recipients of a transaction, and one of its customers is unknown
+    provider.always("EHLO", hello)
+    provider.most_recipients, provider.crowded = 2, crowded
+    provider.by_recipient[BOB] = "550 5.1.1 unknown"
+    others = [f"{name}@customer.org" for name in ("dan", "eva", "fay")]
+    id_ = await harness.submit(ANN, BOB, CAT, *others)
+    # then the mail leaves in three transactions, no try is counted, and only the unknown one fails
+    found = await harness.until(id_, state="done")
+    assert [taken.recipients for taken in provider.taken] == [[ANN, CAT], others[:2], others[2:]]
+    assert [state for state, _ in replies(found)] == ["relayed", "failed", *["relayed"] * 4]
+    assert found.tries == 0
+    assert [event for event in await harness.events(id_) if event[0] == "relayed"] == [
+        ("relayed", address) for address in (ANN, CAT, *others)
+    ]
+
+
+@pytest.mark.parametrize("crowded", ["552 too many", "550 5.5.3 no"])
+async def test_a_recipient_that_is_refused_alone_fails(
+    harness: SenderHarness, provider: ScriptedSmtp, crowded: str
+) -> None:
+    # given a provider that gives one recipient this reply in any transaction
+    provider.by_recipient[BOB] = crowded
+    found = await harness.until(await harness.submit(ANN, BOB, CAT), state="done")
+    assert replies(found) == [("relayed", "250 2.0.0 queued"), ("failed", crowded), ("relayed", "250 2.0.0 queued")]
+    assert [taken.recipients for taken in provider.taken] == [[ANN, CAT]]
+
+
+async def test_a_recipient_that_always_ends_the_connection_waits(
     harness: SenderHarness, provider: ScriptedSmtp
 ) -> None:
-    provider.say("RCPT", "250 ok", "250 ok", "452 4.5.3 too many recipients")
-    id_ = await harness.submit(ANN, BOB, CAT)
-    found = await harness.until(id_, state="done")
-    assert [taken.recipients for taken in provider.taken] == [[ANN, BOB], [CAT]]
-    assert found.tries == 0
+    provider.by_recipient[BOB] = "421 4.3.0 no"
+    id_ = await harness.submit(ANN, BOB)
+    found = await harness.until(id_, tries=1)
+    assert [state for state, _ in replies(found)] == ["relayed", "waiting"]
+    assert len(provider.said("RCPT")) <= 5
 
 
 async def test_a_refusal_before_the_end_of_a_large_mail_is_read(harness: SenderHarness, provider: ScriptedSmtp) -> None:

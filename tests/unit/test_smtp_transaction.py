@@ -51,7 +51,20 @@ def test_a_refused_sender_decides_for_all_recipients() -> None:
     assert states(Replies({}, Reply(451, "4.7.1 slowly"))) == ["waiting"] * 3
 
 
-@pytest.mark.parametrize("crowded", ["452 4.5.3 too many recipients", "452 too many", "552 5.5.3 too many"])
+CROWDED = [
+    "452 4.5.3 too many recipients",
+    "452 too many",
+    "451 4.5.3 too many",
+    "552 5.5.3 too many",
+    "552 too many recipients",
+    "550 5.5.3 too many",
+    "554 5.5.3 too many",
+    "421 4.5.3 too many",
+    "421 too many",
+]
+
+
+@pytest.mark.parametrize("crowded", CROWDED)
 def test_too_many_recipients_sends_the_rest_at_once_and_counts_no_try(crowded: str) -> None:
     verdict = classify((ANN, BOB, CAT), Replies(rcpt("250 ok", crowded, crowded), OK))
     assert [o.state for o in verdict.outcomes] == ["relayed", "waiting", "waiting"]
@@ -66,6 +79,18 @@ def test_too_many_recipients_without_progress_counts_as_a_try() -> None:
     assert (nobody.retry_now, nobody.count_try) == (False, True)
     assert (later.retry_now, later.count_try) == (False, True)
     assert [o.state for o in later.outcomes] == ["waiting", "waiting"]
+
+
+@pytest.mark.parametrize("crowded", CROWDED)
+def test_the_refusal_of_the_first_recipient_is_judged_like_any_other(crowded: str) -> None:
+    verdict = classify((ANN, BOB), Replies(rcpt(crowded, "250 ok"), OK))
+    assert [o.state for o in verdict.outcomes] == ["failed" if crowded.startswith("5") else "waiting", "relayed"]
+    assert (verdict.retry_now, verdict.count_try) == (False, not crowded.startswith("5"))
+
+
+@pytest.mark.parametrize("final", ["552 too large", "550 5.5.3 no", "554 5.7.1 spam"])
+def test_a_refusal_of_the_mail_is_not_one_of_too_many_recipients(final: str) -> None:
+    assert states(Replies(rcpt("250 ok", "250 ok", "250 ok"), Reply(int(final[:3]), final[4:]))) == ["failed"] * 3
 
 
 @pytest.mark.parametrize("full", ["452 4.2.2 mailbox full", "452 4.3.1 no space"])
