@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Literal
 from urllib.parse import quote, unquote
 
-from shared.mime import encoded_words
+from shared.mime import charsets
 from shared.mime.headers import ADDRESS_OCTETS, Mailbox
 
 Treatment = Literal["mailboxes", "text", "trace", "key", "removed"]
@@ -77,9 +77,7 @@ def iterate_addresses(value: bytes) -> Iterator[Mailbox]:
     """Yield the addresses in any text, also those of ``mailto:``, each without a name and with its position."""
     for match in _ADDRESS.finditer(value):
         if len(match[1]) <= ADDRESS_OCTETS:
-            written = (
-                unquote(encoded_words.read_text(match[1])) if b"%" in match[1] else encoded_words.read_text(match[1])
-            )
+            written = unquote(charsets.read_text(match[1])) if b"%" in match[1] else charsets.read_text(match[1])
             if "@" in written:
                 yield Mailbox(None, written, match.start(1), match.end(1))
 
