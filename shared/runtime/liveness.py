@@ -28,20 +28,36 @@ log = structlog.get_logger()
 def hold_process_lock(folder: Path, owner: str) -> Iterator[None]:
     """Hold the lock of this owner, from before its first claim. The file stays until ``forget_dead``.
 
-    In a folder that cannot be written there is no proof, and claims only expire.
+    Where the folder cannot be written or locked there is no proof, and claims only expire.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / owner, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        file = _create_locked(folder, owner)
     except OSError as error:
         log.warning("process lock not held, claims expire only by time", folder=str(folder), error=str(error))
         yield
         return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
         os.close(file)
+
+
+def _create_locked(folder: Path, owner: str) -> int:
+    """Create the file under another name and lock it: under its own name it is never seen unlocked. :return: the file.
+
+    :raises OSError: the folder cannot be written, or its file system has no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    new = folder / f".{owner}"
+    file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        new.rename(folder / owner)
+    except OSError:
+        os.close(file)
+        new.unlink(missing_ok=True)
+        raise
+    return file
 
 
 def find_dead(folder: Path, service: str) -> list[str]:

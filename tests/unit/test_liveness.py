@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import signal
 import subprocess
@@ -71,3 +72,30 @@ def test_two_checks_at_once_both_see_that_a_process_is_dead(tmp_path: Path) -> N
     with (tmp_path / OWNER).open(encoding="ascii") as other_check:
         fcntl.flock(other_check, fcntl.LOCK_SH)
         assert find_dead(tmp_path, "sender") == [OWNER]
+
+
+def test_a_process_that_starts_is_not_taken_for_a_dead_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, found = fcntl.flock, []
+
+    def check_before_lock(file: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX:  # another process looks between the creation of the file and its lock
+            found.append(find_dead(tmp_path, "sender"))
+        lock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", check_before_lock)
+    with hold_process_lock(tmp_path, OWNER):
+        assert find_dead(tmp_path, "sender") == []
+    assert found == [[]]
+    assert find_dead(tmp_path, "sender") == [OWNER]
+
+
+def test_a_process_starts_on_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with hold_process_lock(tmp_path, OWNER):
+        assert find_dead(tmp_path, "sender") == []
+    monkeypatch.undo()
+    assert find_dead(tmp_path, "sender") == []
+    assert list(tmp_path.iterdir()) == []
