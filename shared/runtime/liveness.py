@@ -2,8 +2,11 @@
 
 The kernel releases the lock when the process ends, in whatever way, and not before: a process that is stopped, slow, or
 cut off from the database keeps it. Another process that sees the same folder therefore takes over the claims of a dead
-one at once. In a pod or a container the folder outlives the process, so that its successor finds the proof. On other
-machines there is no proof: the claims of the dead process expire there by the clock.
+one at once. In a pod or a container the folder outlives the process, so that its successor finds the proof.
+
+Only the kernel that holds the lock is a witness. A network folder may show a lock to one machine alone, or drop it when
+the network fails, while the process lives. So the file names the kernel; to another one, also to the same machine after
+a restart, it proves nothing, and the claims of the dead process expire by the clock.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ FOLDER = "processes"
 """Name of the folder of the locks, in the data folder."""
 CHECK_SECONDS = 1.0
 """Interval of the checks for dead processes: seconds; adds so much to the delay of the mail that they had claimed."""
+_KERNEL = Path("/proc/sys/kernel/random/boot_id")
+"""Names the running kernel: it is another one on each machine, and after each restart."""
 
 log = structlog.get_logger()
 
@@ -45,13 +50,15 @@ def hold_process_lock(folder: Path, owner: str) -> Iterator[None]:
 def _create_locked(folder: Path, owner: str) -> int:
     """Create the file under another name and lock it: under its own name it is never seen unlocked. :return: the file.
 
-    :raises OSError: the folder cannot be written, or its file system has no locks.
+    :raises OSError: the folder cannot be written, its file system has no locks, or the kernel has no name.
     """
+    kernel = _KERNEL.read_bytes()
     folder.mkdir(parents=True, exist_ok=True)
     new = folder / f".{owner}"
     file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
+        os.write(file, kernel)
         new.rename(folder / owner)
     except OSError:
         os.close(file)
@@ -82,8 +89,8 @@ def _is_unlocked(path: Path) -> bool:
         return False
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two checks do not disturb each other
+        return os.read(file, 64) == _KERNEL.read_bytes()
     except OSError:
         return False
     finally:
         os.close(file)
-    return True

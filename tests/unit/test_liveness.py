@@ -99,3 +99,11 @@ def test_a_process_starts_on_a_file_system_without_locks(tmp_path: Path, monkeyp
     monkeypatch.undo()
     assert find_dead(tmp_path, "sender") == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_free_lock_of_another_kernel_proves_nothing(tmp_path: Path) -> None:
+    # given a network folder that shows the locks of another machine as free
+    with hold_process_lock(tmp_path, OWNER):
+        pass
+    (tmp_path / OWNER).write_text("5e1e9f0c-0000-4000-8000-000000000000\n", encoding="ascii")
+    assert find_dead(tmp_path, "sender") == []
