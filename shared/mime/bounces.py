@@ -1,7 +1,8 @@
 """Reads which mails a bounce or an auto-reply refers to: their Message-IDs.
 
 Supported are multipart/report (RFC 6522) with the returned mail or header, disposition notifications (RFC 8098), and
-the plain text of older servers. The ids are not trusted: an id counts only if we sent a mail with it.
+the text of servers that write neither: it quotes the header, or only the id. The ids are not trusted: an id counts only
+if we sent a mail with it.
 """
 
 from __future__ import annotations
@@ -36,9 +37,21 @@ _ID_LINE = re.compile(
 )
 
 
+_ANY_ID = re.compile(rb"<([^<>\s@]{1,500}@[^<>\s@]{1,400})>")
+_NULL_PATH = re.compile(rb"<?(?:mail(?:er)?[-_.]?daemon(?:@[^<>@\s]*)?|#@\[\])?>?")
+"""Envelope sender of a bounce: the null sender (RFC 5321 section 4.5.5), qmail's own of a double bounce, or a program
+that has no null sender."""
+_DAEMON = re.compile(
+    rb"(?:^|[\s<\"'(])(?:mail(?:er)?[-_.]?daemon|mdaemon|postmaster|microsoftexchange[0-9a-f]{32})(?:@|[\s>\"')]|$)"
+    rb"|mail delivery (?:sub)?system"
+)
+"""From of a bounce, whatever its envelope sender is, or where no Return-Path says it."""
+
+
 NOTICE_FIELDS = frozenset(
     {
         "content-type",
+        "from",
         "auto-submitted",
         "return-path",
         "precedence",
@@ -62,7 +75,8 @@ def is_notice(header: dict[str, list[bytes]]) -> bool:
     return (
         first("content-type").startswith(b"multipart/report")
         or first("auto-submitted").partition(b";")[0].strip() not in (b"", b"no")  # RFC 3834 section 5
-        or first("return-path") == b"<>"  # RFC 5321 section 4.5.5
+        or ("return-path" in header and _NULL_PATH.fullmatch(first("return-path")) is not None)
+        or _DAEMON.search(first("from")) is not None
         or first("precedence") in (b"auto_reply", b"auto-reply")
         or "x-failed-recipients" in header
         or "x-autoreply" in header
@@ -87,9 +101,12 @@ def reported_ids(message: bytes) -> list[str]:
             for block in re.split(rb"\n\r?\n", part.content(), maxsplit=IDS)[:IDS]:
                 named += _ids(block, "original-message-id", "message-id", "x-original-message-id")
     if not returned and not named:
-        for part in parts:
-            for line in islice(_ID_LINE.finditer(part.content()), IDS):
+        texts = [part.text() for part in parts]
+        for text in texts:
+            for line in islice(_ID_LINE.finditer(text), IDS):
                 named += message_ids(line[1], 1)
+        for text in texts if not named else ():
+            named += [found[1].decode("latin-1") for found in islice(_ANY_ID.finditer(text), IDS)]
     return list(dict.fromkeys(returned + named))[:IDS]
 
 
@@ -113,6 +130,11 @@ class _Part(NamedTuple):
     def content(self) -> bytes:
         """The decoded body."""
         return _decode(self.body, self.encoding)
+
+    def text(self) -> bytes:
+        """The decoded body with the angle brackets of HTML."""
+        content = self.content()
+        return content.replace(b"&lt;", b"<").replace(b"&gt;", b">") if self.kind == "text/html" else content
 
 
 def _collect(header: bytes, body: bytes, parts: list[_Part], depth: int) -> None:

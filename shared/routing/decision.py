@@ -122,9 +122,10 @@ def _choose(
 
 def _named(addressed: AddressedNames, field: str, sharers: Sequence[Local]) -> tuple[tuple[Local, str], ...]:
     """Return the sharers whom the names of a field mean, each once, in the order of the sharers."""
-    written = {name.normalised: name.written for name in addressed.names}
-    if not written:
+    if not addressed.names:
         return ()
+    known = _names_of(sharers)
+    written = {name.meant(known): name.written for name in addressed.names}
     named = []
     for local in sharers:
         names = [normalise(name) for name in local.names]
@@ -133,6 +134,10 @@ def _named(addressed: AddressedNames, field: str, sharers: Sequence[Local]) -> t
             former = "" if match == names[0] else f" as {_shown(written[match])}"
             named.append((local, f"{field} names {local.user_name}{former}"))
     return tuple(named)
+
+
+def _names_of(sharers: Sequence[Local]) -> set[str]:
+    return {normalise(name) for local in sharers for name in local.names}
 
 
 def _author(
@@ -200,11 +205,12 @@ def _why_everyone(facts: HeaderFacts, external: External) -> str:
 
 def unknown_names(facts: HeaderFacts, sharers: Sequence[Local]) -> list[str]:
     """Return the names at the account's address in To and Cc that no sharer has; as written, each once."""
-    known = {normalise(name) for person in sharers for name in person.names}
+    known = _names_of(sharers)
     unknown: dict[str, str] = {}
     for name in (*facts.to.names, *facts.cc.names):
-        if name.normalised and name.normalised not in known and not name.repeats_address:
-            unknown[name.normalised] = name.written
+        meant = name.meant(known)
+        if meant and meant not in known and not name.repeats_address:
+            unknown[meant] = name.written
     return list(unknown.values())
 
 

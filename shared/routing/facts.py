@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from shared.mime import bounces, charsets
 from shared.mime.addresses import address_matcher
-from shared.mime.display_names import LONGEST, normalise_uncached
+from shared.mime.display_names import LONGEST, normalise_uncached, without_address
 from shared.mime.headers import MAX_HOPS, Mailbox, iterate_mailboxes, iterate_values, mailboxes, message_ids
 from shared.mime.provider_ids import sent_key
 from shared.mime.tokens import TooManyTokens, token_budget
@@ -75,8 +76,13 @@ class WrittenName(NamedTuple):
     """A name beside the account's address."""
 
     normalised: str  # as ``normalise``, cut after LONGEST characters: no person has such a name
+    without_address: str  # the same without the account's address behind it: "alex (support@company.com)" is "alex"
     written: str  # decoded, cut after NAME_CHARACTERS
     repeats_address: bool  # the name is the address or its local part
+
+    def meant(self, known: AbstractSet[str]) -> str:
+        """Return the name that counts: the whole one if it is known, else the one without the address."""
+        return self.normalised if self.normalised in known else self.without_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +244,11 @@ class _AddressReader:
             raise _TooMany(f"{field} is too long") from None
 
     def _name(self, written: str, address: str) -> WrittenName:
-        normalised = normalise_uncached(written)
-        bare = normalised.strip("<>").removeprefix("mailto:")
-        repeats = bare in self._own_names or bare in _as_names((address,))
-        return WrittenName(normalised[: LONGEST + 1], written[:NAME_CHARACTERS], repeats)
+        normalised = normalise_uncached(written)[: LONGEST + 1]
+        shorter = without_address(normalised, self._is_own) if len(normalised) <= LONGEST else normalised
+        bare = shorter.strip("<>").removeprefix("mailto:")
+        repeats = not shorter or bare in self._own_names or bare in _as_names((address,))
+        return WrittenName(normalised, shorter, written[:NAME_CHARACTERS], repeats)
 
 
 @lru_cache(CACHE_SIZE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared import routing
-from shared.mime.headers import mailboxes
+from shared.mime.headers import format_mailbox, mailboxes
 from tests.unit.test_routing import E, company, decide, got, mail
 
 NAMES = ("Alex", "Jim", "Smith, Alex", "O'Brien", "髙橋", "André")
@@ -96,3 +96,73 @@ def test_a_sender_is_read_without_the_words_before_it() -> None:
 def test_words_without_an_address_have_the_limits_of_a_name() -> None:
     assert who(f"To: {'a,' * 15_000} Jim <{E}>") == EVERYONE
     assert who(f"To: {'a;' * 700} Jim <{E}>, Alex <{E}>") == {"Alex"}
+
+
+# ---------------------------------------------------------------------------------------------- repeated addresses
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"Alex ({E})",
+        f"Alex <{E}>",
+        f"Alex [{E}]",
+        f"Alex {{{E}}}",
+        f"Alex (<{E}>)",
+        f"Alex [mailto:{E}]",
+        f"Alex <mailto:{E}>",
+        f"Alex {E}",
+        f"Alex - {E}",
+        f"Alex, {E}",
+        f"Alex '{E}'",
+        f"Alex \u00ab{E}\u00bb",
+        f"Alex \u3010{E}\u3011",
+        f"Alex\uff08{E}\uff09",
+        f"Alex({E})",
+        f"'Alex' ({E})",
+        f"'Alex ({E})'",
+        f"ALEX ({E.upper()})",
+        "Alex (support+shop@company.com)",
+        f"Alex ({E}",
+    ],
+)
+def test_a_name_that_repeats_the_address_is_the_name_before_it(name: str) -> None:
+    assert who(f'To: "{name}" <{E}>') == {"Alex"}
+    assert who(f"To: {format_mailbox(name, E).decode()}") == {"Alex"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Alex (sales@company.com)",
+        "Alex (support@company.com.example)",
+        "Alex (Support)",
+        f"Jones, Jim ({E})",
+        f"({E})",
+        f"{E} Alex",
+        f"{E} ({E})",
+    ],
+)
+def test_another_address_is_a_part_of_the_name(name: str) -> None:
+    assert who(f'To: "{name}" <{E}>') == EVERYONE
+
+
+def test_a_person_may_have_a_name_with_the_address() -> None:
+    account, sharers = company(E, "Alex", f"Alex ({E})", E)
+    for name, number in (("Alex", 1), (f"alex ({E})", 2), (E, 3)):
+        assert got(decide(mail(f'To: "{name}" <{E}>'), account, sharers, {})) == {number}
+
+
+def test_a_name_that_only_repeats_the_address_is_no_unknown_name() -> None:
+    account, sharers = company(E, "Alex")
+    for name, unknown in ((f"({E})", []), (f"Bob ({E})", ["Bob"]), (f"Alex ({E})", []), (f"support ({E})", [])):
+        facts = routing.read_facts(mail(f'To: "{name}" <{E}>'), account)
+        assert [shown.partition(" (")[0] for shown in routing.unknown_names(facts, sharers)] == unknown
+
+
+@pytest.mark.parametrize(
+    "name", ["O\u2019Brien", "O\u2018Brien", "O`Brien", "\u201cO'Brien\u201d", "\u00abO\u2019Brien\u00bb"]
+)
+def test_typographic_apostrophes_and_quotation_marks_are_folded(name: str) -> None:
+    assert who(f"To: {name} <{E}>") == {"O'Brien"}
+    assert who(f"To: {format_mailbox(name, E).decode()}") == {"O'Brien"}

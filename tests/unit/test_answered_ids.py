@@ -82,6 +82,66 @@ def test_an_encoded_id_in_a_bounce_names_the_mail(line: str) -> None:
     assert outcome(decide(bounce, external(), people(), KNOWN)) == (4, {ALEX})
 
 
+# ---------------------------------------------------------------------------------------------- bounces in plain text
+
+QMAIL = "Hi. This is the qmail-send program.\r\n--- Below this line is a copy of the message.\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["Return-Path: <>"],
+        ["Return-Path:"],
+        ["Return-Path: <MAILER-DAEMON>"],
+        ["Return-Path: MAILER-DAEMON"],
+        ["Return-Path: <Mailer-Daemon@mx.example>"],
+        ["Return-Path: <#@[]>"],
+        ["From: MAILER-DAEMON@mx.example"],
+        ["From: Mail Delivery Subsystem <mailer-daemon@mx.example>"],
+        ["From: Mail Delivery System <noreply@mx.example>"],
+        ["From: MAILER-DAEMON (Mail Delivery System)"],
+        ['From: "Postmaster" <postmaster@mx.example>'],
+        ["From: MDaemon@mx.example", "Return-Path: <bounces@mx.example>"],
+        ["From: Microsoft Exchange <MicrosoftExchange329e71ec88ae4615bbc36ab6ce41109e@customer.example>"],
+    ],
+)
+@pytest.mark.parametrize(
+    "quoted",
+    [
+        "Message-ID: <alex-1@company.com>",
+        "> Message-Id: <alex-1@company.com>",
+        "Your message <alex-1@company.com> to <gone@x.example> was not delivered.",
+        "| id=<alex-1@company.com>",
+    ],
+)
+def test_a_bounce_that_quotes_an_id_reaches_the_author(lines: list[str], quoted: str) -> None:
+    bounce = mail(f"To: {E}", *lines, "Subject: failure notice", body=QMAIL + quoted)
+    assert outcome(decide(bounce, external(), people(), KNOWN)) == (4, {ALEX})
+
+
+def test_a_bounce_in_html_reaches_the_author() -> None:
+    lines = [f"To: {E}", "From: postmaster@mx.example", "Content-Type: text/html"]
+    bounce = mail(*lines, body="<p>Undeliverable: &lt;alex-1@company.com&gt;</p>")
+    assert outcome(decide(bounce, external(), people(), KNOWN)) == (4, {ALEX})
+
+
+@pytest.mark.parametrize(
+    ("lines", "body"),
+    [
+        # no id of ours
+        (["Return-Path: <MAILER-DAEMON>"], QMAIL + "Message-ID: <unknown@company.com>"),
+        (["Return-Path: <#@[]>"], "for <gone@x.example>"),
+        # no bounce: a customer who quotes a header
+        (["Return-Path: <anna@x.example>", "From: anna@x.example"], "Message-ID: <alex-1@company.com>"),
+        (["From: Mailer Daemonsson <m@x.example>"], "Message-ID: <alex-1@company.com>"),
+        (["From: postmasters@x.example"], "Message-ID: <alex-1@company.com>"),
+        (["From: anna@postmaster.example"], "Message-ID: <alex-1@company.com>"),
+    ],
+)
+def test_other_mail_that_quotes_an_id_is_for_everybody(lines: list[str], body: str) -> None:
+    assert outcome(decide(mail(f"To: {E}", *lines, body=body), external(), people(), KNOWN)) == (5, EVERYONE)
+
+
 # ---------------------------------------------------------------------------------------------- a byte order mark
 
 BOM = "\ufeff"
