@@ -33,6 +33,8 @@ ANYWHERE = ("0.0.0.0", "::")
 """Values of BIND for all addresses."""
 HOST = r"^[A-Za-z0-9_.:-]{1,253}$"
 """Pattern of a host name or an IP address, roughly: without characters that are special in other formats."""
+EHLO_NAME = r"^([A-Za-z0-9](-*[A-Za-z0-9])*(\.[A-Za-z0-9](-*[A-Za-z0-9])*)+|\[[0-9A-Za-z.:]+\])$"
+"""Pattern of a fully qualified host name or an address literal (RFC 5321 section 4.1.2)."""
 
 
 class SettingsError(ValueError):
@@ -136,6 +138,8 @@ class Settings(BaseSettings):
     metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
     allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
     allow_private_upstream: PrivateHosts = False
+    # The name of this system for providers' SMTP servers; None: the host name if fully qualified, else the address.
+    ehlo_name: str | None = Field(None, pattern=EHLO_NAME, max_length=253)
     max_message_bytes: int = Field(52_428_800, ge=1024)
     max_connections_per_address: int = Field(100, ge=1)
     max_connections_per_account: int = Field(50, ge=1)  # for each protocol

@@ -44,7 +44,7 @@ a body\r
 class SenderHarness:
     """A sender without a broker, and what the tests need to use it."""
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, ehlo_name: str | None = None) -> None:
         self.service = Service(
             "sender",
             Settings(
@@ -65,6 +65,7 @@ class SenderHarness:
             self.service.owner,
             True,
             self.publications.extend,
+            ehlo_name,
         )
         self.stage = SubmissionWorker(self.database, 5.0, self.relaying.schedule)
         self.upkeep = SenderBackground(self.service, self.relaying)
@@ -198,9 +199,9 @@ class SenderHarness:
 
 
 @asynccontextmanager
-async def sending(database_url: str) -> AsyncIterator[SenderHarness]:
+async def sending(database_url: str, ehlo_name: str | None = None) -> AsyncIterator[SenderHarness]:
     """Run a sender without a broker."""
-    harness = SenderHarness(database_url)
+    harness = SenderHarness(database_url, ehlo_name)
     await harness.database.open()
     work = asyncio.create_task(run_background(harness.service, harness.relaying))
     try:

@@ -26,6 +26,7 @@ async def serve(service: Service) -> None:
         service.owner,
         settings.allow_private_upstream,
         service.broker.publish_behind,
+        settings.ehlo_name,
     )
     sender = SubmissionWorker(service.database, settings.sweep_grace_seconds, relaying.schedule)
     await asyncio.gather(run_worker(service, sender), run_background(service, relaying))

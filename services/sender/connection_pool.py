@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 
 from shared.errors import Permanent
 from shared.model import External
@@ -23,21 +24,24 @@ IDLE_SECONDS = 30.0
 class ConnectionPool:
     """Keeps idle connections by account, and opens new ones."""
 
-    def __init__(self, credentials: Credentials, allow_private: PrivateHosts) -> None:
+    def __init__(self, credentials: Credentials, allow_private: PrivateHosts, ehlo_name: str | None = None) -> None:
+        """:param ehlo_name: the setting of this name."""
         self._credentials = credentials
         self._allow_private = allow_private
+        self._ehlo_name = ehlo_name
         self._idle: dict[int, list[tuple[SmtpClient, External, float]]] = {}
 
     async def connect(self, external: External) -> SmtpClient:
         """Open a connection and log in. :raises: as ``smtp_connect.connect``."""
         credential = await self._credential(external)
+        open_connection = partial(smtp_connect.connect, allow_private=self._allow_private, ehlo_name=self._ehlo_name)
         try:
-            return await smtp_connect.connect(external, credential, self._allow_private)
+            return await open_connection(external, credential)
         except AuthFailed:
             if not credential.token:
                 raise
             self._credentials.discard_token(external)  # the provider may have revoked the token before it expired
-            return await smtp_connect.connect(external, await self._credential(external), self._allow_private)
+            return await open_connection(external, await self._credential(external))
 
     async def _credential(self, external: External) -> Credential:
         """:raises AuthFailed: there is nothing to log in with. :raises ServerUnavailable: no access token now."""

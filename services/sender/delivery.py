@@ -40,10 +40,14 @@ class OutboundDelivery:
         owner: str,
         allow_private: PrivateHosts,
         publish: Callable[[Sequence[Publication]], None],
+        ehlo_name: str | None = None,
     ) -> None:
-        """:param owner: unique to this process. :param publish: as ``Broker.publish_behind``."""
+        """:param owner: unique to this process. :param publish: as ``Broker.publish_behind``.
+
+        :param ehlo_name: the setting of this name.
+        """
         self.claims = Claims(database, owner, self.announce)
-        self.connections = ConnectionPool(credentials, allow_private)
+        self.connections = ConnectionPool(credentials, allow_private, ehlo_name)
         self._database = database
         self._publish = publish
         self._status = AccountStatus(database, self.claims)

@@ -8,6 +8,8 @@ shared/provider/smtp_client.py therefore takes over.
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 import ssl
 
 import aiosmtplib
@@ -17,7 +19,7 @@ from shared.net import dial
 from shared.provider.credentials import Credential
 from shared.provider.smtp_client import AUTH_REQUIRED, SmtpClient
 from shared.provider.smtp_login import AuthFailed, ServerUnavailable, log_in
-from shared.settings import PrivateHosts
+from shared.settings import EHLO_NAME, PrivateHosts
 
 CONNECT_SECONDS = 60.0
 """Time limit for TCP, greeting, TLS and AUTH together: seconds."""
@@ -31,10 +33,12 @@ async def connect(
     allow_private: PrivateHosts,
     seconds: float = CONNECT_SECONDS,
     progress: dial.ProgressCallback = dial.no_progress,
+    ehlo_name: str | None = None,
 ) -> SmtpClient:
     """Connect to the account's SMTP server, start TLS as configured (never less), and log in if the account says so.
 
     :param progress: called for the steps resolved, connected, encrypted, answered and logged in.
+    :param ehlo_name: the setting of this name.
     :raises dial.Unreachable: (Temporary) no connection. :raises dial.TlsError: (Temporary) TLS failed.
     :raises dial.AddressNotAllowed: (Permanent) the operator does not allow the address.
     :raises ServerUnavailable: the server refuses service now; ``reply_code`` 421: too many connections.
@@ -51,7 +55,7 @@ async def connect(
         use_tls=server.tls == "implicit",
         start_tls=False,
         tls_context=dial.client_context(server),
-        local_hostname=_own_name(sock.getsockname()[0]),
+        local_hostname=ehlo_name or own_name(socket.gethostname(), sock.getsockname()[0]),
         timeout=seconds,
     )
     try:
@@ -123,14 +127,15 @@ async def probe_smtp(
     allow_private: PrivateHosts,
     seconds: float,
     progress: dial.ProgressCallback = dial.no_progress,
+    ehlo_name: str | None = None,
 ) -> None:
     """Test an account's SMTP settings up to MAIL FROM, without sending a mail (manual 4.1, "Test").
 
-    :param progress: as in ``connect``, and called for the step accepted.
+    :param progress: as in ``connect``, and called for the step accepted. :param ehlo_name: as in ``connect``.
     :raises Temporary: (also ``AuthFailed``) or Permanent: the problem, in words for the operator.
     """
     where = dial.host_port(external.smtp)
-    client = await connect(external, credential, allow_private, seconds, progress)
+    client = await connect(external, credential, allow_private, seconds, progress, ehlo_name)
     try:
         async with asyncio.timeout(seconds):
             reply = await client.command(b"MAIL FROM:<" + external.address.encode() + b">")
@@ -149,7 +154,13 @@ async def probe_smtp(
         client.close()
 
 
-def _own_name(address: str) -> str:
-    """Return an address literal as our EHLO name: this machine has no public name (RFC 5321 4.1.3, 4.1.4)."""
+_FULL_NAME = re.compile(EHLO_NAME)
+
+
+def own_name(host_name: str, address: str) -> str:
+    """Return the name for EHLO: the host name if it is fully qualified, else the address literal (RFC 5321 4.1.4)."""
+    name = host_name.rstrip(".")
+    if _FULL_NAME.fullmatch(name) and not name.startswith("localhost.") and not name.replace(".", "").isdigit():
+        return name
     address = address.partition("%")[0]
     return f"[IPv6:{address}]" if ":" in address else f"[{address}]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import socket
 import ssl
 from pathlib import Path
 
@@ -187,3 +188,26 @@ async def test_a_refused_cram_md5_leads_to_plain_once_under_tls(
         assert await try_to_send(harness) == outcome
         # then LOGIN was not tried after a second 535
         assert provider.said("AUTH") == ["AUTH CRAM-MD5", PLAIN]
+
+
+@pytest.mark.parametrize(
+    ("setting", "host_name", "said"),
+    [
+        ("mail.company.com", "host.other.example", "EHLO mail.company.com"),
+        ("[192.0.2.1]", "host", "EHLO [192.0.2.1]"),
+        (None, "host.other.example", "EHLO host.other.example"),
+        (None, "host.other.example.", "EHLO host.other.example"),
+        (None, "host", "EHLO [127.0.0.1]"),
+        (None, "localhost.localdomain", "EHLO [127.0.0.1]"),
+        (None, "bad_name.example", "EHLO [127.0.0.1]"),
+        (None, "10.0.0.1", "EHLO [127.0.0.1]"),
+    ],
+)
+async def test_ehlo_names_the_setting_or_the_host_or_its_address(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, setting: str | None, host_name: str, said: str
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: host_name)
+    async with scripted_smtp() as provider, sending(database_url, setting) as harness:
+        await harness.accounts({SUPPORT: provider.port})
+        assert await try_to_send(harness) == "sent"
+        assert provider.said("EHLO") == [said]

@@ -45,7 +45,16 @@ async def check_connection(system: AdminContext, external: External) -> list[Che
     relaying = _Checklist("SMTP", external.smtp, _order(external.smtp, *login, "accepted"))
     await asyncio.gather(
         fetching.run(_try_pop3(system, external, credential, fetching)),
-        relaying.run(probe_smtp(external, credential, system.settings.allow_private_upstream, SECONDS, relaying.done)),
+        relaying.run(
+            probe_smtp(
+                external,
+                credential,
+                system.settings.allow_private_upstream,
+                SECONDS,
+                relaying.done,
+                system.settings.ehlo_name,
+            )
+        ),
     )
     async with system.database.transaction() as connection:
         saved = [account for account in await accounts.load_externals(connection, [external.id]) if account == external]
