@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from services.sender import header_fields
 from services.sender.header_fields import AUTHOR_FIELDS, COPIES_OF_FROM, Treatment, treatment_of
+from services.sender.header_folding import MAX_LINE_OCTETS, fold_long_lines
 from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address
 from shared.mime.headers import Mailbox
@@ -25,8 +26,6 @@ _COMPLETED = frozenset({"message-id", "date"})
 KEPT_MAILBOXES = 200
 """Limits the parsed mailboxes that are kept until the mail leaves: mailboxes of its header. A client may write 100,000;
 the fields with further ones are parsed once more."""
-_MAX_LINE_OCTETS = 998
-"""Limits a line of a header: octets (RFC 5322 section 2.1.1)."""
 _Person = tuple[str, str]  # user name, external address
 
 
@@ -135,7 +134,7 @@ def rewrite_header(
         if field.mailboxes is None or field.mailboxes:
             edits += _field_edits(parsed, field, directory, author)
     edits.append((0, 0, _missing_fields(seen, author, message_id, date)))
-    return headers.splice(parsed.header, edits)
+    return fold_long_lines(headers.splice(parsed.header, edits))
 
 
 def _rewritten(
@@ -195,7 +194,7 @@ def _field_edits(
     if not edits:
         return []
     rewritten = headers.splice(parsed.value(field), edits)
-    if max(map(len, rewritten.split(b"\n"))) > _MAX_LINE_OCTETS - (field.value_start - field.start) - 1:
+    if max(map(len, rewritten.split(b"\n"))) > MAX_LINE_OCTETS - (field.value_start - field.start) - 1:
         # The names made a line too long: each one begins a new line.
         edits = [(start, end, new if start == 0 else b"\r\n " + new) for start, end, new in edits]
     return [(field.value_start + start, field.value_start + end, new) for start, end, new in edits]

@@ -54,3 +54,17 @@ async def test_no_field_that_holds_addresses_leaves_with_a_local_one(
         }
         assert values == expected[FIELDS[key]], key
     assert headers.values(provider.taken[-1].mail, "received") == [b" from pc by mx; Tue, 3 Nov 2026"]
+
+
+async def test_a_header_line_of_more_than_998_octets_leaves_folded(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
+    # given a client that folds nothing
+    mail = b"Subject: " + b"word " * 500 + b"x\r\nCc: " + b",".join([b"kim@local.com"] * 300) + b"\r\n" + MAIL
+    await harness.until(await harness.submit(ANN, mail=mail + b"y" * 2000 + b"\r\n"), state="done")
+    # then each line of the header is short enough, and the body is as it was
+    header, _, body = provider.taken[0].mail.partition(b"\r\n\r\n")
+    assert max(map(len, header.split(b"\r\n"))) <= 998
+    assert b" ".join(headers.values(header, "subject")[0].split()) == b"word " * 500 + b"x"
+    assert headers.values(header, "cc")[0].count(b"<sales@company.com>") == 300
+    assert body.endswith(b"y" * 2000 + b"\r\n")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from services.sender import header_rewriting
 from services.sender.header_fields import FIELDS
+from services.sender.header_folding import fold_long_lines
 from services.sender.header_rewriting import (
     KEPT_MAILBOXES,
     Author,
@@ -267,6 +268,53 @@ def test_the_mailboxes_of_from_are_not_rewritten_for_each_sender_field(monkeypat
     leaves(header)
     # then each is rewritten at most twice: to be compared, and to leave
     assert rewritten <= 2 * (150 + 2000)
+
+
+WORDS = b" ".join([b"word"] * 500)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"Subject", b" " + WORDS),
+        (b"X-Note", b"\t" + WORDS.replace(b" ", b"\t")),
+        (b"X-Note", b" short\r\n " + WORDS + b"\r\n short"),
+        (b"X-Note", b" " + b"x" * 990 + b" " + b"y" * 990),
+        (b"To", b" " + b",".join([b"ann@customer.org"] * 200)),
+        (b"To", b' "Doe, Ann" <ann@customer.org>,' * 100),
+        (b"Cc", b" " + b",".join([b"jim@local.com"] * 200)),
+        (b"References", b" " + b"<some.id@customer.org>" * 100),
+        (b"List-Post", b" <mailto:ann@customer.org> " + WORDS),
+    ],
+)
+def test_a_long_line_leaves_folded(key: bytes, value: bytes) -> None:
+    left = leaves(COMPLETE + FROM + key + b":" + value + b"\r\nX-Last: 1\r\n\r\n")
+    # then no line is too long or blank, and nothing but white space has changed
+    lines = left.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    assert max(map(len, lines)) <= 998 and all(line.strip() for line in lines)
+    [folded] = headers.values(left, key.decode())
+    assert b"jim" in value or b"".join(folded.split()) == b"".join(value.split())
+    assert headers.values(left, "x-last") == [b" 1"]
+    expected = [mailbox.name for mailbox in headers.mailboxes(value)]
+    assert key != b"To" or [mailbox.name for mailbox in headers.mailboxes(folded)] == expected
+    # and it leaves the same way once more
+    assert fold_long_lines(left) == left
+
+
+@pytest.mark.parametrize("value", [b" " + b"x" * 2000, b"x" * 2000, b" " * 2000, b' "' + b"a b" * 900 + b"\r\n"])
+def test_a_long_line_without_a_place_to_fold_stays(value: bytes) -> None:
+    header = COMPLETE + FROM + b"X-Note:" + value + b"\r\n\r\n"
+    assert b"".join(leaves(header).split()) == b"".join(header.split())
+    if b" b" not in value:
+        assert leaves(header) == header
+
+
+@given(st.lists(st.sampled_from([b"a" * 400, b" ", b"\t", b'"', b",", b"<a@b>", b"\r\n ", b"\\", b";"]), max_size=60))
+def test_folding_changes_nothing_but_white_space(pieces: list[bytes]) -> None:
+    header = b"To: " + b"".join(pieces) + b"\r\nX-Last: 1\r\n\r\n"
+    folded = fold_long_lines(header)
+    assert b"".join(folded.split()) == b"".join(header.split())
+    assert len(headers.fields(folded)) == len(headers.fields(header))
 
 
 texts = st.lists(
