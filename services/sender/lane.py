@@ -109,7 +109,10 @@ class Lane:
             try:
                 with Transmission(client, message, envelope) as transmission:
                     self._transmission = transmission
-                    return await self._take_steps(transmission, claimed)
+                    result = await self._take_steps(transmission, claimed)
+                    if (with_sender := transmission.message_with_sender()) is None:
+                        return result
+                    message = with_sender
             except SmtpConnectionLost as error:
                 if (for_accepted := transmission.message_for_accepted()) is not None:
                     message = for_accepted  # too many recipients: those that the server accepts are sent first
@@ -126,7 +129,7 @@ class Lane:
 
     async def _take_steps(self, transmission: Transmission, claimed: ClaimedMail) -> DeliveryResult:
         if await transmission.announce() and await transmission.send_content():
-            following = self._pipeline_next()
+            following = None if transmission.may_be_repeated else self._pipeline_next()
             await self._claims.mark_sending(claimed.mail, claimed.account_version)
             transmission.confirm_mark()
             if transmission.send_final_dot(following):

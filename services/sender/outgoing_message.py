@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -33,6 +34,7 @@ class MessageSource:
     head: bytes  # the rewritten header and the beginning of the body
     header_8bit: bool  # the header has octets beyond ASCII
     stored_octets: int  # of the stored mail, in place of which ``head`` is sent
+    null_sender: bool = False  # leaves with ``MAIL FROM:<>``
 
 
 async def load_sources(database: Database, mails: Sequence[QueuedMail], external: External) -> dict[int, MessageSource]:
@@ -86,7 +88,22 @@ def _build_source(
     submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=mail.age)
     author = Author(mail.author_name, external.address, frozenset(map(fold_address, external.own_addresses)))
     header = rewrite_header(parsed, directory, author, mail.message_id, submitted_at)
-    return MessageSource(header + head[len(parsed.header) :], not header.isascii(), len(head))
+    null_sender = not mail.envelope_from and is_automatic(parsed.header)
+    return MessageSource(header + head[len(parsed.header) :], not header.isascii(), len(head), null_sender)
+
+
+_REPORT = re.compile(rb"\s*multipart/report\s*;.*report-type\s*=\s*\"?disposition-notification\b", re.I | re.S)
+
+
+def is_automatic(header: bytes) -> bool:
+    """Return whether a mail is a report of its disposition (RFC 8098) or says that a program wrote it (RFC 3834).
+
+    Only such mail leaves with the null sender that its client gave: others could not be reported as failed.
+    """
+    if any(_REPORT.match(value) for value in headers.values(header, "content-type")):
+        return True
+    words = [headers.field_text(value).partition(";")[0].strip() for value in headers.values(header, "auto-submitted")]
+    return any(word and word.lower() != "no" for word in words)
 
 
 async def _load_people(
@@ -131,8 +148,9 @@ def build_message(
                 if skipped > source.stored_octets:
                     yield piece
 
+    address = ascii_address(external.address)
     return OutgoingMessage(
-        ascii_address(external.address),
+        "" if source.null_sender else address,
         mail.recipients,
         mail.octets - source.stored_octets + len(source.head),
         mail.body_8bit,
@@ -140,4 +158,5 @@ def build_message(
         mail.smtputf8,
         pieces,
         mail.dsn_params,
+        address if source.null_sender else None,
     )

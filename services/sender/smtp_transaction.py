@@ -23,7 +23,7 @@ _NO_SMTPUTF8 = Reply(553, "5.6.7 the provider's mail server does not take intern
 class OutgoingMessage:
     """A rewritten mail, ready to send."""
 
-    mail_from: str
+    mail_from: str  # '' for the null sender
     recipients: tuple[QueuedRecipient, ...]
     octets: int  # of header and body
     body_8bit: bool
@@ -31,6 +31,7 @@ class OutgoingMessage:
     smtputf8: bool
     pieces: Callable[[], AsyncIterator[bytes]]
     dsn_params: str | None = None  # RET and ENVID of the submission (shared/mime/dsn_options.py)
+    other_sender: str | None = None  # for one more transaction if the server refuses the null sender
     answered: Mapping[int, Reply] = field(default_factory=dict)  # by position: recipients that are not tried once more
 
 

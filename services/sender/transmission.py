@@ -141,6 +141,17 @@ class Transmission:
         """Return what the replies say about each recipient."""
         return classify(self._message.recipients, self._replies)
 
+    @property
+    def may_be_repeated(self) -> bool:
+        """Whether the mail may need another transaction, with another sender: no other mail may follow it."""
+        return self._message.other_sender is not None
+
+    def message_with_sender(self) -> OutgoingMessage | None:
+        """Return the message with its other sender, if the server has refused it, None in any other case."""
+        if self._message.other_sender is None or any(outcome.state != "failed" for outcome in self.result().outcomes):
+            return None
+        return replace(self._message, mail_from=self._message.other_sender, other_sender=None)
+
     def message_for_accepted(self) -> OutgoingMessage | None:
         """Return the message for the recipients that were accepted before the server ended the connection with 421.
 

@@ -9,8 +9,8 @@ import pytest
 from services.sender.header_fields import FIELDS
 from shared.mime import headers
 from tests.company import SALES, SUPPORT
-from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
-from tests.sender_harness import MAIL, SenderHarness, sending
+from tests.scripted_smtp import PIPELINING, ScriptedSmtp, scripted_smtp
+from tests.sender_harness import MAIL, SenderHarness, replies, sending
 
 ANN = "ann@customer.org"
 
@@ -54,6 +54,60 @@ async def test_no_field_that_holds_addresses_leaves_with_a_local_one(
         }
         assert values == expected[FIELDS[key]], key
     assert headers.values(provider.taken[-1].mail, "received") == [b" from pc by mx; Tue, 3 Nov 2026"]
+
+
+RECEIPT = b'Content-Type: multipart/report;\r\n boundary=x; Report-Type="disposition-notification"\r\n' + MAIL
+
+
+@pytest.mark.parametrize(
+    ("sender", "mail", "left_from"),
+    [
+        ("", RECEIPT, ""),
+        ("", RECEIPT.replace(b'"', b""), ""),
+        ("", b"Auto-Submitted: auto-replied\r\n" + MAIL, ""),
+        ("", b"Auto-Submitted: Auto-Generated (rule 1); x=y\r\n" + MAIL, ""),
+        # other mail, which its author could otherwise not be told about, and mail with a sender
+        ("", b"Auto-Submitted: no\r\n" + MAIL, SUPPORT),
+        ("", b"Content-Type: multipart/report; report-type=delivery-status\r\n" + MAIL, SUPPORT),
+        ("", MAIL, SUPPORT),
+        ("alex@local.com", RECEIPT, SUPPORT),
+    ],
+)
+async def test_only_receipts_and_automatic_mail_keep_the_null_sender(
+    harness: SenderHarness, provider: ScriptedSmtp, sender: str, mail: bytes, left_from: str
+) -> None:
+    await harness.until(await harness.submit(ANN, mail=mail, sender=sender), state="done")
+    assert [taken.sender for taken in provider.taken] == [left_from]
+
+
+@pytest.mark.parametrize("hello", [None, PIPELINING])
+@pytest.mark.parametrize("verb", ["MAIL", "RCPT", "DATA", "END"])
+async def test_a_refused_null_sender_leads_to_the_address_of_the_account(
+    harness: SenderHarness, provider: ScriptedSmtp, verb: str, hello: str | None
+) -> None:
+    # given a provider that refuses the null sender at any command
+    provider.always("EHLO", hello)
+    provider.say(verb, "550 5.7.1 null sender not allowed")
+    found = await harness.until(await harness.submit(ANN, mail=RECEIPT, sender=""), state="done")
+    # then the mail leaves with the other one, and nobody gets a notice
+    assert [taken.sender for taken in provider.taken] == [SUPPORT]
+    assert replies(found) == [("relayed", "250 2.0.0 queued")]
+    assert [line.split(" ")[1] for line in provider.said("MAIL")] == ["FROM:<>", f"FROM:<{SUPPORT}>"]
+
+
+async def test_a_receipt_that_is_refused_with_both_senders_fails(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
+    provider.always("RCPT", "550 5.1.1 unknown")
+    found = await harness.until(await harness.submit(ANN, mail=RECEIPT, sender=""), state="done")
+    assert (replies(found), len(provider.said("RCPT"))) == ([("failed", "550 5.1.1 unknown")], 2)
+    assert await harness.notices("Alex") == []
+
+
+async def test_a_temporarily_refused_null_sender_waits(harness: SenderHarness, provider: ScriptedSmtp) -> None:
+    provider.say("MAIL", "451 4.3.0 later")
+    found = await harness.until(await harness.submit(ANN, mail=RECEIPT, sender=""), tries=1)
+    assert (replies(found), len(provider.said("MAIL"))) == ([("waiting", "451 4.3.0 later")], 1)
 
 
 async def test_a_header_line_of_more_than_998_octets_leaves_folded(
