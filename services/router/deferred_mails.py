@@ -8,7 +8,8 @@ from itertools import islice
 READ_AGAIN = 16
 """Limits the deferred mails that a batch tries to read: mails, about as many as its budget allows."""
 REMEMBERED = 20_000
-"""Limits the deferred mails that are remembered: mails, some 3 MB. Further ones are only read from again."""
+"""Limits the deferred mails that are remembered: mails, some 3 MB. The oldest ones are forgotten, and read from again;
+another router may have routed them long ago."""
 
 
 class DeferredMails:
@@ -30,4 +31,6 @@ class DeferredMails:
         """Record the outcome of a batch: the mails that it tried to read, and which of them are deferred."""
         for row in read:
             self._addresses.pop(row, None)
-        self._addresses.update(islice(deferred, REMEMBERED - len(self._addresses)))
+        self._addresses.update(deferred)
+        for row in list(islice(self._addresses, max(0, len(self._addresses) - REMEMBERED))):
+            del self._addresses[row]

@@ -32,4 +32,14 @@ def test_deferred_mails_beyond_the_limit_are_read_from_again(monkeypatch: pytest
     monkeypatch.setattr(deferred_mails, "REMEMBERED", 20)
     deferred = DeferredMails()
     deferred.record(ROWS, MAILS)
-    assert deferred.divide(ROWS) == ([*ROWS[:READ_AGAIN], *ROWS[20:]], MAILS[READ_AGAIN:20])
+    assert deferred.divide(ROWS) == ([*ROWS[:-20], *ROWS[-20 : READ_AGAIN - 20]], MAILS[READ_AGAIN - 20 :])
+
+
+def test_mails_that_another_router_routed_take_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given as many deferred mails as are remembered, which another router gets from the queue
+    monkeypatch.setattr(deferred_mails, "REMEMBERED", 20)
+    deferred = DeferredMails()
+    deferred.record(ROWS[:20], MAILS[:20])
+    # when others are deferred, then these cost nothing either
+    deferred.record(ROWS[20:40], MAILS[20:40])
+    assert deferred.divide(ROWS[20:40]) == (ROWS[20 : 20 + READ_AGAIN], MAILS[20 + READ_AGAIN : 40])
