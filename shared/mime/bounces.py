@@ -37,7 +37,7 @@ _ID_LINE = re.compile(
 )
 
 
-_ANY_ID = re.compile(rb"<([^<>\s@]{1,500}@[^<>\s@]{1,400})>")
+_ANY_ID = re.compile(rb"<[^<>\s@]{1,500}@[^<>\s@]{1,400}>")
 _NULL_PATH = re.compile(rb"<?(?:mail(?:er)?[-_.]?daemon(?:@[^<>@\s]*)?|#@\[\])?>?")
 """Envelope sender of a bounce: the null sender (RFC 5321 section 4.5.5), qmail's own of a double bounce, or a program
 that has no null sender."""
@@ -106,7 +106,8 @@ def reported_ids(message: bytes) -> list[str]:
             for line in islice(_ID_LINE.finditer(text), IDS):
                 named += message_ids(line[1], 1)
         for text in texts if not named else ():
-            named += [found[1].decode("latin-1") for found in islice(_ANY_ID.finditer(text), IDS)]
+            for found in islice(_ANY_ID.finditer(text), IDS):
+                named += message_ids(found[0], 1)
     return list(dict.fromkeys(returned + named))[:IDS]
 
 

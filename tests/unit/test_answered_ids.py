@@ -7,6 +7,8 @@ from email.message import EmailMessage
 
 import pytest
 
+from shared import routing
+from shared.db.database import storable
 from shared.mime.headers import message_ids
 from tests.unit.test_routing import ALEX, EVERYONE, SENT, E, decide, external, mail, outcome, people, sent
 
@@ -117,6 +119,13 @@ QMAIL = "Hi. This is the qmail-send program.\r\n--- Below this line is a copy of
 def test_a_bounce_that_quotes_an_id_reaches_the_author(lines: list[str], quoted: str) -> None:
     bounce = mail(f"To: {E}", *lines, "Subject: failure notice", body=QMAIL + quoted)
     assert outcome(decide(bounce, external(), people(), KNOWN)) == (4, {ALEX})
+
+
+def test_an_id_in_the_text_of_a_bounce_is_one_that_postgresql_can_look_up() -> None:
+    lines = [f"To: {E}".encode(), b"Return-Path: <>", b"", b"failed: <a\0b@c.d> <\xff@c.d> <\xed\xa0\x80@c.d>"]
+    asked = routing.referenced_ids(routing.read_facts(b"\r\n".join(lines), external()))
+    assert "ab@c.d" in asked and len(asked) == 3
+    assert all(storable(message_id) == message_id for message_id in asked)
 
 
 def test_a_bounce_in_html_reaches_the_author() -> None:
