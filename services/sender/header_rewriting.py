@@ -36,6 +36,7 @@ class Author:
     user_name: str
     external_address: str  # of the external account that relays the mail
     external_addresses: frozenset[str]  # this one and the account's aliases, folded
+    redirects: bool = False  # the mail that another has written: From stays
 
 
 class ParsedField(NamedTuple):
@@ -172,7 +173,9 @@ def _rewrite_mailbox(mailbox: Mailbox, directory: Mapping[str, _Person], author:
     person = directory.get(address)
     if person is None and key in AUTHOR_FIELDS and address in author.external_addresses:
         person = author.user_name, mailbox.address.rstrip(".")
-    elif person is None and key == "from":  # it was the author's at the submission: smtp_in rejects any other
+    elif (
+        person is None and key == "from" and not author.redirects
+    ):  # it was the author's at the submission: smtp_in rejects any other
         person = author.user_name, author.external_address
     return mailbox if person is None else mailbox._replace(name=person[0], address=ascii_address(person[1]))
 

@@ -86,10 +86,31 @@ def _build_source(
         **{fold_address(address): (mail.author_name, external.address) for address in author_addresses},
     }
     submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=mail.age)
-    author = Author(mail.author_name, external.address, frozenset(map(fold_address, external.own_addresses)))
+    author = Author(
+        mail.author_name,
+        external.address,
+        frozenset(map(fold_address, external.own_addresses)),
+        _is_redirect(parsed, author_addresses),
+    )
     header = rewrite_header(parsed, directory, author, mail.message_id, submitted_at)
     null_sender = not mail.envelope_from and is_automatic(parsed.header)
     return MessageSource(header + head[len(parsed.header) :], not header.isascii(), len(head), null_sender)
+
+
+def _is_redirect(parsed: ParsedHeader, author_addresses: Sequence[str]) -> bool:
+    """Return whether the author resends another's mail, which smtp_in has allowed. From is then in no domain of theirs.
+
+    :param author_addresses: local ones; one of another domain may be gone since the submission.
+    """
+    if not any(field.key == "resent-from" for field in parsed.fields):
+        return False
+    domains = {fold_address(address).rpartition("@")[2] for address in author_addresses}
+    senders = [field for field in parsed.fields if field.key == "from"]
+    return not any(
+        fold_address(mailbox.address).rpartition("@")[2] in domains
+        for field in senders
+        for mailbox in parsed.mailboxes(field)
+    )
 
 
 _REPORT = re.compile(rb"\s*multipart/report\s*;.*report-type\s*=\s*\"?disposition-notification\b", re.I | re.S)

@@ -18,7 +18,7 @@ from shared.amqp.publications import submitted
 from shared.db.database import Connection, Database
 from shared.db.group_commit import GroupCommit
 from shared.mime.addresses import ascii_address
-from shared.store import maillog, submissions
+from shared.store import inbound, maillog, submissions
 from shared.store.submissions import RefusedRecipient, Submission
 
 BATCH_OCTETS = 8 * 1024 * 1024
@@ -94,6 +94,7 @@ class CommitQueue:
     def __init__(self, database: Database, broker: Broker, max_message_octets: int) -> None:
         """:param max_message_octets: largest mail: octets."""
         self.memory = ReceiveMemory(max_message_octets)
+        self._database = database
         self._broker = broker
         self._group = GroupCommit(
             database,
@@ -138,6 +139,16 @@ class CommitQueue:
     def refresh_directory(self) -> asyncio.Future[Directory]:
         """The accounts as they are now; see ``DirectoryCache.refresh``."""
         return self._directory.refresh()
+
+    async def may_redirect(self, envelope: Envelope) -> bool:
+        """Return whether the mail is none that is redirected, or one that was delivered to its author.
+
+        :raises Temporary: the database is unavailable.
+        """
+        if envelope.redirected is None:
+            return True
+        async with self._database.statement() as connection:
+            return await inbound.was_delivered(connection, envelope.redirected, envelope.author.id)
 
     async def commit(self, pending: PendingSubmission) -> CommittedSubmission:
         """Queue a mail, and return after its commit. Cancelling the call does not remove the mail from the queue.

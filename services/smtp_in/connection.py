@@ -21,6 +21,7 @@ from services.smtp_in.login import TRY_LATER, LoginConnection, SmtpRegistry
 from services.smtp_in.parameters import PathParameters, parse_mail, parse_rcpt
 from services.smtp_in.receive_memory import MailMemory
 from services.smtp_in.recipient_policy import Directory, check_syntax
+from services.smtp_in.sender_policy import NO_REDIRECT
 from shared.auth.authenticator import Authenticator
 from shared.db.group_commit import CommitOutcomeUnknown
 from shared.errors import Temporary
@@ -245,6 +246,9 @@ class SmtpConnection(LoginConnection):
         try:
             for pause in COMMIT_PAUSES:
                 checked = self._check_mail(directory, mail)
+                if isinstance(checked, Envelope) and not await self._queue.may_redirect(checked):
+                    await self._refuse(NO_REDIRECT)
+                    return
                 if isinstance(checked, Envelope):
                     with STAGE_SECONDS.labels("submission").time():
                         committed = await self._queue.commit(self._submission(checked, mail))

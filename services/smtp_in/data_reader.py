@@ -25,13 +25,13 @@ _END = b"\r\n.\r\n"
 # shared/mime/headers.py, blanks may precede the colon; without a record of each of 10,000 fields it takes a quarter of
 # the time.
 _FIELD = re.compile(
-    rb"^(?:(from|sender|received|message-id|bcc|resent-bcc)[ \t]*+:|)([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?",
+    rb"^(?:(from|sender|resent-from|received|message-id|bcc|resent-bcc)[ \t]*+:|)([^\n]*+(?:\n[ \t][^\n]*+)*+)\n?",
     re.MULTILINE | re.IGNORECASE,
 )
 
 Values = dict[str, list[bytes]]
-"""Raw values of the fields that the policies check (From, Sender, Received, Message-ID), in order, by name in lower
-case."""
+"""Raw values of the fields that the policies check (From, Sender, Resent-From, Received, Message-ID), in order, by name
+in lower case."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ class Envelope:
     external: External  # sends the mail
     recipients: tuple[EnvelopeRecipient, ...]  # one for each copy
     refused: tuple[tuple[EnvelopeRecipient, SmtpRefusal], ...]  # accepted at RCPT, and gone since
+    redirected: str | None = None  # Message-ID of the mail that is redirected, which has to be one of the author's
 
 
 def check_sender(directory: Directory, login: Local, address: str) -> Local | SmtpRefusal:
@@ -81,4 +82,5 @@ def check_mail(
         return refused[0][1]
     refusal = sender_policy.check_header(directory, author, header)
     refusal = refusal or check_size(external, recipients.values(), octets)
-    return refusal or Envelope(directory, author, external, tuple(recipients.values()), tuple(refused))
+    redirected = None if refusal else sender_policy.redirected_id(directory, author, header)
+    return refusal or Envelope(directory, author, external, tuple(recipients.values()), tuple(refused), redirected)

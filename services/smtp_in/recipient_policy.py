@@ -49,6 +49,10 @@ class Directory:
             version,
         )
 
+    def is_ours(self, address: str) -> bool:
+        """Return whether a folded address is, or was, one of a local or an external account."""
+        return address in self.locals or address in self.externals or _domain(address) in self.local_domains
+
     def addresses_of(self, author: Local) -> frozenset[str]:
         """Folded addresses that the author may send from: its own, the external account's and its aliases."""
         addresses = self._own.get(author)

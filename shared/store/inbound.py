@@ -270,6 +270,17 @@ async def record_delivered(
 _STAGES = {"fetched": "router", "routed": "mailbox"}  # the stage that works on mails in this state
 
 
+async def was_delivered(connection: Connection, message_id: str, local_id: int) -> bool:
+    """Return whether a mail from outside with this Message-ID is in, or was in, a person's mailbox."""
+    cursor = await connection.execute(
+        """select from inbound i join deliveries d on d.inbound_id = i.id
+           where i.message_id = %s and i.source || '' = 'fetched' and d.local_id = %s and d.done_at is not null
+           limit 1""",
+        (message_id, local_id),
+    )
+    return await cursor.fetchone() is not None
+
+
 async def list_overdue(
     connection: Connection, state: Literal["fetched", "routed"], grace_seconds: float
 ) -> list[tuple[int, str, tuple[str, ...]]]:

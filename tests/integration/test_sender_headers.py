@@ -56,6 +56,18 @@ async def test_no_field_that_holds_addresses_leaves_with_a_local_one(
     assert headers.values(provider.taken[-1].mail, "received") == [b" from pc by mx; Tue, 3 Nov 2026"]
 
 
+async def test_a_redirected_mail_keeps_its_from(harness: SenderHarness, provider: ScriptedSmtp) -> None:
+    # given a customer's mail that Alex redirects, and an own mail that Alex sends again from an address that is gone
+    redirected = b"Resent-From: alex@local.com\r\nResent-To: c@customer.org\r\n" + MAIL
+    for author in (b"Ann <ann@customer.org>", b"gone@local.com"):
+        mail = redirected.replace(b"From: alex@local.com\r\nTo", b"From: " + author + b"\r\nTo")
+        await harness.until(await harness.submit("c@customer.org", mail=mail), state="done")
+    # then
+    alex = [b' "Alex" <support@company.com>']
+    assert [headers.values(taken.mail, "resent-from") for taken in provider.taken] == [alex, alex]
+    assert [headers.values(taken.mail, "from") for taken in provider.taken] == [[b" Ann <ann@customer.org>"], alex]
+
+
 RECEIPT = b'Content-Type: multipart/report;\r\n boundary=x; Report-Type="disposition-notification"\r\n' + MAIL
 
 

@@ -23,7 +23,9 @@ from shared.amqp.broker import Broker
 from shared.amqp.payloads import SubmittedItem, read_payload
 from shared.auth.passwords import hash_password
 from shared.db.database import Connection, Database
-from shared.store import account_changes, accounts, blobs, relay_notices, submissions
+from shared.model import Content
+from shared.store import account_changes, accounts, blobs, inbound, relay_notices, submissions
+from shared.store.inbound import Arrival
 from tests.polling import until
 from tests.submission_harness import Client, Running, plain, running
 
@@ -136,6 +138,40 @@ async def test_lines_before_the_first_field_are_not_stored(server: Running) -> N
     foreign = mail.replace(b"alex@local.com", b"boss@other.example")
     for before in befores:
         assert (await client.send(before + foreign + b".\r\n")).startswith("550 5.7.1")
+
+
+async def test_a_mail_is_redirected_only_by_those_who_received_it(server: Running) -> None:
+    # given a customer's mail in Alex's mailbox, and one that is still on its way there
+    async with server.database.transaction() as connection:
+        [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(b"Subject: x\r\n\r\n")])
+        ids = await inbound.add_inbound(
+            connection,
+            [
+                Arrival("fetched", blob_id, external_id=server.ids["support"], message_id=f"{name}@customer.org")
+                for name in ("read", "late")
+            ],
+        )
+        await connection.execute(
+            """insert into deliveries (inbound_id, local_id, reason, done_at)
+               values (%s, %s, '', now()), (%s, %s, '', null)""",
+            (ids[0], server.ids["alex"], ids[1], server.ids["alex"]),
+        )
+    # when Alex, and then Jim, redirect them to another customer
+    replies = {}
+    for who in ("alex", "jim"):
+        client = await Client.logged_in(server, who)
+        for name in ("read", "late", "none"):
+            mail = (
+                f"Resent-From: {who}@local.com\r\nMessage-ID: <{name}@customer.org>\r\nFrom: ann@customer.org\r\n\r\n"
+            )
+            replies[who, name] = await client.send(mail.encode() + b".\r\n", sender=f"{who}@local.com")
+    # then only the one that was delivered to its sender is accepted
+    assert replies.pop(("alex", "read")).startswith("250")
+    assert all(reply.startswith("550 5.7.1") and "forward it instead" in reply for reply in replies.values())
+    # and answers to it belong to the customer's mail, not to Alex
+    async with server.database.transaction() as connection:
+        cursor = await connection.execute("select count(*)::int from sent_mail")
+        assert await cursor.fetchall() == [(0,)]
 
 
 async def test_a_mail_without_a_good_message_id_gets_one_in_the_external_domain(server: Running) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from services.smtp_in import sender_policy
 from services.smtp_in.data_reader import DataReader, Values
-from services.smtp_in.sender_policy import check_envelope, check_header, valid_message_id
+from services.smtp_in.sender_policy import check_envelope, check_header, redirected_id, valid_message_id
 from tests.unit.test_smtp_recipient_policy import ALEX, OFFICE
 
 END = b"Subject: x\r\n\r\n"
@@ -143,3 +143,39 @@ def test_a_long_header_is_not_parsed(header: bytes, monkeypatch: pytest.MonkeyPa
     assert refusal is None or str(refusal).startswith("550 5.6.0")
     assert refusal is not None or valid_message_id(mail.values) is None
     assert parsed <= 2 * sender_policy.ORIGINATOR_OCTETS
+
+
+REDIRECT = b"Message-ID: <1@customer.org>\r\nFrom: Ann <ann@customer.org>\r\n"
+
+
+@pytest.mark.parametrize("resent", [b"alex@local.com", b'"Alex" <A.Smith@local.com>', b"support@company.com"])
+def test_a_received_mail_may_be_redirected_by_its_recipient(resent: bytes) -> None:
+    header = values_of(b"Resent-From: " + resent + b"\r\n" + REDIRECT + END)
+    assert check_header(OFFICE, ALEX, header) is None
+    assert redirected_id(OFFICE, ALEX, header) == "1@customer.org"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Resent-From: jim@local.com\r\n" + REDIRECT,
+        b"Resent-From: alex@local.com, jim@local.com\r\n" + REDIRECT,
+        b"Resent-From: alex@local.com\r\nResent-From: ann@customer.org\r\n" + REDIRECT,
+        b"Resent-From: Alex\r\n" + REDIRECT,
+        b"Resent-From: alex@local.com\r\nFrom: ann@customer.org\r\n",
+        b"Resent-From: alex@local.com\r\n" + REDIRECT.replace(b"ann@customer.org", b"jim@local.com"),
+        b"Resent-From: alex@local.com\r\n" + REDIRECT.replace(b"ann@customer.org", b"gone@local.com"),
+        b"Resent-From: alex@local.com\r\n" + REDIRECT.replace(b"ann@customer.org", b"sales@company.com"),
+        b"Resent-From: alex@local.com\r\n" + REDIRECT.replace(b"<ann", b"<jim@local.com>, <ann"),
+    ],
+)
+def test_another_redirect_is_refused_with_what_to_do_instead(header: bytes) -> None:
+    refusal = check_header(OFFICE, ALEX, values_of(header + END))
+    assert str(refusal).startswith("550 5.7.1") and "forward it instead" in str(refusal)
+
+
+def test_an_own_mail_that_is_sent_again_is_no_redirect_of_another() -> None:
+    header = values_of(b"Resent-From: alex@local.com\r\nFrom: alex@local.com\r\nMessage-ID: <1@local.com>\r\n" + END)
+    assert check_header(OFFICE, ALEX, header) is None and redirected_id(OFFICE, ALEX, header) is None
+    other = values_of(b"Resent-From: jim@local.com\r\nFrom: alex@local.com\r\n" + END)
+    assert str(check_header(OFFICE, ALEX, other)).startswith("550 5.7.1 Resent-From")

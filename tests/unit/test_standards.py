@@ -111,7 +111,7 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ),
         ("recipients", "", f"{smtp.MAX_RECIPIENTS:,}, then 452"),
         ("its header", "", f"{data_reader.HEADER_OCTETS // MIB} MiB, {data_reader.MAX_FIELDS:,} fields"),
-        ("its From and Sender", "", f"{sender_policy.ORIGINATOR_OCTETS:,} octets together"),
+        ("its From, Sender and Resent-From", "", f"{sender_policy.ORIGINATOR_OCTETS:,} octets together"),
         ("its lines", "", f"{data_reader.LINE_OCTETS // MIB} MiB each"),
         (
             "memory for incoming mails",
