@@ -63,8 +63,11 @@ class ScriptedPop3:
     name: Callable[[int, str], str] = lambda number, uidl: uidl  # returns the listed UIDL of a mail
     knows_uidl: bool = True  # False: UIDL is refused
     pops: bool = False  # mails that were read are no longer listed after QUIT
+    stuffs: bool = True  # False: dots at the beginning of lines are not doubled
+    rest_after: float = 0.0  # seconds between the octets up to a line that is a lone dot and the rest of the mail
     commands: list[str] = field(default_factory=list)  # all commands of all clients
     sessions: int = 0  # number of connections
+    pipelined: set[int] = field(default_factory=set)  # sessions, by number, that sent a command before the last reply
     port: int = 0
     _sessions: set[asyncio.Task[object]] = field(default_factory=set)
 
@@ -104,9 +107,11 @@ class ScriptedPop3:
             return
         while line := (await reader.readline()).decode().strip():
             self.commands.append(line)
+            if reader._buffer:  # type: ignore[attr-defined]
+                self.pipelined.add(self.sessions)
             verb, _, argument = line.partition(" ")
             answer = self.answers.get(line) or self.answers.get(verb)
-            if not await self._send(writer, answer or say(self._answer(verb, argument, listed, deleted))):
+            if not await self._send(writer, answer or self._cut(self._answer(verb, argument, listed, deleted))):
                 return
             if verb == "STLS" and answer is None and self.context is not None:
                 await writer.start_tls(self.context)
@@ -117,6 +122,14 @@ class ScriptedPop3:
                     for uidl in deleted | read:
                         self.mails.pop(uidl, None)
                 return
+
+    def _text(self, mail: bytes) -> bytes:
+        return stuff(mail) if self.stuffs else mail + b".\r\n"
+
+    def _cut(self, reply: bytes) -> Answer:
+        """Return the answer in pieces where the rest of a mail comes later."""
+        head, dot, rest = reply.partition(b"\r\n.\r\n")
+        return Answer((head + dot, rest), pause=self.rest_after) if rest and self.rest_after else say(reply)
 
     async def _send(self, writer: asyncio.StreamWriter, answer: Answer) -> bool:
         for piece in answer.pieces:
@@ -135,22 +148,27 @@ class ScriptedPop3:
                 return b"+OK\r\n" + "".join(f"{name}\r\n" for name in lines).encode() + b".\r\n"
             case "STLS" if self.context is not None:
                 return b"+OK\r\n"
-            case "USER" | "QUIT":
+            case "USER" | "QUIT" | "NOOP":
                 return b"+OK\r\n"
             case "PASS":
                 return b"+OK\r\n" if argument == self.password else b"-ERR wrong\r\n"
             case "STAT":
                 return f"+OK {len(listed)} {sum(len(mail) for _, mail in listed)}\r\n".encode()
+            case "UIDL" if self.knows_uidl and argument:
+                number = int(argument)
+                return f"+OK {number} {self.name(number, listed[number - 1][0])}\r\n".encode()
+            case "LIST" if argument:
+                return f"+OK {argument} {len(listed[int(argument) - 1][1])}\r\n".encode()
             case "UIDL" if self.knows_uidl:
                 names = "".join(f"{n} {self.name(n, uidl)}\r\n" for n, (uidl, _) in numbered)
                 return b"+OK\r\n" + names.encode() + b".\r\n"
             case "LIST":
                 return b"+OK\r\n" + "".join(f"{n} {len(mail)}\r\n" for n, (_, mail) in numbered).encode() + b".\r\n"
             case "RETR":
-                return b"+OK\r\n" + stuff(listed[int(argument) - 1][1])
+                return b"+OK\r\n" + self._text(listed[int(argument) - 1][1])
             case "TOP" if self.capabilities is not None and "TOP" in self.capabilities:
                 header = listed[int(argument.split()[0]) - 1][1].partition(b"\r\n\r\n")[0]
-                return b"+OK\r\n" + stuff(header + b"\r\n\r\n")
+                return b"+OK\r\n" + self._text(header + b"\r\n\r\n")
             case "DELE":
                 deleted.add(listed[int(argument) - 1][0])
                 return b"+OK\r\n"

@@ -225,12 +225,15 @@ class Committer:
             not notified,
         )
 
-    async def skip(self, item: FetchItem, reason: str, octets: int | None, header: bytes | None) -> None:
+    async def skip(
+        self, item: FetchItem, reason: str, octets: int | None, header: bytes | None, least_tries: int = 1
+    ) -> None:
         """Record a failed attempt; the mail stays upstream. Send its recipients a notice at attempt NOTICE_TRIES.
 
-        :param header: of the mail, if the provider sent it.
+        :param header: of the mail, if the provider sent it. :param least_tries: a failure that is no accident of the
+            network counts as so many attempts at least.
         """
-        tries = min(item.tries + 1, MAX_TRIES)
+        tries = min(max(item.tries + 1, least_tries), MAX_TRIES)
         await self._skip(
             uidl_ledger.SkippedNow(
                 item.row.id if item.row else None,
@@ -241,7 +244,7 @@ class Committer:
                 next_try(tries, self._poll.now),
             ),
             header,
-            tries == NOTICE_TRIES,
+            item.tries < NOTICE_TRIES <= tries,
         )
 
     async def _skip(self, skipped: uidl_ledger.SkippedNow, header: bytes | None, with_notice: bool) -> None:

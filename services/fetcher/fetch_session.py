@@ -18,8 +18,8 @@ from services.fetcher.plan import NOTICE_TRIES, FetchItem, Plan
 from shared.errors import Temporary
 from shared.model import Content, External
 from shared.net.dial import host_port
-from shared.provider.pop3_client import Pop3Client, RetrRequest
-from shared.provider.pop3_errors import ReplyTooLong, ServerBusy
+from shared.provider.pop3_client import STEP_OCTETS, Pop3Client, RetrRequest
+from shared.provider.pop3_errors import OutOfStep, ReplyTooLong, ServerBusy
 from shared.runtime.process import Service
 
 SESSION_MAILS = 500
@@ -35,6 +35,11 @@ MAX_REFUSED = 3
 SIZE_TOLERANCE = 2
 """Providers guess sizes, some badly: a mail whose announced size exceeds this multiple of the limit is too large and is
 not read."""
+CUT_SHORT = (
+    "the provider cuts it short: what follows its end is a part of it (dots at the beginning of lines are not doubled, "
+    "RFC 1939 section 3)"
+)
+"""Why a mail is skipped whose reply goes on behind its end."""
 
 log = structlog.get_logger()
 
@@ -127,7 +132,8 @@ class FetchSession:
 
         try:
             async for got in self._client.retrieve(requests, self._limit, stop, self._reserve_memory):
-                reserved = self._share.finish_mail()
+                # mails of one batch are returned together, and only its last one may have reserved memory
+                reserved = self._share.finish_mail() if got.octets > STEP_OCTETS else 0
                 item = by_number.pop(got.number)
                 done += 1
                 if got.refusal is not None:
@@ -147,8 +153,7 @@ class FetchSession:
                 self._share.release(reserved)
                 del got  # otherwise this mail stays in memory while the next one is read
         except Temporary as error:
-            if self._client.reading in by_number:
-                await self._count_try(by_number[self._client.reading], error, sizes, headers)
+            await self._end_early(by_number, error, sizes, headers)
             raise
         await self._committer.close()
         return done
@@ -177,18 +182,25 @@ class FetchSession:
             await self._committer.skip(item, f"the provider refuses to hand it out: {reply}", octets, header)
         self._refused = []
 
-    async def _count_try(
-        self, item: FetchItem, error: Exception, sizes: dict[int, int], headers: dict[int, bytes]
+    async def _end_early(
+        self, items: dict[int, FetchItem], error: Exception, sizes: dict[int, int], headers: dict[int, bytes]
     ) -> None:
-        """Commit the other mails after a session ended during this mail; count the attempt, so attempts are limited."""
+        """Commit the mails that were read before the session ended; count the attempt for the mail that ended it.
+
+        :param items: not read yet, by number.
+        """
         try:
             await self._committer.close()
-            number = item.mail.number
+            number = self._client.reading
+            if number not in items:
+                return
+            item, octets, header = items[number], sizes.get(number), headers.get(number)
             if isinstance(error, ReplyTooLong):
-                await self._skip_large(item, error.octets, headers.get(number))
+                await self._skip_large(item, error.octets, header)
+            elif isinstance(error, OutOfStep):
+                await self._committer.skip(item, CUT_SHORT, octets, header or header_of(error.head), NOTICE_TRIES)
             else:
-                reason = f"the session ended while it was read: {error}"
-                await self._committer.skip(item, reason, sizes.get(number), headers.get(number))
+                await self._committer.skip(item, f"the session ended while it was read: {error}", octets, header)
         except Temporary as unavailable:
             log.warning("fetched mails not committed", external=self._account.address, error=str(unavailable))
 
@@ -206,7 +218,6 @@ class FetchSession:
                 if got.body is not None:
                     headers[got.number] = bytes(got.body)
         except Temporary as error:
-            if self._client.reading in by_number:
-                await self._count_try(by_number[self._client.reading], error, {}, {})
+            await self._end_early(by_number, error, {}, {})
             raise
         return headers

@@ -136,7 +136,7 @@ def unchanged_until(
         if row.state == "skipped" and row.tries < MAX_TRIES and row.next_try_at is not None:
             due.append(row.next_try_at)
         delete_at = deletion_time(row.was_history, row.fetched_at, account)
-        if row.state == "fetched" and not mail.repeated and delete_at is not None:
+        if row.state in ("fetched", "deleting") and not mail.repeated and delete_at is not None:
             due.append(delete_at)
     return min(due)
 

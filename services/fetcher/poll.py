@@ -30,9 +30,12 @@ from shared.net.dial import Unreachable, host_port
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.oauth import Unauthorized
 from shared.provider.pop3_client import Pop3Client, open_session
-from shared.provider.pop3_errors import LoginRefused, ProtocolError
+from shared.provider.pop3_errors import LoginRefused, OutOfStep, ProtocolError
 from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
+
+MAX_OUT_OF_STEP = 20
+"""Limit of sessions in one poll that end out of step, each at one mail: more logins at once may lock the account."""
 
 log = structlog.get_logger()
 
@@ -49,8 +52,9 @@ class Polling:
         self._account = account
         self._poll = poll
         self._limit = service.settings.max_message_bytes
-        # For a server that announces PIPELINING and fails with it: one command at a time.
-        self._without_pipelining = poll.failures > 0 and poll.last_error_kind == ProtocolError.kind
+        # For a server that announces PIPELINING and fails with it, or cuts mails short: one mail at a time.
+        self._alone = poll.failures > 0 and poll.last_error_kind == ProtocolError.kind
+        self._out_of_step = 0  # sessions that ended so
         self.login_delay = poll.login_delay  # seconds, as announced by the server
         self.backlog: int | None = None  # mails still to fetch; None before the first list
         self.more = False  # the poll succeeded, with mails left to fetch
@@ -68,7 +72,6 @@ class Polling:
                 if self.login_delay or self._service.stopping.is_set():
                     self.more = True
                     break
-                self._without_pipelining = False
         finally:
             self._share.close()
         if self.complaints:
@@ -77,7 +80,22 @@ class Polling:
             )
 
     async def _session(self) -> bool:
-        """Log in, fetch, delete, QUIT. Returns whether mail is left to fetch."""
+        """Log in, fetch, delete, QUIT; after a session out of step the next one fetches mail by mail. Returns whether
+        mail is left to fetch."""
+        try:
+            more = await self._authorized_session()
+        except OutOfStep as error:
+            self._out_of_step += 1
+            in_vain = self._alone and not self.transferring
+            if in_vain or self.login_delay or self._service.stopping.is_set() or self._out_of_step >= MAX_OUT_OF_STEP:
+                raise  # the next poll continues mail by mail
+            log.warning("session out of step, fetching mail by mail", external=self._account.address, error=str(error))
+            self._alone, self.transferring = True, False
+            return True
+        self._alone = False
+        return more
+
+    async def _authorized_session(self) -> bool:
         credential = await self._credential()
         try:
             return await self._session_as(credential)
@@ -92,14 +110,16 @@ class Polling:
         async with open_session(account.pop3, self._service.settings.allow_private_upstream) as client:
             await client.login(credential)
             self.login_delay = client.capabilities.login_delay or self.login_delay
-            if self._without_pipelining:
-                client.disable_pipelining()
+            # without pipelining, a session that ends early may have read mails in vain, and would do so again and again
+            if self._alone or (self._first_after_failure and not client.capabilities.pipelining):
+                client.fetch_alone()
             reply = await client.fetch_list_reply()
             if self._is_unchanged(reply.digest):
                 self.backlog = 0
                 await client.quit()
                 return False
             listing = reply.parse()
+            client.use_uidls(listing)
             if not listing.complete:
                 self.complaints.append(
                     f"the list of mails is incomplete: STAT counts {reply.count}, {len(listing.mails)} are listed"
@@ -150,6 +170,11 @@ class Polling:
             return await self._credentials.credential_for(self._account)
         except Unauthorized as error:
             raise LoginRefused(str(error), "AUTH") from error
+
+    @property
+    def _first_after_failure(self) -> bool:
+        """Whether the last poll failed, and no session has ended well since."""
+        return self._poll.failures > 0 and self.backlog is None
 
     def _is_unchanged(self, listed: bytes) -> bool:
         """Whether a session with this list had nothing to do, and neither ledger nor time has changed since.

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import math
 import ssl
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -32,8 +33,17 @@ from shared.net.dial import (
 )
 from shared.provider.credentials import Credential
 from shared.provider.oauth import xoauth2
-from shared.provider.pop3_errors import LoginRefused, Pop3ConnectionLost, ProtocolError, ReplyTooLong, ServerBusy
+from shared.provider.pop3_errors import (
+    LoginRefused,
+    OutOfStep,
+    Pop3ConnectionLost,
+    ProtocolError,
+    ReplyTooLong,
+    ServerBusy,
+)
+from shared.provider.pop3_fence import Fence
 from shared.provider.pop3_replies import (
+    HEAD_OCTETS,
     Body,
     Capabilities,
     Listing,
@@ -60,13 +70,18 @@ WINDOW_COMMANDS = 200
 """Pipelined commands without a reply."""
 WINDOW_OCTETS = 4 * 1024 * 1024
 """Octets of the mails that pipelined commands request."""
+STEP_OCTETS = 1024 * 1024
+"""Step in which a large mail reserves memory: octets."""
+BATCH_MAILS = 200
+"""Mails behind which one fence follows where commands are not sent ahead: it costs a round trip."""
+BATCH_OCTETS = STEP_OCTETS
+"""Octets of mails behind which one fence follows: they are in memory until then. Only the last mail reserves more."""
+BATCH_SECONDS = 5.0
+"""Longest time between two fences: seconds; a connection that is lost costs the mails since the last one."""
 LINE_OCTETS = 4096
 """Longest reply line: octets; RFC 2449 section 4 allows 512."""
 LIST_OCTETS = 64 * 1024 * 1024
 """Longest list (CAPA, LIST, UIDL): octets."""
-
-STEP_OCTETS = 1024 * 1024
-"""Step in which a large mail reserves memory: octets."""
 
 _BUFFER_HIGH = 1024 * 1024
 """Octets in the read buffer at which reading pauses."""
@@ -155,6 +170,48 @@ class _Pop3Stream(asyncio.Protocol):
         return data
 
 
+class _Window:
+    """The RETR or TOP commands of a transfer: how many may be sent before their replies."""
+
+    def __init__(self, verb: str, requests: Sequence[RetrRequest], commands: int) -> None:
+        """:param commands: limit of commands without a reply."""
+        self._form = b"TOP %d 0\r\n" if verb == "TOP" else b"RETR %d\r\n"
+        self._requests = requests
+        self._commands = commands
+        self._sent = 0
+        self._octets = 0
+        self._pending: deque[RetrRequest] = deque()
+
+    def fill(self, fence: Fence | None) -> bytes:
+        """Return the commands to send now. :param fence: to send behind each."""
+        if len(self._pending) > self._commands // 2:
+            return b""
+        lines = []
+        while self._sent < len(self._requests) and len(self._pending) < self._commands:
+            mail = self._requests[self._sent]
+            if self._pending and self._octets + mail.octets > WINDOW_OCTETS:
+                break
+            lines.append(self._form % mail.number)
+            if fence is not None:
+                lines.append(fence.command(mail.number))
+            self._pending.append(mail)
+            self._octets += mail.octets
+            self._sent += 1
+        return b"".join(lines)
+
+    def next(self) -> int | None:
+        """Return the number of the mail whose reply comes next; None if none was requested."""
+        if not self._pending:
+            return None
+        mail = self._pending.popleft()
+        self._octets -= mail.octets
+        return mail.number
+
+
+def _is_full(batch: Sequence[Retrieved]) -> bool:
+    return len(batch) >= BATCH_MAILS or sum(mail.octets for mail in batch) >= BATCH_OCTETS
+
+
 class Pop3Client:
     """One session, from ``open_session``; for one task at a time.
 
@@ -173,6 +230,9 @@ class Pop3Client:
         self._data = b""
         self._pos = 0
         self._current_command = "greeting"
+        self._uidls: dict[int, str] = {}
+        self._fence: Fence | None = None
+        self._alone = False
 
     # ------------------------------------------------------------------------------------------ the session's steps
 
@@ -257,7 +317,14 @@ class Pop3Client:
 
     async def fetch_list(self) -> Listing:
         """Send STAT and UIDL, as ``fetch_list_reply``, and parse the replies."""
-        return (await self.fetch_list_reply()).parse()
+        listing = (await self.fetch_list_reply()).parse()
+        self.use_uidls(listing)
+        return listing
+
+    def use_uidls(self, listing: Listing) -> None:
+        """Keep the unique ids of this session's list, which the fence behind a mail asks for again."""
+        if not listing.position_keyed:
+            self._uidls = dict(listing.mails)
 
     async def fetch_list_reply(self) -> ListReply:
         """Send STAT and UIDL, or LIST to a server without UIDL; do not parse the list.
@@ -311,15 +378,18 @@ class Pop3Client:
     ) -> AsyncIterator[Retrieved]:
         """Send RETR for each mail, in order. When ``stop()`` is true, no further mail is requested.
 
+        A mail is returned after the fence behind it: it is whole.
+
         :param max_octets: the largest mail to keep. :param reserve_memory: awaited before a large mail grows.
+        :raises OutOfStep: a mail is not whole; ``reading`` is its number if it was fetched alone, otherwise None.
         """
-        commands = [(mail.number, mail.octets, b"RETR %d\r\n" % mail.number) for mail in requests]
-        async for retrieved in self._fetch("RETR", commands, max_octets, stop, reserve_memory):
+        async for retrieved in self._fetch("RETR", requests, max_octets, stop, reserve_memory):
             yield retrieved
+            del retrieved  # otherwise it stays in memory while the next one is read
 
     async def fetch_headers(self, numbers: Sequence[int], max_octets: int) -> AsyncIterator[Retrieved]:
         """Send ``TOP n 0`` for each mail: its header, in order; a refusal from a server without TOP."""
-        requests = [(number, 8192, b"TOP %d 0\r\n" % number) for number in numbers]
+        requests = [RetrRequest(number, 8192) for number in numbers]
         async for retrieved in self._fetch("TOP", requests, max_octets, lambda: False, None):
             yield retrieved
 
@@ -354,9 +424,10 @@ class Pop3Client:
         """Whether half of the session's time is over: a new session is then better than a time-out."""
         return asyncio.get_running_loop().time() > self._ends - self._session_seconds / 2
 
-    def disable_pipelining(self) -> None:
-        """Send each further command only after the reply to the previous one."""
+    def fetch_alone(self) -> None:
+        """Send each further command only after the reply to the previous one, and a fence behind each mail."""
         self.capabilities = replace(self.capabilities, pipelining=False)
+        self._alone = True
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -367,45 +438,124 @@ class Pop3Client:
     async def _fetch(
         self,
         verb: str,
-        requests: Sequence[tuple[int, int, bytes]],
+        requests: Sequence[RetrRequest],
         max_octets: int,
         stop: Callable[[], bool],
         reserve_memory: ReserveMemory | None,
     ) -> AsyncIterator[Retrieved]:
-        window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
-        pending: deque[tuple[int, int]] = deque()  # number and octets of the mails without a reply
-        octets = 0
-        position = 0
-        while True:
-            if len(pending) <= window // 2 and not stop():
-                lines = []
-                while position < len(requests) and len(pending) < window:
-                    number, size, line = requests[position]
-                    if pending and octets + size > WINDOW_OCTETS:
-                        break
-                    lines.append(line)
-                    pending.append((number, size))
-                    octets += size
-                    position += 1
-                if lines:
-                    self._write(b"".join(lines))
-            if not pending:
-                return
-            number, size = pending.popleft()
-            octets -= size
-            self._current_command = f"{verb} of mail {number}"
-            self.reading = number
+        if not requests:
+            return
+        fence = self._fence = self._fence or await self._find_fence(requests[0].number)
+        ahead = self.capabilities.pipelining
+        window = _Window(verb, requests, WINDOW_COMMANDS if ahead else 1)
+        batch: deque[Retrieved] = deque()  # read, and not fenced yet
+        due = 0.0
+        number: int | None = 0
+        while number is not None:
+            commands = b"" if stop() else window.fill(fence if ahead else None)
+            if commands:
+                self._write(commands)
+            number = window.next()
+            if number is not None:
+                due = due if batch else time.monotonic() + BATCH_SECONDS
+                batch.append(await self._mail(verb, number, max_octets, reserve_memory, first=not batch))
+            if batch and (number is None or ahead or self._alone or _is_full(batch) or time.monotonic() > due):
+                await self._pass_fence(fence, batch, sent=ahead)
+                while batch:
+                    yield batch.popleft()
+
+    async def _mail(
+        self, verb: str, number: int, max_octets: int, reserve_memory: ReserveMemory | None, *, first: bool
+    ) -> Retrieved:
+        """Read the reply to RETR or TOP. :param first: of its batch; else the reply may be the rest of a mail before.
+
+        :raises OutOfStep: as it may be.
+        """
+        self._current_command = f"{verb} of mail {number}"
+        self.reading = number if first else None
+        try:
             ok, line = await self._reply()
-            if ok:
-                body = await self._body(max_octets, reserve_memory)
-                kept = None if body.too_large else body.kept
-                retrieved = Retrieved(number, kept, body.octets, body.sha256, None, body.head)
-                del body, kept  # otherwise the mail stays in memory while the next one is read
-            else:
-                retrieved = Retrieved(number, None, 0, b"", trim(line))
+            if not ok:
+                return Retrieved(number, None, 0, b"", trim(line))
+            body = await self._body(max_octets, reserve_memory)
+        except ProtocolError as error:
+            if first:
+                raise
+            raise self._out_of_step(()) from error
+        kept = None if body.too_large else body.kept
+        return Retrieved(number, kept, body.octets, body.sha256, None, body.head)
+
+    async def _pass_fence(self, fence: Fence, batch: Sequence[Retrieved], *, sent: bool) -> None:
+        """Check that the reply to the fence comes next. :param sent: the fence was sent with the command before it.
+
+        :raises OutOfStep: something else comes.
+        """
+        self.reading = batch[0].number if len(batch) == 1 else None
+        given = [mail.number for mail in batch if mail.refusal is None]
+        if not given and not sent:
             self.reading = None
-            yield retrieved
-            del retrieved
+            return
+        number = given[-1] if given else batch[-1].number
+        self._current_command = f"{fence.verb} behind mail {number}"
+        if not sent:
+            self._write(fence.command(number))
+        try:
+            answer, text = await self._answer()
+        except ProtocolError as error:
+            raise self._out_of_step(batch) from error
+        matches = answer == b"+OK" and fence.matches(number, text)
+        gone = not given and answer == b"-ERR"  # a mail that does not exist any more is refused twice
+        if not (matches or gone) or (not sent and self._has_input):
+            raise self._out_of_step(batch)
+        self.reading = None
+
+    def _out_of_step(self, batch: Sequence[Retrieved]) -> OutOfStep:
+        """Return the error. Only a mail that was fetched alone is at fault: pipelining may be, too."""
+        head = b""
+        if not self._alone:
+            self.reading = None
+        elif self.reading is not None:
+            head = batch[0].head if batch[0].body is None else bytes(memoryview(batch[0].body)[:HEAD_OCTETS])
+        return OutOfStep(
+            f"{self._where}: another reply; a mail before it may be cut short at a line that is a lone dot "
+            "(RFC 1939 section 3)",
+            head,
+        )
+
+    @property
+    def _has_input(self) -> bool:
+        """Whether octets wait to be read."""
+        return self._pos < len(self._data) or not self._stream.empty
+
+    async def _find_fence(self, number: int) -> Fence:
+        """Return the fence that the server answers as expected."""
+        if self._uidls and await self._is_answered(fence := Fence.of_uidls(self._uidls), number):
+            return fence
+        sizes = await self.fetch_sizes()
+        if sizes and await self._is_answered(fence := Fence.of_sizes(sizes), number):
+            return fence
+        if await self._is_answered(fence := Fence.of_counts(*await self.stat()), number):
+            return fence
+        raise ProtocolError(
+            f"{host_port(self.server)}: UIDL, LIST and STAT have other replies each time, so a mail that is cut short "
+            "cannot be detected"
+        )
+
+    async def _is_answered(self, fence: Fence, number: int) -> bool:
+        """Whether the server answers the fence as expected, while nothing else can come."""
+        self._current_command = f"{fence.verb} of one mail"
+        self._write(fence.command(number))
+        ok, text = await self._reply()
+        if ok and fence.matches(number, text):
+            return True
+        if ok:  # a server that ignores the number sends the whole list, whose lines begin with numbers
+            self._write(b"NOOP\r\n")
+            octets = 0
+            while not (line := await self._line(LIST_OCTETS)).upper().startswith((b"+OK", b"-ERR")):
+                octets += len(line)
+                if octets > LIST_OCTETS:
+                    raise self._too_long(LIST_OCTETS)
+        return False
 
     async def _body(self, max_octets: int, reserve_memory: ReserveMemory | None = None) -> Body:
         """Read the text of a multi-line reply after its status line."""
@@ -448,26 +598,31 @@ class Pop3Client:
 
     async def _answer(self) -> tuple[bytes, bytes]:
         """Read a reply line: +OK, -ERR or + (RFC 5034: a continuation request), and the text after that."""
-        self._too_slow_at = math.inf
-        while (end := self._data.find(b"\n", self._pos)) < 0:
-            if len(self._data) - self._pos > LINE_OCTETS:
-                raise self._too_long()
-            await self._more()
-        if end - self._pos > LINE_OCTETS:
-            raise self._too_long()
-        line = self._data[self._pos : end].rstrip()
-        self._pos = end + 1
+        line = await self._line()
         indicator, _, text = line.partition(b" ")
         if indicator.upper() not in (b"+OK", b"-ERR", b"+"):
             raise self._not_pop3()
         return indicator.upper(), text
 
+    async def _line(self, limit: int = LINE_OCTETS) -> bytes:
+        """Read a line without its end."""
+        self._too_slow_at = math.inf
+        while (end := self._data.find(b"\n", self._pos)) < 0:
+            if len(self._data) - self._pos > limit:
+                raise self._too_long(limit)
+            await self._more()
+        if end - self._pos > limit:
+            raise self._too_long(limit)
+        line = self._data[self._pos : end].rstrip()
+        self._pos = end + 1
+        return line
+
     def _not_pop3(self) -> ProtocolError:
         """Return the error without the server's text: that may come from any server in this network."""
         return ProtocolError(f"{self._where}: the reply is not a POP3 reply; check host, port and tls")
 
-    def _too_long(self) -> ProtocolError:
-        return ProtocolError(f"{self._where}: a reply line of more than {LINE_OCTETS} octets")
+    def _too_long(self, limit: int) -> ProtocolError:
+        return ProtocolError(f"{self._where}: a reply line of more than {limit} octets")
 
     async def _stat_reply(self) -> tuple[int, int]:
         self._current_command = "STAT"
@@ -497,7 +652,7 @@ class Pop3Client:
                 f"{host_port(self.server)}: the server refuses STARTTLS, and nothing is sent in clear text; "
                 f"set tls to implicit (port 995), or to none if you accept that: {trim(line)}"
             )
-        if self._pos < len(self._data) or not self._stream.empty:
+        if self._has_input:
             raise TlsError(
                 f"{host_port(self.server)}: the server sent octets between STARTTLS and TLS: this may be an attack"
             )

@@ -45,5 +45,16 @@ class ReplyTooLong(ProtocolError):
         self.octets = octets
 
 
+class OutOfStep(ProtocolError):
+    """The reply to the fence is another one: a mail before it was cut short, or is another mail.
+
+    head: the first octets of the mail at fault, if it is known.
+    """
+
+    def __init__(self, text: str, head: bytes = b"") -> None:
+        super().__init__(text)
+        self.head = head
+
+
 class Pop3ConnectionLost(Unreachable):
     """The connection ended before the reply did."""

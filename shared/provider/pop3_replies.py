@@ -56,6 +56,7 @@ class Listing:
 
     mails: tuple[tuple[int, str], ...]
     complete: bool
+    position_keyed: bool = False  # the unique ids are ours: the numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class ListReply:
         lines = bytes(self.text).splitlines()
         if self.position_keyed:
             sizes = parse_list(lines)
-            return Listing(tuple((number, str(number)) for number in sizes), len(sizes) == self.count)
+            return Listing(tuple((number, str(number)) for number in sizes), len(sizes) == self.count, True)
         mails, well_formed = parse_uidl(lines)
         return Listing(mails, well_formed and len(mails) == self.count)
 
@@ -188,7 +189,7 @@ def parse_uidl(lines: Sequence[bytes]) -> tuple[tuple[tuple[int, str], ...], boo
     for line in lines:
         match line.split(None, 2):
             case [number, *words] if _is_number(number) and int(number) not in mails and int(number) > 0:
-                mails[int(number)] = _unique_id(words[0]) if words else ""
+                mails[int(number)] = unique_id(words[0]) if words else ""
             case _:
                 well_formed = False
     return tuple(mails.items()), well_formed
@@ -208,7 +209,7 @@ def _is_number(word: bytes) -> bool:
     return word.isdigit() and len(word) <= NUMBER_DIGITS
 
 
-def _unique_id(word: bytes) -> str:
+def unique_id(word: bytes) -> str:
     """Return the id, or a digest for an id that is too long or not printable (RFC 1939 section 7)."""
     text = word.decode("latin-1")
     if len(text) <= ID_CHARACTERS and text.isascii() and text.isprintable():

@@ -331,7 +331,7 @@ ROWS = st.builds(
         state,
         was_history=was_history,
         before="fetched" if state == "vanished" else None,
-        fetched_at=NOW - age * HOUR if state in ("fetched", "deleting") else None,
+        fetched_at=NOW - age * HOUR / 2 if state in ("fetched", "deleting") else None,
         tries=tries,
         next_try_at=None if retry is None else NOW + retry * HOUR,
         octets=octets,
