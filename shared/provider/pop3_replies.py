@@ -20,6 +20,27 @@ _END = b"\r\n.\r\n"
 _LONE_LF = re.compile(rb"(?<!\r)\n")
 _CODE = re.compile(r"\[([A-Z0-9/_-]+)\]", re.IGNORECASE)
 _TEMPORARY_CODES = {"IN-USE", "LOGIN-DELAY", "SYS/TEMP"}
+_PERMANENT_CODES = {"AUTH", "SYS/PERM"}
+_SERVER_FAULT = re.compile(
+    r"(too many|max(imum|\.)?|limit)\b.{0,40}\b(connection|session|client|simultaneous|concurrent)|"
+    r"(connection|session)s? (limit|exceed)|"
+    r"internal\b.{0,20}\b(error|failure|problem)|(server|system|backend|proxy|database|i/o) (error|failure|problem)|"
+    r"authenticated but not connected|temporar\w* .{0,20}(auth\w*|login) .{0,10}(fail|error)|"
+    r"temporar\w* (error|failure|problem|unavailable)|"
+    r"(auth\w*|login) (server|service|backend)\b.{0,30}\b(unavailable|down)|"
+    r"unable to (contact|connect|reach)|(bandwidth|command) limit",
+    re.IGNORECASE,
+)
+"""Known forms of "too many connections" and "internal error", which may name the user: Dovecot (Maximum number of
+connections from user+IP exceeded; Internal error occurred; Temporary authentication failure), Gmail (Too many
+simultaneous connections; Account exceeded command or bandwidth limits), Yahoo (Server error), Exchange (User is
+authenticated but not connected), Courier (Temporary problem; Maximum connection limit reached), nginx (internal server
+error)."""
+_WRONG = re.compile(
+    r"(invalid|incorrect|wrong|bad|failed|unsuccessful|unknown)\b.{0,20}\b(pass|user|login|log-?on|auth|credential|attempt)",
+    re.IGNORECASE,
+)
+"""Words of wrong credentials, also beside those above: "Too many bad auth attempts from this session"."""
 _TEMPORARY_TEXT = re.compile(
     r"try (again|later)|temporar|login limit|too many|too (often|frequent)|rate limit|throttl|lock busy|"
     r"(already|is|unable to|cannot|could not) lock|(mailbox|maildrop|mail drop) (is )?(in use|busy)|in use by another|"
@@ -147,16 +168,18 @@ def trim(line: bytes) -> str:
 
 def response_code(reply: str) -> str | None:
     """Return the response code of a refusal (RFC 2449 section 8, RFC 3206) in upper case."""
-    found = _CODE.search(reply)
+    found = _CODE.match(reply)
     return found[1].upper() if found else None
 
 
 def is_temporary(reply: str) -> bool:
     """Whether a refusal, as ``trim`` returns it, is temporary."""
     code = response_code(reply)
-    if code is not None:
-        return code in _TEMPORARY_CODES
-    return bool(_TEMPORARY_TEXT.search(reply)) and not _ABOUT_THE_USER.search(reply)
+    if code in _TEMPORARY_CODES:
+        return True
+    if code in _PERMANENT_CODES or _WRONG.search(reply):
+        return False
+    return bool(_SERVER_FAULT.search(reply) or (_TEMPORARY_TEXT.search(reply) and not _ABOUT_THE_USER.search(reply)))
 
 
 def parse_capa(lines: Sequence[bytes]) -> Capabilities:

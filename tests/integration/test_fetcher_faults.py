@@ -207,6 +207,8 @@ async def test_three_plain_refusals_pause_and_a_test_resumes(harness: FetcherHar
         await until(lambda: is_paused(harness, account))
         tried = script.sessions
         assert tried == 3
+        [[error]] = await harness.rows("select last_error from polls")
+        assert "check login name and password: wrong; paused" in error
         await asyncio.sleep(1.5)
         assert script.sessions == tried
         script.password = "secret"

@@ -154,6 +154,15 @@ TABLE = [
         "busy",
         "login limit",
     ),
+    Misbehaviour(
+        "has too many connections",
+        {"PASS": say(b"-ERR Maximum number of connections from user+IP exceeded\r\n")},
+        "busy",
+        "from user+IP exceeded",
+    ),
+    Misbehaviour(
+        "fails inside", {"PASS": say(b"-ERR Internal error occurred.\r\n")}, "busy", "Internal error occurred"
+    ),
     Misbehaviour("is down as Office 365 is", {"PASS": say(b"-ERR Server Unavailable. 15\r\n")}, "busy", "Server Unav"),
     Misbehaviour("has POP switched off", {"PASS": say(b"-ERR [SYS/PERM] POP is off\r\n")}, "refused", "POP is off"),
     Misbehaviour("wants an app password", {"PASS": say(b"-ERR [AUTH] Web login\r\n")}, "refused", "Web login; paused"),
