@@ -55,7 +55,7 @@ class Database:
             "tcp_user_timeout": 20_000,
             "prepare_threshold": 2,
         }
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[WatchedConnection[Row]] = AsyncConnectionPool(
             url,
             connection_class=WatchedConnection,
             kwargs=self._options,
@@ -102,6 +102,8 @@ class Database:
                 task = asyncio.current_task()
                 if task is not None and task.cancelling():  # Python 3.11: the pool loses cancellations
                     raise asyncio.CancelledError
+                if not connection.gives_numbers:
+                    await _configure(connection)
                 yield connection
 
     @asynccontextmanager
@@ -170,17 +172,25 @@ _SKIP_LOST_NUMBERS = """
             perform skip_lost_numbers();
         end if;
     end $$"""
-"""SQL: a promoted standby gives no number that the old primary has given. Every connection to it is a new one, so none
-is used before this ran. A database that is not migrated yet has no numbers, and a read-only one gives none."""
+"""SQL: a promoted standby gives no number that the old primary has given. A database that is not migrated yet has no
+numbers, and a read-only one gives none."""
 
 
-async def _configure(connection: Connection) -> None:
-    """Set the server's own limits on this connection, and skip the numbers that a failover lost."""
-    await connection.execute(
+async def _configure(connection: WatchedConnection[Row]) -> None:
+    """Set the server's own limits on this connection, and skip the numbers that a failover lost.
+
+    A connection to a standby stays open while the standby is promoted. So this is repeated before each use, until the
+    connection accepts changes.
+    """
+    cursor = await connection.execute(
         f"""set idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
             set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;
-            {_SKIP_LOST_NUMBERS}"""
+            {_SKIP_LOST_NUMBERS};
+            select current_setting('transaction_read_only') = 'off'"""
     )
+    while cursor.nextset():
+        pass
+    connection.gives_numbers = await cursor.fetchone() == (True,)
 
 
 async def is_read_only(connection: Connection) -> bool:

@@ -29,8 +29,12 @@ CANCEL_SECONDS = 5.0
 
 
 class WatchedConnection(psycopg.AsyncConnection[Row]):
-    """psycopg's connection with a cheaper wait."""
+    """psycopg's connection with a cheaper wait.
 
+    gives_numbers: it accepts changes, and the numbers that a failover lost are skipped (shared/db/database.py).
+    """
+
+    gives_numbers = False
     _watch: _SocketWatcher | None = None
 
     async def wait(

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.machine import ports
 from services.pop3_out.mailbox_store import DatabaseStore
-from shared.db.database import Database
+from shared.db.database import Database, is_read_only
 from shared.db.migrations.migrate import migrate
 from shared.errors import Temporary
 from shared.model import Local
@@ -115,3 +115,33 @@ async def test_a_number_that_a_failover_lost_names_no_other_mail(gateway: Gatewa
     shown = await store.load_snapshot(alex.id)
     assert (shown.uids, shown.rows, shown.blob_ids) == (after.uids, after.rows, after.blob_ids)
     assert await store.read_mails(before.blob_ids[MAILS:], 100_000) == {}
+
+
+async def test_a_connection_to_a_standby_gives_no_lost_number_either(gateway: Gateway) -> None:
+    # given mails that the standby does not have, and a connection that is led to it before it is promoted
+    _, people = await everyone(gateway.database)
+    alex = people["Alex"]
+    await until(gateway.pair.is_replicated)
+    await gateway.replication.leave()
+    lost = await deliver(gateway.database, alex, "lost")
+    before = await DatabaseStore(gateway.database).load_snapshot(alex.id)
+    gateway.pair.kill_primary()
+    gateway.to_primary.targets = (gateway.pair.standby.port,)
+    one = Database(gateway.database._url, "mailgroup-one", connections=1)
+    await one.open()
+    try:
+        async with one.statement() as connection:
+            assert await is_read_only(connection)
+            pid = connection.info.backend_pid
+        # when it is promoted, and mails arrive by this connection
+        await asyncio.to_thread(gateway.pair.promote)
+        async with one.statement() as connection:
+            assert not await is_read_only(connection)
+            assert connection.info.backend_pid == pid
+        new = await deliver(one, alex, "new")
+        # then they have numbers of their own
+        after = await DatabaseStore(one).load_snapshot(alex.id)
+    finally:
+        await one.close()
+    assert len(after) == MAILS and new.isdisjoint(lost)
+    assert set(after.uids).isdisjoint(before.uids)

@@ -472,9 +472,9 @@ insert into number_timeline values (present_timeline());
 
 -- An asynchronous standby may lack the latest commits when it is promoted. Numbers that they gave were seen by others: a
 -- UIDL by mail clients, the id of a mail's bytes by open sessions, ids by RabbitMQ. Given again, they would name other
--- mail, which a client would then take for mail that it has. So each new connection calls this function
--- (shared/db/database.py), and on another timeline every sequence, and the version of every mailbox, is advanced by more
--- than a standby can lack.
+-- mail, which a client would then take for mail that it has. So each connection calls this function before its first
+-- use (shared/db/database.py), and on another timeline every sequence, and the version of every mailbox, is advanced by
+-- more than a standby can lack.
 create function skip_lost_numbers() returns void language plpgsql as $$
 declare
     gap constant bigint := 100000000;                -- twice VERSION_GAP of shared/store/maildrops.py
