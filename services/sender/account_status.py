@@ -121,6 +121,9 @@ class AccountStatus:
         except Temporary as error:
             log.warning("database unavailable, account failure not recorded", error=str(error))
             await self._claims.release(mails)
+        except Exception:  # a fault of ours: the claims expire, and the mails are tried again after that
+            self._claims.forget(mails)
+            raise
         else:
             self._claims.forget(mails)
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from services.sender import account_queue, delivery, lane, outcomes, outgoing_message
+from services.sender import account_queue, claims, delivery, lane, outcomes, outgoing_message
 from services.sender.outgoing_message import MessageSource
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.model import External
 from shared.runtime.liveness import CHECK_SECONDS, FOLDER, hold_process_lock
+from shared.store import relay_status
 from shared.store.relay_queue import QueuedMail
 from tests.company import SALES, SUPPORT
 from tests.polling import until
@@ -300,6 +301,28 @@ async def test_an_account_that_fails_keeps_nothing_claimed(harness: SenderHarnes
 
     await until(paused)
     await until_states(harness, done=20, queued=40)
+
+
+async def test_claims_are_not_renewed_if_a_failure_cannot_be_recorded(
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given some mails were sent, then the provider refuses the login, and recording that is a fault of ours
+    async def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(relay_status, "record_failure", broken)
+    monkeypatch.setattr(claims, "CLAIM_SECONDS", 3600.0)  # the test ends before the claims do
+    provider.say("END", *["250 ok"] * 20, CLOSE, CLOSE, CLOSE)
+    provider.say("AUTH", *["235 ok"] * 3)
+    provider.always("AUTH", "535 5.7.8 wrong")
+    await queue(harness, 40)
+    # then no claim is renewed, also of the mails that were prefetched
+    await until_states(harness, done=20, claimed=20)
+
+    async def none_renewed() -> bool:
+        return not harness.relaying.claims.claimed_ids
+
+    await until(none_renewed)
 
 
 async def test_mails_whose_bytes_cannot_be_read_fail_alone(
