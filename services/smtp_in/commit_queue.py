@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from services.smtp_in.calendar_parts import SEARCHED_OCTETS, local_organizers
 from services.smtp_in.data_reader import DataReader
 from services.smtp_in.directory_cache import DirectoryCache
 from services.smtp_in.envelope_policy import Envelope
@@ -39,6 +40,7 @@ class PendingSubmission:
     submission: Submission
     event: maillog.MailEvent
     external: str  # address of the external account that sends it
+    names_local_organizer: bool = False  # in a calendar part
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,15 @@ def build_submission(
     addresses = [sender, *(recipient.address for recipient in envelope.recipients)]
     needed = not (mail.header.isascii() and all(address.isascii() for address in addresses))
     message_id = valid_message_id(mail.values) or f"{uuid.uuid4()}@{ascii_address(external.address).rpartition('@')[2]}"
-    event = maillog.MailEvent("submitted", external=external.address, who=author.address, reply=f"<{message_id}>")
+    leaves = any(recipient.kind == "relay" for recipient in envelope.recipients)
+    organizers = local_organizers(mail.beginning(SEARCHED_OCTETS), envelope.directory.locals) if leaves else []
+    reply = f"<{message_id}>"
+    if organizers:
+        reply += (
+            f"; its invitation names the local address {', '.join(organizers)} as organizer, which customers cannot "
+            f"answer: set the identity of the mail program's calendar to {external.address}"
+        )
+    event = maillog.MailEvent("submitted", external=external.address, who=author.address, reply=reply)
     return PendingSubmission(
         Submission(
             author.id,
@@ -82,6 +92,7 @@ def build_submission(
         ),
         event,
         external.address,
+        bool(organizers),
     )
 
 

@@ -53,6 +53,10 @@ REFUSED = Counter(
     "mailgroup_submissions_refused_total", "Mails and recipients of mail clients that were refused.", ["kind"]
 )  # temporary, permanent
 
+LOCAL_ORGANIZERS = Counter(
+    "mailgroup_local_organizers_total", "Submitted invitations that name a local address as their organizer."
+)
+
 log = structlog.get_logger()
 
 
@@ -251,8 +255,11 @@ class SmtpConnection(LoginConnection):
                     return
                 if isinstance(checked, Envelope):
                     with STAGE_SECONDS.labels("submission").time():
-                        committed = await self._queue.commit(self._submission(checked, mail))
+                        submission = self._submission(checked, mail)
+                        committed = await self._queue.commit(submission)
                     if committed.id is not None:
+                        if submission.names_local_organizer:
+                            LOCAL_ORGANIZERS.inc()
                         await self.push(f"250 2.0.0 Queued as {committed.id}")
                         return
                 elif current:

@@ -99,6 +99,10 @@ class DataReader:
         """The header section with the blank line that ends it."""
         return bytes(memoryview(self._body)[: self.header_octets])
 
+    def beginning(self, octets: int) -> bytes:
+        """The first octets of the mail."""
+        return bytes(memoryview(self._body)[:octets])
+
     def content(self) -> Content:
         """The mail, with its digest."""
         return Content(self._body, len(self._body), self._digest.digest())

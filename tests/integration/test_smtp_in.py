@@ -174,6 +174,24 @@ async def test_a_mail_is_redirected_only_by_those_who_received_it(server: Runnin
         assert await cursor.fetchall() == [(0,)]
 
 
+async def test_an_invitation_with_a_local_organizer_is_counted_and_traced(server: Running) -> None:
+    # given invitations with a local and an external organizer, and one for a colleague
+    invitation = (
+        b"Message-ID: <1@x.example>\r\nContent-Type: text/calendar\r\n\r\nORGANIZER:mailto:alex@local.com\r\n.\r\n"
+    )
+    client = await Client.logged_in(server)
+    before = smtp_connection.LOCAL_ORGANIZERS._value.get()
+    assert (await client.send(invitation)).startswith("250")
+    assert (await client.send(invitation.replace(b"alex@local.com", b"support@company.com"))).startswith("250")
+    assert (await client.send(invitation, "jim@local.com")).startswith("250")
+    # then only the first is counted, and its trace says what to do
+    assert smtp_connection.LOCAL_ORGANIZERS._value.get() == before + 1
+    async with server.database.transaction() as connection:
+        cursor = await connection.execute("select reply from maillog where event = 'submitted' order by id")
+        first, *others = [row[0] for row in await cursor.fetchall()]
+    assert "calendar to support@company.com" in first and others == ["<1@x.example>"] * 2
+
+
 async def test_a_mail_without_a_good_message_id_gets_one_in_the_external_domain(server: Running) -> None:
     client = await Client.logged_in(server)
 
