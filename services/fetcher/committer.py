@@ -48,7 +48,7 @@ class FetchedBytes:
 
     item: FetchItem
     content: Content
-    renumbered: LedgerEntry | None  # row of the vanished mail with the same bytes, if known
+    renumbered: LedgerEntry | None  # row of the vanished or deleted mail with the same bytes, if known
     reserved: int = 0  # octets of the memory budget, released after the commit
 
     def header(self) -> bytes:
@@ -195,7 +195,9 @@ class Committer:
             MailEvent(
                 "renumbered",
                 external=self._account.address,
-                reply=f"UIDL {mail.renumbered.key} is {mail.item.mail.key} now",
+                reply=f"UIDL {mail.renumbered.key} is {mail.item.mail.key} now"
+                if mail.renumbered.key != mail.item.mail.key
+                else f"UIDL {mail.item.mail.key}, which was deleted, is listed again",
             )
             for mail in known
             if mail.renumbered is not None

@@ -116,6 +116,7 @@ class RenumberedHistory:
         self._lost_history = deque(plan.lost_history)
         self._without_header: set[int] = set()  # unknown mails that TOP did not show
         self._fetched = RenumberedMails.of(plan.missing)
+        self._deleted = {(row.key, row.sha256, row.octets): row for row in plan.deleted}
 
     @property
     def expects_history(self) -> bool:
@@ -123,9 +124,12 @@ class RenumberedHistory:
         return bool(self._lost_history)
 
     def take_fetched(self, item: FetchItem, got: Retrieved) -> LedgerEntry | None:
-        """Return the vanished row of a mail with these bytes, if the mail itself was not fetched before."""
-        first_read = item.row is None or item.row.state == "history"
-        return self._fetched.take_match(got.sha256, got.octets) if first_read else None
+        """Return the row of a mail with these bytes that vanished, or that we deleted under this UIDL, if the mail
+        itself was not fetched before."""
+        if item.row is not None and item.row.state != "history":
+            return None
+        deleted = self._deleted.pop((item.mail.key, got.sha256, got.octets), None)
+        return deleted or self._fetched.take_match(got.sha256, got.octets)
 
     def take_skipped(self, item: FetchItem, octets: int) -> LedgerEntry | None:
         """Return the vanished row of a mail of this size that was too large, if the mail itself is unknown."""

@@ -92,12 +92,23 @@ class Plan:
     closed: tuple[LedgerEntry, ...] = ()  # rows that become 'closed' now: our deletion took effect
     delete: tuple[tuple[ListedMail, LedgerEntry], ...] = ()  # mails to delete upstream; rows become 'deleting' first
     missing: tuple[LedgerEntry, ...] = ()  # vanished rows, new ones included: unknown mails may be those, renumbered
+    deleted: tuple[LedgerEntry, ...] = ()  # closed rows whose UIDLs are listed again: the same mails, or new ones
     lost_history: tuple[LedgerEntry, ...] = ()  # mails of the first contact, vanished since the last complete poll
 
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to do and nothing to record."""
         return not (self.fetch or self.vanished or self.reappeared or self.closed or self.delete)
+
+
+def keys_to_compare(plan: Plan, maildrop: ProviderList) -> list[str]:
+    """Return the keys of mails to fetch that closed rows may name: UIDLs, not positions in the list."""
+    positions = {mail.number for group in maildrop.position_keyed for mail in group}
+    return [
+        item.mail.key
+        for item in plan.fetch
+        if (item.row is None or item.row.state == "history") and item.mail.number not in positions
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from services.fetcher.plan import (
     ProviderList,
     UnchangedList,
     decide,
+    keys_to_compare,
     plan_digest,
     preexisting_keys,
     unchanged_until,
@@ -212,6 +213,8 @@ class Polling:
                 self._poll = replace(self._poll, first_contact_at=first_contact_at)
             known = await uidl_ledger.load_entries(connection, account.id)
             plan = decide(maildrop, known, account, self._limit, self._poll)
+            if keys := keys_to_compare(plan, maildrop):
+                plan = replace(plan, deleted=tuple(await uidl_ledger.load_closed(connection, account.id, keys)))
             for record, rows in (
                 (uidl_ledger.record_closed, plan.closed),
                 (uidl_ledger.record_vanished, plan.vanished),

@@ -62,6 +62,17 @@ async def load_entries(connection: Connection, external_id: int) -> list[LedgerE
     return [LedgerEntry(*row) for row in await cursor.fetchall()]
 
 
+async def load_closed(connection: Connection, external_id: int, keys: Sequence[str]) -> list[LedgerEntry]:
+    """Load the closed rows with these keys."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        """select id, uidl, state, before, was_history, octets, sha256, fetched_at, tries, next_try_at, state_at
+           from uidl_ledger where external_id = %s and uidl = any(%s) and state = 'closed'""",
+        (external_id, list(keys)),
+    )
+    return [LedgerEntry(*row) for row in await cursor.fetchall()]
+
+
 async def detach_uidls(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """Detach rows whose UIDLs name other mails by now: the account points at another maildrop, or its UIDLs are
     positions in a list.
@@ -120,7 +131,8 @@ async def record_renumbered_history(connection: Connection, pairs: Sequence[tupl
 
 
 async def record_fetched(connection: Connection, external_id: int, mails: Sequence[FetchedNow]) -> None:
-    """Record mails whose bytes are committed in this transaction; those with a row were history, skipped or vanished.
+    """Record mails whose bytes are committed in this transaction; those with a row were history, skipped, vanished
+    or closed.
 
     All but the renumbered ones are counted for the reconciliation.
     """

@@ -114,10 +114,23 @@ async def test_a_dele_without_effect_is_repeated_and_delivers_nothing_twice(harn
         assert not script.mails
         assert await harness.states(account) == {"closed": 1}
         assert await harness.subjects(account) == ["one"]
-        # and the same UIDL later is a new mail, even with the same bytes
+        # and the same UIDL later is the same mail if its bytes are the same: it is deleted again
         script.mails["one"] = mail("one")
-        await harness.poll(account)
+        await until(lambda: not script.mails)
+        await until(lambda: is_state(harness, account, closed=1))
+        assert await harness.subjects(account) == ["one"]
+        # but a new one if they differ
+        script.mails["one"] = mail("one", "another text")
+        await until(lambda: not script.mails)
         assert await harness.subjects(account) == ["one", "one"]
+        # and also when the account is set up again, which makes its mails history
+        await harness.rows("update external_accounts set delete_after_days = null")
+        async with harness.database.transaction() as connection:
+            await polls.forget_maildrop(connection, account)
+        script.mails |= {"one": mail("one"), "two": mail("two")}
+        await until(lambda: has(harness, account, 3))
+        await harness.poll(account)
+        assert await harness.subjects(account) == ["one", "one", "two"]
 
 
 async def test_mail_that_moved_to_another_maildrop_is_not_delivered_again(

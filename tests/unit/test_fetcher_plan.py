@@ -14,6 +14,7 @@ from services.fetcher.plan import (
     ProviderList,
     RenumberedMails,
     decide,
+    keys_to_compare,
     next_try,
     plan_digest,
     unchanged_until,
@@ -173,9 +174,16 @@ def test_a_vanished_mail_that_is_listed_again_keeps_its_state() -> None:
     assert not plan.missing
 
 
-def test_a_closed_uidl_that_is_listed_again_is_new_mail() -> None:
+def test_a_closed_uidl_that_is_listed_again_is_fetched_to_be_compared() -> None:
     plan = decide(maildrop("d"), [], account(delete_after_days=0), LIMIT, poll())  # closed rows are not in the ledger
     assert [want.row for want in plan.fetch] == [None]
+    assert keys_to_compare(plan, maildrop("d")) == ["d"]
+
+
+def test_a_position_names_no_deleted_mail() -> None:
+    by_position = maildrop("1", "2")
+    assert by_position.position_keyed
+    assert keys_to_compare(decide(by_position, [], account(), LIMIT, poll()), by_position) == []
 
 
 @pytest.mark.parametrize(

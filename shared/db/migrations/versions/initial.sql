@@ -358,10 +358,12 @@ create table purged_mails (
 --        skipped            could not be fetched or stored (reason); stays upstream
 --        deleting           committed before DELE is sent
 --        vanished           gone from the list, and we did not delete it; the same bytes under a new UIDL are this mail
---        closed             we deleted it and it is gone: the same UIDL later is a new mail
+--        closed             we deleted it and it is gone: the same UIDL later is this mail if its bytes are the same,
+--                           otherwise a new mail
 -- history -> fetched | vanished; fetched -> deleting | vanished; skipped -> fetched | vanished;
 -- deleting -> closed | vanished (the account was pointed at another maildrop);
--- vanished -> fetched | history | skipped (listed again, or renumbered: uidl is replaced)
+-- vanished -> fetched | history | skipped (listed again, or renumbered: uidl is replaced);
+-- closed -> fetched (listed again with the same bytes)
 create table uidl_ledger (
     id               bigint generated always as identity primary key,
     external_id      bigint not null references external_accounts,
@@ -382,6 +384,7 @@ create table uidl_ledger (
     state_at         timestamptz not null default now()
 );
 create unique index uidl_ledger_uidl on uidl_ledger (external_id, uidl) where state <> 'closed';
+create index uidl_ledger_closed on uidl_ledger (external_id, uidl) where state = 'closed';
 create index uidl_ledger_vanished on uidl_ledger (external_id, sha256) where state = 'vanished';
 create index uidl_ledger_inbound on uidl_ledger (inbound_id);
 create index uidl_ledger_skipped on uidl_ledger (external_id) where state = 'skipped';
