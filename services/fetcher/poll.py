@@ -37,6 +37,8 @@ from shared.store import polls, uidl_ledger
 
 MAX_OUT_OF_STEP = 20
 """Limit of sessions in one poll that end out of step, each at one mail: more logins at once may lock the account."""
+INCOMPLETE_POLLS = 3
+"""Failed polls after which a first contact takes place with an incomplete list: a delivery that is under way ends."""
 
 log = structlog.get_logger()
 
@@ -173,6 +175,11 @@ class Polling:
             raise LoginRefused(str(error), "AUTH") from error
 
     @property
+    def _was_incomplete_before(self) -> bool:
+        """Whether STAT and UIDL disagree for good: what UIDL lists is then taken for the whole maildrop."""
+        return self._poll.failures >= INCOMPLETE_POLLS and self._poll.last_error_kind == ProtocolError.kind
+
+    @property
     def _first_after_failure(self) -> bool:
         """Whether the last poll failed, and no session has ended well since."""
         return self._poll.failures > 0 and self.backlog is None
@@ -203,7 +210,7 @@ class Polling:
             if reused:
                 await uidl_ledger.detach_uidls(connection, reused)
             if self._poll.first_contact_at is None:
-                if account.history == "from_now" and not maildrop.complete:
+                if account.history == "from_now" and not maildrop.complete and not self._was_incomplete_before:
                     raise ProtocolError(
                         f"{host_port(account.pop3)}: the list of mails is incomplete, so the mails from before the "
                         "first contact are unknown"

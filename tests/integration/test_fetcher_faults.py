@@ -96,6 +96,24 @@ async def test_an_incomplete_list_neither_loses_nor_repeats_a_mail(harness: Fetc
         assert len(await harness.bodies(account)) == 2
 
 
+async def test_from_now_begins_with_what_is_listed_where_stat_counts_more(harness: FetcherHarness) -> None:
+    # given a provider that counts a mail which it never lists
+    script = ScriptedPop3(mails("hidden", "old"), answers={"UIDL": say(b"+OK\r\n2 old\r\n.\r\n")})
+    async with script.running():
+        account = await harness.add("e@x.test", script.port, history="from_now")
+        # then some polls wait for a complete list, and the next one begins without it
+        await until(lambda: fails(harness, account))
+        assert await harness.states(account) == {}
+        await until(lambda: is_state(harness, account, history=1))
+        assert script.sessions == 4
+        # and new mail arrives
+        script.mails["new"] = mail("new")
+        script.answers = {"UIDL": say(b"+OK\r\n2 old\r\n3 new\r\n.\r\n")}
+        await harness.poll(account)
+        assert await harness.subjects(account) == ["new"]
+        assert await harness.states(account) == {"history": 1, "fetched": 1}
+
+
 async def test_a_dele_without_effect_is_repeated_and_delivers_nothing_twice(harness: FetcherHarness) -> None:
     # given a provider whose connection ends at QUIT, so that it deletes nothing
     script = ScriptedPop3({})
