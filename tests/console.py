@@ -36,12 +36,12 @@ class Browser:
 
     def get(self, path: str, **options: Any) -> requests.Response:
         """Request a page."""
-        return self.session.get(urljoin(self.url, path), timeout=30, **options)
+        return self.session.get(urljoin(self.url, path), timeout=300, **options)
 
     def post(self, path: str, fields: Any = None, **options: Any) -> requests.Response:
         """Send a form as a page of the console does. :return: the page that follows."""
         headers = {"Origin": self.url} | options.pop("headers", {})
-        return self.session.post(urljoin(self.url, path), data=fields or {}, headers=headers, timeout=30, **options)
+        return self.session.post(urljoin(self.url, path), data=fields or {}, headers=headers, timeout=300, **options)
 
     def sign_in(self, name: str = "admin", password: str = PASSWORD) -> requests.Response:
         """Sign in. :return: the page that follows."""

@@ -208,7 +208,7 @@ async def sending(database_url: str, ehlo_name: str | None = None) -> AsyncItera
         yield harness
     finally:
         harness.service.stopping.set()
-        await asyncio.wait_for(harness.relaying.stop(1.0, 1.0), 20)
+        await asyncio.wait_for(harness.relaying.stop(1.0, 1.0), 120)
         await work
         await harness.database.close()
 

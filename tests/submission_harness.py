@@ -150,7 +150,7 @@ class Client:
     async def reply(self) -> list[str]:
         """The lines of the next reply; none at the end of the connection."""
         lines: list[str] = []
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while line := (await self.reader.readline()).decode():
                 lines.append(line.rstrip("\r\n"))
                 if line[3:4] == " ":
@@ -178,7 +178,7 @@ class Client:
     async def closed(self) -> bool:
         """Whether the server has closed the connection, after anything that it still said."""
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 await self.reader.read()
         except ConnectionError:  # closed with something of ours unread
             return True

@@ -30,6 +30,7 @@ from services.pop3_out.readahead import SHARE, session_share
 from services.pop3_out.snapshot import Snapshot
 from shared.errors import Temporary
 from tests.dialogues.pop3.stand import ALEX, KIM, ONE, Stand, on_loop, stand, trusting
+from tests.polling import until, until_still
 
 LARGE = b"Subject: large\r\n\r\n" + b".a line of forty octets, dotted .......\r\n" * 50_000  # 2 MB
 LOOPS = pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -39,7 +40,7 @@ TLS = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 async def answer(reader: asyncio.StreamReader) -> bytes:
     """The mail, or list, that the next answer brings; it has at least one line."""
     assert (await reader.readline()).startswith(b"+OK")
-    wire = await asyncio.wait_for(reader.readuntil(b"\r\n.\r\n"), 10)
+    wire = await asyncio.wait_for(reader.readuntil(b"\r\n.\r\n"), 60)
     return wire.removesuffix(b".\r\n").replace(b"\n..", b"\n.")
 
 
@@ -87,11 +88,9 @@ def test_a_large_mail_for_a_slow_client_is_not_kept_in_memory(tmp_path: Path, lo
             receiving(writer).pause_reading()
             # when it asks for that mail and for another
             writer.write(b"RETR 1\r\nRETR 2\r\nQUIT\r\n")
-            await asyncio.sleep(0.4)
-            held = len(server.store.reads)
-            await asyncio.sleep(0.3)
+            await until(lambda: server.store.reads)
+            await until_still(lambda: len(server.store.reads))
             # then the server reads no more than fits on the way
-            assert len(server.store.reads) == held
             assert server.store.reads[-1][1] < len(LARGE) * 5
             # and memory has the allowed unsent octets and one stuffed piece (one octet more for each line of 40)
             [connection] = opened(server)
@@ -119,7 +118,8 @@ def test_many_slow_clients_get_the_smallest_pieces_once_memory_is_short(tmp_path
                 receiving(writer).pause_reading()
                 writer.write(b"RETR 1\r\n")
             # when none of them reads
-            await asyncio.sleep(1)
+            await until(lambda: budget.available < LARGE_PIECE_OCTETS)
+            await until_still(lambda: (len(server.store.reads), [*map(buffered, opened(server))]))
             # then each keeps the allowed unsent octets and a smallest piece, all together at most the budget more
             most = LARGE_PIECE_OCTETS + 12 * (OUTPUT_OCTETS + PIECE_OCTETS)
             assert sum(buffered(connection) for connection in opened(server)) < most * 41 // 40
@@ -127,8 +127,7 @@ def test_many_slow_clients_get_the_smallest_pieces_once_memory_is_short(tmp_path
             # and after they have disconnected, the whole budget is available
             for _, writer in clients:
                 writer.transport.abort()
-            await asyncio.sleep(0.2)
-            assert budget.available == LARGE_PIECE_OCTETS
+            await until(lambda: budget.available == LARGE_PIECE_OCTETS)
 
     on_loop(loop, work)
 
@@ -148,7 +147,8 @@ def test_one_account_uses_its_share_of_the_memory_and_no_more(
             for _, writer in clients:
                 receiving(writer).pause_reading()
                 writer.write(b"RETR 1\r\n")
-            await asyncio.sleep(1)
+            await until(lambda: server.listener.budget.in_use)
+            await until_still(lambda: (len(server.store.reads), [*map(buffered, opened(server))]))
             # then all others have the rest of the memory
             most = 2 * LARGE_PIECE_OCTETS + 20 * (OUTPUT_OCTETS + PIECE_OCTETS)
             budget = server.listener.budget
@@ -164,9 +164,8 @@ def test_one_account_uses_its_share_of_the_memory_and_no_more(
             # and the share ends with the sessions
             for _, writer in clients:
                 writer.transport.abort()
-            await asyncio.sleep(0.2)
             del kim
-            assert budget.in_use == 0
+            await until(lambda: budget.in_use == 0)
             await server.listener.registry.closed.wait()
             gc.collect()
             assert not server.listener._account_budgets
@@ -190,18 +189,18 @@ def test_a_client_that_reads_too_slowly_is_cut(
                 reader, writer = await server.logged_in(tls)
                 reader._limit = 16 * 1024  # type: ignore[attr-defined]  # or else the client takes what is there
                 writer.write(b"RETR 1\r\n")
-                await asyncio.sleep(0.3)
+                await until_still(lambda: len(server.store.reads))
                 [connection] = opened(server)
                 # when the client reads a little within every five minutes
                 for _ in range(12):
                     passed += 300
                     with suppress(ConnectionError, asyncio.IncompleteReadError):
                         await reader.readexactly(300 * octets_a_second)
-                    await asyncio.sleep(0.05)
+                    await until_still(lambda: len(server.store.reads), 3)
                     server.listener.check_deadlines()
                 assert connection._is_ending is cut
                 writer.transport.abort()
-                await asyncio.sleep(0.1)
+                await until(lambda: not opened(server))
 
     on_loop(loop, work)
 
@@ -248,9 +247,9 @@ def test_input_of_a_client_that_reads_no_replies_is_paused(tmp_path: Path, loop:
             for _ in range(100):
                 writer.write(b"RETR 1\r\n" * 10_000)
                 await asyncio.sleep(0.002)
-            await asyncio.sleep(0.2)
-            # then the server holds few of them
             [connection] = opened(server)
+            await until_still(lambda: (len(connection._input), writer.transport.get_write_buffer_size()))
+            # then the server holds few of them
             assert len(connection._input) <= INPUT_OCTETS + 256 * 1024
             assert writer.transport.get_write_buffer_size() > 0
             writer.transport.abort()
@@ -280,14 +279,15 @@ def test_a_mail_that_fails_halfway_ends_the_connection_without_a_final_dot(tmp_p
             reader, writer = await server.logged_in()
             receiving(writer).pause_reading()
             writer.write(b"RETR 1\r\n")
-            await asyncio.sleep(0.2)
+            await until(lambda: server.store.reads)
+            await until_still(lambda: len(server.store.reads))
             # when the store fails in the middle of a mail
             server.store.broken = True
             receiving(writer).resume_reading()
             # then the client sees the connection end, and no end of the mail
             got = bytearray()
             with suppress(ConnectionError):
-                while part := await asyncio.wait_for(reader.read(65536), 5):
+                while part := await asyncio.wait_for(reader.read(65536), 60):
                     got += part
             assert 0 < len(got) < len(LARGE) * 12
             assert b"\r\n.\r\n" not in got
@@ -320,7 +320,7 @@ def test_a_line_that_is_too_long_ends_the_connection(tmp_path: Path, loop: str, 
             reader, writer = await server.connect()
             await reader.readline()
             writer.write(line)
-            assert await asyncio.wait_for(reader.read(), 5) == b"-ERR line too long\r\n"
+            assert await asyncio.wait_for(reader.read(), 60) == b"-ERR line too long\r\n"
 
     on_loop(loop, work)
 
@@ -332,7 +332,7 @@ def test_a_client_that_closes_its_side_gets_the_outstanding_replies(tmp_path: Pa
             reader, writer = await server.connect()
             writer.write(b"USER alex@local.com\r\nPASS secret\r\nRETR 1\r\nDELE 1\r\nQUIT\r\n")
             writer.write_eof()
-            got = await asyncio.wait_for(reader.read(), 5)
+            got = await asyncio.wait_for(reader.read(), 60)
             assert got.endswith(ONE + b".\r\n+OK marked as deleted\r\n+OK bye, the marked mails are deleted\r\n")
             assert server.store.left(ALEX) == [2, 3]
 
@@ -346,7 +346,7 @@ def test_a_client_that_closes_its_side_without_quit_deletes_nothing(tmp_path: Pa
             reader, writer = await server.connect()
             writer.write(b"USER alex@local.com\r\nPASS secret\r\nDELE 1\r\nQUI")
             writer.write_eof()
-            assert (await asyncio.wait_for(reader.read(), 5)).endswith(b"+OK marked as deleted\r\n")
+            assert (await asyncio.wait_for(reader.read(), 60)).endswith(b"+OK marked as deleted\r\n")
             assert server.store.left(ALEX) == [1, 2, 3]
 
     on_loop(loop, work)
@@ -358,13 +358,13 @@ def test_a_quit_is_executed_even_if_the_client_has_disconnected(tmp_path: Path, 
         async with stand(tmp_path) as server:
             _, writer = await server.logged_in()
             server.store.gate = asyncio.Event()
+            [connection] = opened(server)
             writer.write(b"DELE 1\r\nQUIT\r\n")
-            await asyncio.sleep(0.05)
+            await until(lambda: connection.session is not None and connection.session.committing)
             writer.transport.abort()
-            await asyncio.sleep(0.05)
+            await until_still(lambda: len(opened(server)))
             server.store.gate.set()
-            await asyncio.sleep(0.05)
-            assert server.store.left(ALEX) == [2, 3]
+            await until(lambda: server.store.left(ALEX) == [2, 3])
 
     on_loop(loop, work)
 
@@ -387,7 +387,7 @@ def test_too_many_connections_of_one_address_are_refused(tmp_path: Path, loop: s
                 assert await reader.read() == b"-ERR [SYS/TEMP] too many connections\r\n"
             # then it is refused; and it is let in when one of the others has left
             first[1].close()
-            await asyncio.sleep(0.1)
+            await until(lambda: len(opened(server)) == 1)
             reader, _ = await server.connect(tls)
             assert (await reader.readline()).startswith(b"+OK")
 
@@ -399,11 +399,11 @@ def test_connections_before_their_tls_handshake_count(tmp_path: Path, loop: str)
     async def work() -> None:
         async with stand(tmp_path, max_connections_per_address=1) as server:
             _, silent = await asyncio.open_connection("127.0.0.1", server.settings.pop3s_port)
-            await asyncio.sleep(0.05)
+            await until(lambda: opened(server))
             reader, _ = await server.connect()
             assert await reader.read() == b"-ERR [SYS/TEMP] too many connections\r\n"
             silent.close()
-            await asyncio.sleep(0.1)
+            await until(lambda: not opened(server))
             reader, _ = await server.connect()
             assert (await reader.readline()).startswith(b"+OK")
 
@@ -608,7 +608,7 @@ def await_end(tmp_path: Path, loop: str, connect: Callable[[Stand], Any], second
             connection.check_deadlines(late(seconds + 1))
             got = b""
             with suppress(ConnectionError):
-                got = await asyncio.wait_for(reader.read(), 5)
+                got = await asyncio.wait_for(reader.read(), 60)
             assert got.count(b"\r\n") <= 2  # the greeting and DELE's answer
             assert server.store.left(ALEX) == [1, 2, 3]
 

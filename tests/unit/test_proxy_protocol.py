@@ -112,7 +112,7 @@ async def test_connections_that_owe_their_header_are_limited(monkeypatch: pytest
         return await asyncio.open_connection(*port.getsockname())
 
     async def first_octets(reader: asyncio.StreamReader) -> bytes:
-        return await asyncio.wait_for(reader.read(5), 5)
+        return await asyncio.wait_for(reader.read(5), 60)
 
     # given as many connections without a header as the limit allows
     waiting = [await connect() for _ in range(3)]

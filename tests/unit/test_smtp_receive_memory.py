@@ -63,7 +63,7 @@ async def receive(memory: ReceiveMemory, account: int, octets: int, finished: li
     mail = memory.open(account)
     try:
         while mail.octets < octets:
-            assert await mail.grow(min(octets, mail.octets + STEP_OCTETS), 30)
+            assert await mail.grow(min(octets, mail.octets + STEP_OCTETS), 600)
             await asyncio.sleep(0)
         finished.append(number)
     finally:
@@ -76,7 +76,7 @@ async def test_large_mails_at_once_never_block_each_other_for_good(accounts: int
     memory = ReceiveMemory(LARGEST, limit_octets=limit * MIB)
     finished: list[int] = []
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         await asyncio.gather(*(receive(memory, n % accounts, LARGEST, finished, n) for n in range(12)))
 
     assert sorted(finished) == list(range(12))
@@ -87,7 +87,7 @@ async def test_the_first_mail_that_waits_gets_the_lane() -> None:
     memory = ReceiveMemory(LARGEST, limit_octets=1)
     first, second = memory.open(1), memory.open(2)
     assert fill(first, 10 * MIB) == 10 * MIB  # in the lane
-    waiting = [asyncio.create_task(mail.grow(2 * MIB, 10)) for mail in (second, memory.open(3))]
+    waiting = [asyncio.create_task(mail.grow(2 * MIB, 600)) for mail in (second, memory.open(3))]
     await asyncio.sleep(0)
     assert fill(first, LARGEST) == LARGEST and not waiting[0].done()
     first.close()
@@ -104,7 +104,7 @@ async def test_a_wait_that_ends_without_room_reserves_nothing() -> None:
     fill(first, LARGEST)
     assert not await second.grow(2 * MIB, 0.01)
     # also when it is cancelled at the moment in which memory is released
-    late = asyncio.create_task(third.grow(2 * MIB, 10))
+    late = asyncio.create_task(third.grow(2 * MIB, 600))
     await asyncio.sleep(0)
     first.close()
     late.cancel()

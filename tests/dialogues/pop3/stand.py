@@ -173,14 +173,14 @@ async def play(server: Stand, script: str) -> None:
             writer.write("".join(f"{command}\r\n" for command in pending).encode())
             pending = []
         if line.startswith("S: "):
-            got = (await asyncio.wait_for(reader.readline(), 5)).decode()
+            got = (await asyncio.wait_for(reader.readline(), 60)).decode()
             wanted = line[3:]
             right = got.startswith(wanted[:-1]) if wanted.endswith("…") else got == f"{wanted}\r\n"
             assert right, f"line {number}: expected {wanted!r}, got {got!r}"
         elif line == "(tls)":
             await writer.start_tls(trusting())
         elif line == "(closed)":
-            assert await asyncio.wait_for(reader.read(1), 5) == b"", f"line {number}: it is not closed"
+            assert await asyncio.wait_for(reader.read(1), 60) == b"", f"line {number}: it is not closed"
         elif line == "(gone)":
             writer.transport.abort()
             await asyncio.sleep(0.05)
