@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection
 
 from shared.mime.addresses import fold_address
-from shared.mime.encoded_words import read_text
+from shared.mime.charsets import read_text
 
 SEARCHED_OCTETS = 64 * 1024
 """Limits the part of a mail that is searched: octets; programs write the calendar before the attachments."""
