@@ -104,7 +104,7 @@ def test_a_service_that_does_not_fit_ends_with_the_reason(database_url: str, bro
         env=environment,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1
@@ -116,12 +116,21 @@ async def test_a_process_never_opens_more_than_its_share(database_url: str, brok
     service = Service("router", settings)
     await service.database.open()
 
+    inside, enough = 0, asyncio.Event()
+
     async def work() -> None:
+        nonlocal inside
         async with service.database.statement() as connection:
+            inside += 1
             await connection.execute("select pg_sleep(0.05)")
+            await enough.wait()
 
     async with service.database.own_connection():
-        await asyncio.gather(*(work() for _ in range(40)))
+        works = asyncio.gather(*(work() for _ in range(40)))
+        await until(lambda: inside == 3)
+        await asyncio.sleep(0.3)
+        enough.set()
+        await works
         with psycopg.connect(database_url) as connection:
             [count] = connection.execute(
                 "select count(*) from pg_stat_activity where application_name = %s", (service.database_name,)
@@ -154,7 +163,7 @@ async def test_the_locks_of_a_session_end_with_it_and_it_leaves_room(database: D
                     raise failure
         except (ValueError, Temporary) as error:
             assert error is failure
-        await until(is_free, 5)
+        await until(is_free)
     await small.close()
 
 

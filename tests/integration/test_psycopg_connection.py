@@ -59,14 +59,13 @@ async def test_other_tasks_run_while_a_result_arrives(database_url: str) -> None
 
 async def test_a_query_that_is_cancelled_ends_and_its_connection_goes_on(database_url: str) -> None:
     async with connected(database_url) as connection:
-        asked = asyncio.create_task(value(connection, "select pg_sleep(30)"))
+        asked = asyncio.create_task(value(connection, "select pg_sleep(3600)"))
         await asyncio.sleep(0.2)
-        began = time.monotonic()
         asked.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await asked
-        assert await value(connection, "select 42") == 42
-        assert time.monotonic() - began < 25  # the query itself runs for 30 s
+        async with asyncio.timeout(300):
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+            assert await value(connection, "select 42") == 42
 
 
 async def test_a_cancelled_query_s_result_is_not_given_to_the_next_query(database_url: str) -> None:

@@ -21,13 +21,18 @@ HALF = b"GET /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 WHOLE = b"GET /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def short() -> Iterator[None]:
-    """Deadlines that a test can wait for."""
+@contextmanager
+def deadlines(seconds: float) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("HEAD_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS", "TLS_SECONDS"):
-            patch.setattr(connection, name, 1.5)
-        patch.setattr(listener, "TLS_SECONDS", 1.5)
+        for name in ("HEAD_SECONDS", "BODY_SECONDS", "UNREAD_SECONDS"):
+            patch.setattr(connection, name, seconds)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient() -> Iterator[None]:
+    """Deadlines that do not pass, however slow the machine is, until a test shortens them."""
+    with pytest.MonkeyPatch.context() as patch, deadlines(3600.0):
         patch.setattr(listener, "_CHECK_SECONDS", 0.2)
         yield
 
@@ -39,7 +44,7 @@ def url(store: str) -> Iterator[str]:
 
 
 def connect(url: str, sent: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=20, source_address=(source, 0))
+    client = socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=100, source_address=(source, 0))
     client.sendall(sent)
     return client
 
@@ -71,13 +76,12 @@ def status(url: str, source: str = "127.0.0.1") -> bytes:
         return rest(client).partition(b"\r\n")[0]
 
 
-def until_free(url: str) -> float:
-    """Ask until a page is answered. :return: seconds."""
+def until_free(url: str) -> None:
+    """Ask until a page is answered."""
     began = time.monotonic()
     while b"200" not in status(url):
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 100
         time.sleep(0.1)
-    return time.monotonic() - began
 
 
 @pytest.mark.parametrize(
@@ -98,36 +102,31 @@ def test_half_sent_requests_end_in_time_and_hold_up_no_other_address(url: str, s
         assert status(url) == b"HTTP/1.1 503 Service Unavailable"
         assert b"200" in status(url, "127.0.0.2")
         # then all end in time
-        assert until_free(url) < 10
-        for client in clients:
-            rest(client)
+        with deadlines(1.5):
+            until_free(url)
+            for client in clients:
+                rest(client)
 
 
 def test_a_header_that_comes_octet_by_octet_gets_no_more_time(url: str) -> None:
     until_free(url)
     began = time.monotonic()
-    with connect(url, HALF) as client:
-        try:
-            while time.monotonic() - began < 15:
-                client.send(b"x")
-                time.sleep(0.1)
-        except OSError:
-            pass
-    assert 1 < time.monotonic() - began < 10
+    with deadlines(1.5), connect(url, HALF) as client, pytest.raises(ConnectionError):
+        while time.monotonic() - began < 100:
+            client.send(b"x")
+            time.sleep(0.1)
+    assert time.monotonic() - began > 1
 
 
 def test_a_client_that_reads_nothing_is_disconnected(url: str) -> None:
     until_free(url)
     page = b"GET /static/style.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    began = time.monotonic()
-    with connect(url) as client:
-        client.settimeout(20)
+    with deadlines(1.5), connect(url) as client:
         try:
             for _ in range(200_000):
                 client.sendall(page)
-        except OSError:
+        except ConnectionError:
             pass
-    assert time.monotonic() - began < 20
     until_free(url)
 
 
@@ -142,7 +141,8 @@ def test_all_addresses_together_have_a_limit(store: str) -> None:
         # but a request that is under way is not ended for another one
         with crowd(url, b"POST /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nname", 5):
             assert b"503" in status(url, "127.0.0.2")
-        assert until_free(url) < 10
+            with deadlines(1.5):
+                until_free(url)
 
 
 def test_a_connection_counts_before_its_tls_handshake(databases: servers.Databases) -> None:
@@ -166,9 +166,9 @@ def test_a_connection_counts_before_its_tls_handshake(databases: servers.Databas
 
 def test_a_header_and_a_body_have_a_limit(url: str) -> None:
     until_free(url)
-    assert requests.get(f"{url}/sign-in", headers={"X-Long": "x" * 40_000}, timeout=20).status_code == 431
+    assert requests.get(f"{url}/sign-in", headers={"X-Long": "x" * 40_000}, timeout=100).status_code == 431
     long = {"name": "x" * 300_000}
-    assert requests.post(f"{url}/sign-in", long, timeout=20).status_code == 413
+    assert requests.post(f"{url}/sign-in", long, timeout=100).status_code == 413
     # a body without a length ends at the limit
     with connect(url) as client:
         client.sendall(
