@@ -8,6 +8,8 @@ and octets. Whatever the server does, every wait has a time limit and every repl
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import hashlib
 import math
 import ssl
@@ -42,6 +44,13 @@ from shared.provider.pop3_errors import (
     ServerBusy,
 )
 from shared.provider.pop3_fence import Fence
+from shared.provider.pop3_mechanisms import (
+    apop_digest,
+    choose_mechanisms,
+    cram_md5_response,
+    plain_response,
+    timestamp_of,
+)
 from shared.provider.pop3_replies import (
     HEAD_OCTETS,
     Body,
@@ -230,6 +239,7 @@ class Pop3Client:
         self._data = b""
         self._pos = 0
         self._current_command = "greeting"
+        self._timestamp: bytes | None = None  # of the greeting, for APOP
         self._uidls: dict[int, str] = {}
         self._fence: Fence | None = None
         self._alone = False
@@ -245,6 +255,7 @@ class Pop3Client:
         ok, line = await self._reply()
         if not ok:
             raise ServerBusy(f"{host_port(self.server)}: the server refuses service now: {trim(line)}")
+        self._timestamp = timestamp_of(line)
         self.capabilities = await self._capa()
         if self.server.tls == "starttls":
             await self._start_tls()
@@ -257,7 +268,7 @@ class Pop3Client:
         )
 
     async def login(self, credential: Credential) -> None:
-        """Log in with USER and PASS, or AUTH XOAUTH2.
+        """Log in with USER and PASS, a SASL mechanism or APOP, or with a token by AUTH XOAUTH2.
 
         :raises LoginRefused: wrong name or password. :raises ServerBusy: [IN-USE], [LOGIN-DELAY], [SYS/TEMP].
         """
@@ -268,19 +279,45 @@ class Pop3Client:
         if credential.token:
             await self._authenticate(xoauth2(credential.login, credential.secret))
         else:
-            await self._user_and_pass(credential.login, credential.secret)
+            await self._log_in_by_password(credential.login, credential.secret)
         before = self.capabilities
         if before.answered and (not before.pipelining or before.login_delay_by_user):
             after = await self._capa()
             self.capabilities = after if after.answered else before
 
-    async def _user_and_pass(self, user: str, password: str) -> None:
-        for verb, argument in (("USER", user), ("PASS", password)):
-            self._current_command = verb
-            self._write(f"{verb} {argument}\r\n".encode())
-            ok, line = await self._reply()
-            if not ok:
-                raise self._login_failure(trim(line))
+    async def _log_in_by_password(self, user: str, password: str) -> None:
+        encrypted = self.server.tls != "none"
+        mechanisms = choose_mechanisms(self.capabilities, self._timestamp, encrypted)
+        for position, mechanism in enumerate(mechanisms, 1):
+            self._current_command = mechanism
+            first = {"USER": f"USER {user}", "APOP": f"APOP {user} {apop_digest(self._timestamp or b'', password)}"}
+            self._write(first.get(mechanism, f"AUTH {mechanism}").encode() + b"\r\n")
+            answer, line = await self._answer()
+            begun = answer == (b"+OK" if mechanism in first else b"+")
+            if begun and mechanism != "APOP":
+                self._current_command = "PASS" if mechanism == "USER" else mechanism
+                self._write(self._proof(mechanism, user, password, line) + b"\r\n")
+                answer, line = await self._answer()
+            if answer == b"+":
+                raise self._not_pop3()
+            if answer == b"+OK":
+                return
+            reply = trim(line)
+            # a server that refused to begin has seen no password
+            if begun or mechanism == "APOP" or is_temporary(reply) or position == len(mechanisms):
+                raise self._login_failure(reply)
+
+    def _proof(self, mechanism: str, user: str, password: str, challenge: bytes) -> bytes:
+        """Return the line that proves the password. :param challenge: in base64, for CRAM-MD5."""
+        if mechanism == "USER":
+            return f"PASS {password}".encode()
+        if mechanism == "PLAIN":
+            return base64.b64encode(plain_response(user, password))
+        try:
+            decoded = base64.b64decode(challenge.strip(), validate=True)
+        except binascii.Error as error:
+            raise self._not_pop3() from error
+        return base64.b64encode(cram_md5_response(user, password, decoded))
 
     async def _authenticate(self, response: bytes) -> None:
         """Authenticate with XOAUTH2 (RFC 5034).

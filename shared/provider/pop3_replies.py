@@ -59,6 +59,8 @@ class Capabilities:
     answered: bool = False  # the server knows CAPA
     pipelining: bool = False
     uidl: bool = False
+    user: bool = False  # login by USER and PASS
+    sasl: frozenset[str] = frozenset()  # names of the mechanisms
     stls: bool = False
     login_delay: int | None = None  # seconds between two logins
     login_delay_by_user: bool = False  # the delay may change after the login (RFC 2449 section 6.5)
@@ -191,6 +193,8 @@ def parse_capa(lines: Sequence[bytes]) -> Capabilities:
         answered=True,
         pipelining=b"PIPELINING" in found,
         uidl=b"UIDL" in found,
+        user=b"USER" in found,
+        sasl=frozenset(name.decode("latin-1").upper() for name in found.get(b"SASL", [])),
         stls=b"STLS" in found,
         login_delay=min(int(delay[0]), 86400) if delay and known else None,
         login_delay_by_user=delay is not None and any(word.upper() == b"USER" for word in delay),

@@ -1,0 +1,52 @@
+"""Chooses how to log in with a password, and computes what proves it (RFC 1939 APOP, RFC 5034 SASL, RFC 2195). Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from typing import Literal
+
+from shared.provider.pop3_replies import Capabilities
+
+Mechanism = Literal["USER", "PLAIN", "CRAM-MD5", "APOP"]
+
+_TIMESTAMP = re.compile(rb"<[^<>\s]+@[^<>\s]+>")
+
+
+def timestamp_of(greeting: bytes) -> bytes | None:
+    """Return the timestamp of a server that knows APOP (RFC 1939 section 7)."""
+    found = _TIMESTAMP.search(greeting)
+    return found[0] if found else None
+
+
+def choose_mechanisms(capabilities: Capabilities, timestamp: bytes | None, encrypted: bool) -> list[Mechanism]:
+    """Return the mechanisms to try, the best first. The next one is tried if the server refuses to begin with one.
+
+    A server that announces no mechanism, or no capabilities, is asked for USER.
+
+    :param timestamp: of the greeting; None: no APOP. :param encrypted: the connection has TLS.
+    """
+    sasl: list[Mechanism] = ["PLAIN", "CRAM-MD5"] if encrypted else ["CRAM-MD5", "PLAIN"]
+    offered = [name for name in sasl if name in capabilities.sasl]
+    apop: list[Mechanism] = ["APOP"] if timestamp else []
+    if capabilities.user:
+        return ["USER", *offered, *apop]
+    if offered or (capabilities.answered and apop):
+        return [*offered, *apop]
+    return ["USER", *apop]
+
+
+def plain_response(login: str, password: str) -> bytes:
+    """Return the response to the empty challenge of PLAIN (RFC 4616)."""
+    return b"\0" + login.encode() + b"\0" + password.encode()
+
+
+def cram_md5_response(login: str, password: str, challenge: bytes) -> bytes:
+    """Return the response to a challenge of CRAM-MD5 (RFC 2195)."""
+    return login.encode() + b" " + hmac.new(password.encode(), challenge, "md5").hexdigest().encode()
+
+
+def apop_digest(timestamp: bytes, password: str) -> str:
+    """Return the digest of APOP."""
+    return hashlib.md5(timestamp + password.encode(), usedforsecurity=False).hexdigest()
