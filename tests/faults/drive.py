@@ -78,6 +78,7 @@ class Drive:
         self._counted_files: set[Path] = set()
         self._uidls = itertools.count(1)
         self._offering = True
+        self._unknown: Copies = Counter()  # relayed copies whose authors were told that the outcome is unknown
 
     async def run(self, faults: Troubles) -> None:
         """Offer, break, heal, wait, judge."""
@@ -240,15 +241,15 @@ class Drive:
         inward = self._excuse("mailboxes", judge(self._wanted(), self._delivered(), offered, again))
         relayed = self._relayed()
         told = self._told_of()
+        notices = self._excuse("notices", self._judge_notices(told))
         outward = judge(
-            relays_expected(self._submitted),
+            relays_expected(self._submitted) - (self._unknown - relayed.found),
             relayed.found,
             self._submitted.keys(),
             Counter({key: 1_000 for key in relayed.found if key[0] in told}),
         )
         outward.altered += relayed.altered
         outward = self._excuse("providers", outward)
-        notices = self._excuse("notices", self._judge_notices(told))
         outstanding = sum(each.outstanding for each in self._submitted.values())
         self.lines += inward.lines("into mailboxes") + outward.lines("relayed") + notices.lines("notices")
         self.lines.append(
@@ -288,25 +289,25 @@ class Drive:
     def _judge_notices(self, told: set[str]) -> Findings:
         """One notice of failure for each refused recipient, to the author. A clock that jumps brings delays.
 
-        Who was told that a mail may have arrived or not, after two tries without an answer, is told the truth.
+        An author may also get a notice that nobody knows whether a mail arrived, after two tries without an answer.
+        Such a mail may be missing at the provider.
         """
         refused = {(name, each.author) for each in self._submitted.values() for name in each.refused}
         wanted = Counter(dict.fromkeys(refused, 1))
         found: Copies = Counter()
-        nobody_knows = 0
         for address, got in self._mailboxes.items():
             for mail in got.values():
                 if _is_notice(mail):
                     of = re.search(rb"^In-Reply-To: <([^@]*)@", mail, re.M)
                     for name in failed_recipients(mail):
                         if of is not None and of[1].decode() in told and name in CUSTOMERS:
-                            nobody_knows += 1
+                            self._unknown[of[1].decode(), name] = 1
                         else:
                             found[name, address] += 1
         again = Counter(
             {(name, each.author): each.outstanding for each in self._submitted.values() for name in each.refused}
         )
-        self.lines.append(f"notices that nobody knows whether a mail arrived: {nobody_knows}")
+        self.lines.append(f"notices that nobody knows whether a mail arrived: {len(self._unknown)}")
         return judge(wanted, found, {name for name, _ in refused}, again)
 
 
