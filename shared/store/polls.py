@@ -219,10 +219,14 @@ async def free_leases(connection: Connection, gone: Collection[str]) -> int:
 
 
 async def fix_clock_jump(connection: Connection) -> int:
-    """Make accounts due whose time was set before the clock was set back. :return: their number."""
+    """Make accounts due whose time was set before the clock was set back. :return: their number.
+
+    An account that was never polled is due at once.
+    """
     cursor = await connection.execute(
         f"""update polls set next_poll_at = now()
-            where next_poll_at > now() and greatest(last_success_at, last_error_at) > {FUTURE} and owner is null"""
+            where next_poll_at > now() and owner is null
+              and coalesce(greatest(last_success_at, last_error_at), next_poll_at) > {FUTURE}"""
     )
     return cursor.rowcount
 

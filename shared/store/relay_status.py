@@ -105,9 +105,13 @@ async def skip_backoff(connection: Connection, external_ids: Collection[int]) ->
 
 
 async def fix_clock_jump(connection: Connection) -> int:
-    """Make accounts due whose time was set before the clock was set back. :return: their number."""
+    """Make accounts due whose time was set before the clock was set back. :return: their number.
+
+    Without a failure no account is due in the future.
+    """
     cursor = await connection.execute(
         f"""update relay_status set next_try_at = now()
-            where next_try_at > now() and greatest(last_success_at, last_error_at) > {FUTURE}"""
+            where next_try_at > now()
+              and (failures = 0 and next_try_at > {FUTURE} or greatest(last_success_at, last_error_at) > {FUTURE})"""
     )
     return cursor.rowcount

@@ -43,6 +43,27 @@ async def test_an_account_that_backs_off_for_good_reason_is_left_alone(database:
         assert await polls.fix_clock_jump(connection) == 0
 
 
+async def test_accounts_made_or_changed_before_the_clock_was_set_back_are_due(database: Database) -> None:
+    # given accounts that were never used, and one whose pause ended, while the clock was an hour ahead
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    async with database.transaction() as connection:
+        for external in externals.values():
+            await relay_status.unpause(connection, external.id)
+        await connection.execute("update polls set next_poll_at = now() + interval '1 hour'")
+        await connection.execute("update relay_status set next_try_at = now() + interval '1 hour'")
+        await connection.execute(
+            "update relay_status set last_success_at = now() - interval '1 day' where external_id = %s",
+            (externals[SUPPORT].id,),
+        )
+        # then they are due at once
+        assert await polls.fix_clock_jump(connection) == 2
+        assert await relay_status.fix_clock_jump(connection) == 2
+        # and one that backs off for good reason is left alone
+        await relay_status.record_failure(connection, externals[SUPPORT].id, "unreachable", "no", 3600)
+        assert await relay_status.fix_clock_jump(connection) == 0
+
+
 async def test_queued_mail_with_times_in_the_future_is_relayed_at_once(database_url: str) -> None:
     async with scripted_smtp() as provider, sending(database_url) as harness:
         await harness.accounts({SUPPORT: provider.port})
