@@ -285,13 +285,13 @@ async def test_alarms_wait_neither_for_the_books_nor_for_a_failing_search(
     monkeypatch.setattr(problems, "find_in_disks", fail)
     await hold_a_mail(database)
     async with watcher(database_url, tmp_path) as process:
-        await look(process)
+        await process.check()
         async with database.transaction() as connection:
             await connection.execute("lock table maildrop_mails")
             reading = asyncio.create_task(process.read_books())
             # when
             await later(database, 2)
-            await look(process)
+            await process.check()
             assert not reading.done()
             with pytest.raises(Temporary, match="no answer within"):
                 await reading
