@@ -235,6 +235,7 @@ def decide(maildrop: ProviderList, ledger: Iterable[LedgerEntry], account: Exter
     vanished = tuple(row for row in gone if row.state in _VANISHES)
     # Rows that vanished in an interrupted poll count until a complete poll has succeeded.
     before = [row for row in absent if row.state == "vanished"]
+    emptied = _emptied_at(rows.values())
     return Plan(
         fetch=(*work.new, *work.preexisting, *work.retries),
         vanished=vanished,
@@ -243,10 +244,20 @@ def decide(maildrop: ProviderList, ledger: Iterable[LedgerEntry], account: Exter
         delete=tuple(work.delete),
         missing=(*before, *(replace(row, state="vanished", before=_VANISHES[row.state]) for row in vanished)),
         lost_history=(
-            *(row for row in before if row.before == "history" and _is_recent(row, poll)),
+            *(row for row in before if row.before == "history" and (_is_recent(row, poll) or row.state_at == emptied)),
             *(row for row in vanished if row.state == "history"),
         ),
     )
+
+
+def _emptied_at(rows: Iterable[LedgerEntry]) -> datetime.datetime | None:
+    """Return when all mails of the maildrop vanished at once, as while a provider moves it; None if some were left."""
+    known = list(rows)
+    vanished = [row.state_at for row in known if row.state == "vanished"]
+    present = [row.state_at for row in known if row.state != "vanished"]
+    if not vanished or (present and min(present) < max(vanished)):
+        return None
+    return max(vanished)
 
 
 def _is_recent(row: LedgerEntry, poll: Poll) -> bool:

@@ -360,6 +360,24 @@ async def test_a_wholesale_renumbering_repeats_nothing_and_misses_nothing_new(ha
         assert sorted(await harness.subjects(account)) == ["a", "a", "b", "c", "new 0", "new 1", "new 2"]
 
 
+async def test_history_stays_history_after_a_maildrop_was_empty_and_renumbered(harness: FetcherHarness) -> None:
+    old = mails("a", "b", "c")
+    script = ScriptedPop3(dict(old))
+    async with script.running():
+        account = await harness.add("e@x.test", script.port, history="from_now")
+        await until(lambda: polls_well(harness, account))
+        # when the provider moves the mails: none is listed for some polls, then all are, under new UIDLs
+        script.mails = {}
+        await harness.poll(account)
+        await harness.poll(account)
+        new = mail("new", received="Thu, 01 Oct 2099 10:00:00 +0000")
+        script.mails = {f"moved-{number}": body for number, body in enumerate([*old.values(), new])}
+        await harness.poll(account)
+        await harness.poll(account)
+        assert await harness.subjects(account) == ["new"]
+        assert await harness.states(account) == {"history": 3, "fetched": 1}
+
+
 async def test_a_mail_that_was_read_but_not_stored_does_not_count_as_fetched(
     harness: FetcherHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
