@@ -8,7 +8,7 @@ from tests.failover.cases import SHORT
 from tests.failover.drive import drive
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800)
 def test_a_failover_of_each_server_loses_and_repeats_no_mail() -> None:
     run = drive(SHORT, seed=4)
     assert run.clean, "\n".join(run.report())

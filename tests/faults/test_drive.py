@@ -8,7 +8,7 @@ from tests.faults.drive import drive
 from tests.faults.plan import SHORT
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1800)
 def test_faults_of_every_part_lose_double_alter_or_misdirect_nothing() -> None:
     run = drive(SHORT, seed=4)
     assert run.clean, "\n".join(run.lines)

@@ -9,7 +9,7 @@ from tests.faults import hostile, hostile_mails
 from tests.servers import scratch
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_worst_mails_stop_nothing_and_need_no_operator() -> None:
     with scratch() as folder:
         measured = hostile.measure(folder, mails=2 * len(hostile_mails.kinds()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -182,7 +181,7 @@ async def test_a_blocked_connection_stays_and_goes_on_once_it_is_unblocked(
     try:
         await until(lambda: publish_fails(broker))
         assert not await broker.answers(5.0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             [delivery] = await consumer.batch(1)
         # when it stays so for longer than a publication waits
         connection = broker._connection
@@ -194,7 +193,7 @@ async def test_a_blocked_connection_stays_and_goes_on_once_it_is_unblocked(
     # and as soon as it has memory again, it takes messages
     await until(lambda: broker.accepts_messages)
     await broker.publish([fetched(2)])
-    assert await broker.answers(5.0) and broker._connection is connection
+    assert await broker.answers(60.0) and broker._connection is connection
 
 
 async def publish_fails(broker: Broker) -> bool:
@@ -212,14 +211,14 @@ async def test_a_broker_that_hangs_is_not_ready_at_the_next_question(broker_url:
     async with proxy.running():
         broker = Broker(broker_url.replace(f":{parsed.port}/", f":{port}/"), "test")
         await connected(broker)
-        assert await broker.answers(2.0)
+        assert await broker.answers(60.0)
         proxy.silence()
-        began = time.monotonic()
-        assert broker.ready and not await broker.answers(0.5)
-        assert time.monotonic() - began < 1.0
+        # a question that waited for the end of the connection would wait for minutes
+        async with asyncio.timeout(30):
+            assert broker.ready and not await broker.answers(0.5)
         # and it is ready again as soon as it answers
         await proxy.resume()
-        await until(lambda: broker.answers(1.0), 5)
+        await until(lambda: broker.answers(1.0))
         await broker.close()
 
 
@@ -230,7 +229,7 @@ async def test_questions_to_the_broker_leave_nothing_behind(broker: Broker) -> N
     before = callbacks(channel)
     for _ in range(20):
         await broker.queue_depth(topology.ROUTER)
-        assert await broker.answers(2.0)
+        assert await broker.answers(60.0)
     assert callbacks(channel) == before
 
 
