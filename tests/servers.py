@@ -115,6 +115,7 @@ async def make_read_only(database: Database, read_only: bool) -> None:
             """select pg_terminate_backend(pid) from pg_stat_activity
                where datname = current_database() and pid <> pg_backend_pid()"""
         )
+    await database._pool.check()  # without the connections that have ended
 
 
 class Vhosts:
