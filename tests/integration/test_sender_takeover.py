@@ -18,6 +18,7 @@ from services.sender import claims, outcomes
 from services.sender.background import RENEW_SECONDS
 from services.sender.dead_owners import UNRENEWED_SECONDS, ExpiredClaims
 from shared.errors import Temporary
+from shared.runtime.liveness import hold_process_lock
 from shared.store import relay_queue
 from tests.company import SUPPORT
 from tests.faults.proxy import Proxy
@@ -263,7 +264,8 @@ async def test_claims_of_a_killed_sender_are_taken_over_at_once(database_url: st
             "update submissions set claim_owner = 'sender@gone', claim_expires = now() + interval '1 hour'"
         )
         folder = harness.service.settings.data / "processes"
-        (folder / "sender@gone").touch()
+        with hold_process_lock(folder, "sender@gone"):
+            pass
         provider.gates["DATA"].set()
         await harness.until(id_, state="done", uncertain=False)
         assert not (folder / "sender@gone").exists()

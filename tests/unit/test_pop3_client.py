@@ -154,7 +154,7 @@ async def test_a_server_that_drips_a_mail_does_not_keep_the_session() -> None:
         began = time.monotonic()
         with pytest.raises(ConnectTimeout, match="RETR of mail 1: the reply is slower than 1024 octets a second"):
             await retrieve(client, [1])
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 20
 
 
 async def test_the_whole_session_has_a_deadline() -> None:
