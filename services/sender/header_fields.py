@@ -64,7 +64,7 @@ def treatment_of(key: str) -> Treatment | None:
 # never starts within a word, so that its time is proportional to the length.
 _WORD = rb"A-Za-z0-9!#$%'*+\-.^_`{|}~\x80-\xff"
 _ADDRESS = re.compile(
-    rb"(?<![" + _WORD + rb"])'*+((?:(?!%40)[" + _WORD + rb"])++(?:@|%40)[A-Za-z0-9\x80-\xff](?:[A-Za-z0-9.\-\x80-\xff]*"
+    rb"(?<![" + _WORD + rb"])'*+((?:(?!%40)[" + _WORD + rb"])+(?:@|%40)[A-Za-z0-9\x80-\xff](?:[A-Za-z0-9.\-\x80-\xff]*"
     rb"[A-Za-z0-9\x80-\xff])?)",
     re.IGNORECASE,
 )
