@@ -145,7 +145,7 @@ def unchanged_until(
         if mail is None:
             continue
         if row.state == "skipped" and row.tries < MAX_TRIES and row.next_try_at is not None:
-            due.append(row.next_try_at)
+            due.append(retry_time(row.next_try_at, row.tries, now))
         delete_at = deletion_time(row.was_history, row.fetched_at, account)
         if row.state in ("fetched", "deleting") and not mail.repeated and delete_at is not None:
             due.append(delete_at)
@@ -288,7 +288,15 @@ def is_retry_due(row: LedgerEntry, limit: int, now: datetime.datetime) -> bool:
         return False
     if row.next_try_at is None:  # the mail was too large
         return row.octets is not None and row.octets <= limit
-    return row.next_try_at <= now
+    return retry_time(row.next_try_at, row.tries, now) <= now
+
+
+def retry_time(at: datetime.datetime, tries: int, now: datetime.datetime) -> datetime.datetime:
+    """Return when a skipped mail is due: at its time, or now if no try could have set that time.
+
+    Such a time was set before the database's clock was set back.
+    """
+    return at if at <= next_try(max(1, tries), now) else now
 
 
 def next_try(tries: int, now: datetime.datetime) -> datetime.datetime:

@@ -190,7 +190,8 @@ def test_a_position_names_no_deleted_mail() -> None:
     ("changes", "again"),
     [
         ({"tries": 1, "next_try_at": NOW}, True),
-        ({"tries": 1, "next_try_at": NOW + HOUR}, False),
+        ({"tries": 4, "next_try_at": NOW + HOUR}, False),
+        ({"tries": 1, "next_try_at": NOW + HOUR}, True),  # no try sets this time: the clock was an hour ahead
         ({"tries": MAX_TRIES, "next_try_at": NOW}, False),
         ({"octets": LIMIT + 1}, False),
         ({"octets": LIMIT}, True),
