@@ -1,0 +1,105 @@
+"""Requests on external accounts, and on the mails that were skipped at their providers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from services.admin.access.users import CurrentUser
+from services.admin.accounts import connection_check, export
+from services.admin.accounts.file_format import ExternalFields
+from services.admin.mail import operations
+from services.admin.web.api.account_requests import remove_account, require_external, save_account
+from services.admin.web.api.schemas import (
+    AddressInPath,
+    ApiText,
+    ChangeLines,
+    ConnectionCheckStep,
+    ExternalAccount,
+    IfMatch,
+    MailSelection,
+    OperationOutcome,
+    PageLimit,
+    SkippedMailEntry,
+)
+from services.admin.web.page_context import Administrator, PageContext, PageDep, Reader
+from shared.store import accounts
+
+router = APIRouter()
+
+
+@router.get("/external-accounts", response_model=list[ExternalAccount], tags=["accounts"])
+async def list_externals(
+    context: PageDep, user: Reader, after: ApiText = "", q: ApiText = "", limit: PageLimit = 50
+) -> Any:
+    """List external accounts ordered by address; `q` filters by substring."""
+    async with context.system.database.transaction() as connection:
+        externals = await accounts.page_of_externals(connection, context.storable(after), context.storable(q), limit)
+    return [export.external_fields(external) for external in externals]
+
+
+@router.get("/external-accounts/{address}", response_model=ExternalAccount, tags=["accounts"])
+async def show_external(response: Response, context: PageDep, user: Reader, address: AddressInPath) -> Any:
+    """Return one external account. ETag: its version, for If-Match."""
+    async with context.system.database.transaction() as connection:
+        external = await require_external(connection, address)
+    response.headers["ETag"] = f'"{export.version_of(external)}"'
+    return export.external_fields(external)
+
+
+@router.put("/external-accounts", response_model=ChangeLines, tags=["accounts"])
+async def save_external(context: PageDep, user: Administrator, fields: ExternalFields, if_match: IfMatch = None) -> Any:
+    """Add or replace an external account; with If-Match only the version that was read before.
+
+    Without a password the stored one stays, if the servers' hosts do; other fields take their default.
+    """
+    entry = fields.model_dump(exclude_unset=True, exclude={"password_file"})
+    return await save_account(context, user, "external", entry, if_match)
+
+
+@router.delete("/external-accounts/{address}", response_model=ChangeLines, tags=["accounts"])
+async def remove_external(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
+    """Remove an external account, unless a local account shares it."""
+    return await remove_account(context, user, "external", address)
+
+
+@router.post("/external-accounts/{address}/test", response_model=list[ConnectionCheckStep], tags=["accounts"])
+async def test_external(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
+    """Test both directions step by step, without fetching or sending mail."""
+    async with context.system.database.transaction() as connection:
+        external = await require_external(connection, address)
+    steps = await connection_check.check_connection(context.system, external)
+    return [{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps]
+
+
+@router.get("/external-accounts/{address}/skipped-mails", response_model=list[SkippedMailEntry], tags=["mail"])
+async def skipped(context: PageDep, user: Reader, address: AddressInPath) -> Any:
+    """List the skipped mails, which stay at the provider, the oldest first."""
+    async with context.system.database.transaction() as connection:
+        return await operations.list_skipped(connection, await require_external(connection, address))
+
+
+@router.post("/external-accounts/{address}/skipped-mails/retry", response_model=OperationOutcome, tags=["mail"])
+async def retry_skipped(context: PageDep, user: Administrator, address: AddressInPath, chosen: MailSelection) -> Any:
+    """Retry these skipped mails at once, however often they failed."""
+    return await _skipped(context, user, address, chosen, retries=True)
+
+
+@router.post("/external-accounts/{address}/skipped-mails/acknowledge", response_model=OperationOutcome, tags=["mail"])
+async def acknowledge_skipped(
+    context: PageDep, user: Administrator, address: AddressInPath, chosen: MailSelection
+) -> Any:
+    """Stop reporting these skipped mails as a problem."""
+    return await _skipped(context, user, address, chosen, retries=False)
+
+
+async def _skipped(
+    context: PageContext, user: CurrentUser, address: str, chosen: MailSelection, *, retries: bool
+) -> operations.OperationResult:
+    async with context.system.database.transaction() as connection:
+        external = await require_external(connection, address)
+        done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, chosen.ids)
+        await operations.record_skipped(connection, user.name, external, retries, done)
+    return done

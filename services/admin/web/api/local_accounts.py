@@ -1,0 +1,117 @@
+"""Requests on local accounts and their deleted mail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from services.admin.access import audit, users
+from services.admin.accounts import edit, export
+from services.admin.accounts.file_format import LocalFields
+from services.admin.mail import operations
+from services.admin.web.api.account_requests import remove_account, require_local, save_account
+from services.admin.web.api.schemas import (
+    AccountLogins,
+    AddressInPath,
+    ApiText,
+    ChangeLines,
+    DeletedMailEntry,
+    IfMatch,
+    LocalAccount,
+    MailSelection,
+    NewName,
+    OperationOutcome,
+    PageLimit,
+)
+from services.admin.web.page_context import Administrator, PageDep, Reader
+from shared.store import accounts, last_logins
+
+router = APIRouter()
+
+
+@router.get("/local-accounts", response_model=list[LocalAccount], tags=["accounts"])
+async def list_locals(
+    context: PageDep, user: Reader, after: ApiText = "", q: ApiText = "", limit: PageLimit = 50
+) -> Any:
+    """List local accounts ordered by address; `q` filters by substring of address or user name."""
+    async with context.system.database.transaction() as connection:
+        people = await accounts.page_of_locals(connection, context.storable(after), context.storable(q), limit=limit)
+        externals = await accounts.load_externals(connection, sorted({person.external_id for person in people}))
+        delegates = await accounts.load_locals(connection, [p.delegate_id for p in people if p.delegate_id])
+    return [export.local_fields(person, externals, delegates) for person in people]
+
+
+@router.get("/local-accounts/{address}", response_model=LocalAccount, tags=["accounts"])
+async def show_local(response: Response, context: PageDep, user: Reader, address: AddressInPath) -> Any:
+    """Return one local account. ETag: its version, for If-Match."""
+    async with context.system.database.transaction() as connection:
+        person = await require_local(connection, address)
+        externals = await accounts.load_externals(connection, [person.external_id])
+        delegates = await accounts.load_locals(connection, [person.delegate_id] if person.delegate_id else [])
+    response.headers["ETag"] = f'"{export.version_of(person)}"'
+    return export.local_fields(person, externals, delegates)
+
+
+@router.get("/local-accounts/{address}/logins", response_model=AccountLogins, tags=["accounts"])
+async def logins(context: PageDep, user: Reader, address: AddressInPath) -> Any:
+    """Return the last logins of the account by POP3 and SMTP, and its console sessions."""
+    async with context.system.database.transaction() as connection:
+        person = await require_local(connection, address)
+        last = await last_logins.load_last_logins(connection, person.id)
+        sessions = await users.list_sessions(connection, person.id)
+    return {"last": last, "sessions": sessions}
+
+
+@router.put("/local-accounts", response_model=ChangeLines, tags=["accounts"])
+async def save_local(context: PageDep, user: Administrator, fields: LocalFields, if_match: IfMatch = None) -> Any:
+    """Add or replace a local account; with If-Match only the version that was read before.
+
+    Without a password the stored one stays; other fields take their default.
+    """
+    entry = fields.model_dump(exclude_unset=True, exclude={"password_file"})
+    return await save_account(context, user, "local", entry, if_match)
+
+
+@router.delete("/local-accounts/{address}", response_model=ChangeLines, tags=["accounts"])
+async def remove_local(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
+    """Remove a local account; its mail is kept for the retention time."""
+    return await remove_account(context, user, "local", address)
+
+
+@router.post("/local-accounts/{address}/restore", response_model=ChangeLines, tags=["accounts"])
+async def restore_local(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
+    """Restore a removed local account with its mail."""
+    async with context.system.database.transaction() as connection:
+        person = await operations.restore_account(connection, context.storable(address))
+        await audit.record_change(connection, user.name, "restored local account", person.address)
+    return {"changed": [f"local account {person.address}: restored"]}
+
+
+@router.post("/local-accounts/{address}/names", response_model=ChangeLines, tags=["accounts"])
+async def add_name(context: PageDep, user: Administrator, address: AddressInPath, taken: NewName) -> Any:
+    """Add a further name to a local account, for example one from the list of unknown names."""
+    async with context.system.database.transaction() as connection:
+        person = await require_local(connection, address)
+        requested = await edit.add_name(connection, person.address, taken.name)
+        outcome = await context.apply(connection, requested, user)
+    return {"changed": outcome.lines}
+
+
+@router.get("/local-accounts/{address}/deleted-mails", response_model=list[DeletedMailEntry], tags=["mail"])
+async def deleted(context: PageDep, user: Reader, address: AddressInPath) -> Any:
+    """List the deleted mail of a local account that is still kept."""
+    async with context.system.database.transaction() as connection:
+        await require_local(connection, address)
+        return await operations.list_deleted(connection, context.storable(address))
+
+
+@router.post("/local-accounts/{address}/undelete", response_model=OperationOutcome, tags=["mail"])
+async def undelete(context: PageDep, user: Administrator, address: AddressInPath, chosen: MailSelection) -> Any:
+    """Undelete mails: they become new mail."""
+    async with context.system.database.transaction() as connection:
+        await require_local(connection, address)
+        done = await operations.undelete(connection, context.storable(address), chosen.ids)
+        await audit.record_mails(connection, user.name, "brought back deleted mail", done.done, f"of {address}")
+    return done
