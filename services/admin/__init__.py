@@ -7,8 +7,8 @@ Consumes: nothing.
 Publishes: routed mail for the notices and alerts that it stores; the sweeps of the services find its other changes
 within seconds.
 Tables: reads all of them; writes alerts, alert_posts, leases, console_users, console_sessions, api_tokens, audit,
-oauth_requests, search_index, shared_mails, unknown_names, search_progress, external_accounts, local_accounts, states of
-inbound and submissions, and inbound (alerts as mail); purges old rows from all of them.
+oauth_requests, applied_passwords, search_index, shared_mails, unknown_names, search_progress, external_accounts,
+local_accounts, states of inbound and submissions, and inbound (alerts as mail); purges old rows from all of them.
 Security: the command line needs the database's URL and the key, so its user is the operator. The console requires a
 password (argon2id, with the login throttle of the mail services), keeps sessions in the database, accepts changes from
 its own pages only, and forbids browsers all that it does not need (web/request_guard.py). Connections and requests have

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ async def open_context(data: Path | None, require_database: bool = True) -> Asyn
         await check_revision(settings.database_url)
     await database.open()
     try:
-        yield AdminContext(settings, database, HashingPool())
+        # A command serves no logins: it may use all cores.
+        yield AdminContext(settings, database, HashingPool(len(os.sched_getaffinity(0))))
     finally:
         await database.close()

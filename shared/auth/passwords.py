@@ -50,7 +50,8 @@ class HashingPool:
     """
 
     def __init__(self, threads: int = THREADS) -> None:
-        """Starts the threads when they are needed."""
+        """:param threads: checks at the same time; they are started when they are needed."""
+        self.threads = threads
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="passwords")
         self._idle = threads
         self._waiting: list[tuple[Priority, int, asyncio.Future[None]]] = []  # a heap

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from services.admin.accounts.applied_passwords import Progress, hash_passwords
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
 from services.admin.accounts.plan import (
@@ -43,18 +44,23 @@ class ApplyResult:
 
 
 async def apply(
-    connection: Connection, wanted: AccountsFile, vault: Vault, passwords: HashingPool, prune: bool = False
+    connection: Connection,
+    wanted: AccountsFile,
+    vault: Vault,
+    passwords: HashingPool,
+    prune: bool = False,
+    progress: Progress = lambda done, total: None,
 ) -> ApplyResult:
     """Make the stored accounts what the file says, in the caller's transaction.
 
-    :param prune: remove the accounts that the file does not name.
+    :param prune: remove the accounts that the file does not name. :param progress: counts the passwords.
     :raises AccountsError: the file breaks a rule; the caller has to roll back.
     """
     await account_changes.lock_for_change(connection)
     externals, people = await accounts.load_externals(connection), await accounts.load_locals(connection)
     plan = await asyncio.to_thread(plan_changes, wanted, externals, people, prune)  # long for ten thousand accounts
     # Before the first write: hashing is slow, and written rows are locked for the fetcher and the sender, too.
-    hashes = [await _password_hash(entry, old, passwords) for entry, old in plan.save_locals]
+    hashes = await hash_passwords(connection, plan.save_locals, passwords, progress)
     execution = _Execution(connection, vault, externals, people)
     await execution.run(plan, hashes)
     await transfer_former_names(connection)
@@ -222,15 +228,6 @@ def _same_password(vault: Vault, sealed: bytes, password: str) -> bool:
         return vault.open(sealed) == password
     except Exception:  # sealed under a lost key: the new password replaces it
         return False
-
-
-async def _password_hash(wanted: LocalFields, old: Local | None, passwords: HashingPool) -> str:
-    if wanted.password_hash is not None:
-        return wanted.password_hash
-    if wanted.password is not None and (old is None or not await passwords.matches(old.password_hash, wanted.password)):
-        return await passwords.hash(wanted.password)
-    assert old is not None
-    return old.password_hash
 
 
 async def transfer_former_names(connection: Connection) -> None:

@@ -19,6 +19,7 @@ from services.admin.accounts.yaml_text import load_yaml
 from services.admin.cli.authorize import authorize as authorize_account
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
+from services.admin.cli.progress import show_progress
 from services.admin.context import AdminContext, open_context
 from services.admin.mail import operations
 from shared.db.database import Connection
@@ -60,7 +61,7 @@ def apply(
             return wanted
 
         async with open_context(data) as system:
-            await _change(system, read, json, prune)
+            await _change(system, read, json, prune=prune, shown=not json)
 
     run(work)
 
@@ -83,16 +84,22 @@ def export(data: Data = None, json: Json = False) -> None:
 
 
 async def _change(
-    system: AdminContext, prepare: Callable[[Connection], Awaitable[AccountsFile]], json: bool, prune: bool = False
+    system: AdminContext,
+    prepare: Callable[[Connection], Awaitable[AccountsFile]],
+    json: bool,
+    *,
+    prune: bool = False,
+    shown: bool = False,
 ) -> None:
     """Change accounts, and print the changes and what happens to the mail at the providers.
 
-    :param prepare: returns the accounts; it runs in the transaction of the change.
+    :param prepare: returns the accounts; it runs in the transaction of the change. :param shown: show the progress.
     """
-    async with system.database.transaction(CHANGE_SECONDS) as connection:
-        wanted = await prepare(connection)
-        outcome = await apply_accounts(connection, wanted, system.vault, system.passwords, prune)
-        await audit.record_lines(connection, audit.operator(), outcome.lines)
+    with show_progress("Passwords", shown=shown) as progress:
+        async with system.database.transaction(CHANGE_SECONDS) as connection:
+            wanted = await prepare(connection)
+            outcome = await apply_accounts(connection, wanted, system.vault, system.passwords, prune, progress)
+            await audit.record_lines(connection, audit.operator(), outcome.lines)
     if not json:
         _print_lines(outcome.lines or ["nothing to change"])
     with show_waiting("Asking the provider for the mail there"):

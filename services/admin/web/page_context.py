@@ -23,7 +23,7 @@ from services.admin.accounts import apply
 from services.admin.accounts.apply import ApplyResult
 from services.admin.accounts.file_format import AccountsFile
 from services.admin.context import AdminContext
-from services.admin.formatting import ago, mail_status
+from services.admin.formatting import ago, mail_status, octets
 from services.admin.web.forms import KeptSecrets
 from services.admin.web.status_cache import StatusCache
 from shared import __version__
@@ -66,7 +66,7 @@ class PageContext:
         self._templates.filters |= {
             "ago": _ago,
             "moment": _moment,
-            "octets": _octets,
+            "octets": octets,
             "path": _path,
             "pair": _pair,
             "browser": _browser,
@@ -235,14 +235,6 @@ def _moment(at: datetime.datetime | str | None) -> Markup | str:
     return Markup('<time datetime="{}">{} UTC</time>').format(
         at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S")
     )
-
-
-def _octets(count: int) -> str:
-    """Format a size with its unit."""
-    for size, unit in ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
 
 
 def _browser(agent: str) -> str:

@@ -95,6 +95,13 @@ create trigger external_accounts_changed after insert or update or delete or tru
 create trigger local_accounts_changed after insert or update or delete or truncate on local_accounts
     for each statement execute function renew_accounts_version();
 
+-- Owner: services/admin/accounts/applied_passwords.py
+-- The passwords of the latest accounts file, by groups of local accounts: if a hash matches the file, nothing changed.
+create table applied_passwords (
+    number  smallint primary key,                    -- of the group
+    hash    text not null                            -- argon2id of all addresses, stored hashes and passwords of it
+);
+
 -- Owner: services/admin/accounts/oauth_requests.py
 -- An external account's OAuth consent that waits for a person at the provider's page, or how the latest one ended.
 -- All administrators share the row, and any process of the console continues the consent.
