@@ -18,8 +18,10 @@ from services.fetcher.plan import NOTICE_TRIES, FetchItem, Plan
 from shared.errors import Temporary
 from shared.model import Content, External
 from shared.net.dial import host_port
-from shared.provider.pop3_client import STEP_OCTETS, Pop3Client, RetrRequest
+from shared.provider.pop3_client import Pop3Client
 from shared.provider.pop3_errors import OutOfStep, ReplyTooLong, ServerBusy
+from shared.provider.pop3_stream import STEP_OCTETS
+from shared.provider.pop3_transfer import RetrRequest
 from shared.runtime.process import Service
 
 SESSION_MAILS = 500

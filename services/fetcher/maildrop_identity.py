@@ -16,7 +16,8 @@ from services.fetcher.plan import FetchItem, ListedMail, Plan, ProviderList, Ren
 from shared.db.database import Database
 from shared.mime.headers import header_end
 from shared.model import External, LedgerEntry, Poll
-from shared.provider.pop3_client import Pop3Client, Retrieved, RetrRequest
+from shared.provider.pop3_client import Pop3Client
+from shared.provider.pop3_transfer import Retrieved, RetrRequest
 from shared.store import polls, uidl_ledger
 
 HEADER_OCTETS = 1024 * 1024

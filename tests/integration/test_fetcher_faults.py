@@ -256,7 +256,7 @@ async def test_login_delay_is_kept_even_with_mail_left(
 ) -> None:
     monkeypatch.setattr("services.fetcher.fetch_session.SESSION_MAILS", 2)
     monkeypatch.setattr("services.fetcher.fetch_session.SESSION_SECONDS", 0.0)
-    monkeypatch.setattr("shared.provider.pop3_client.WINDOW_COMMANDS", 1)
+    monkeypatch.setattr("shared.provider.pop3_transfer.WINDOW_COMMANDS", 1)
     script = ScriptedPop3(mails("a", "b", "c"), capabilities=("PIPELINING", "LOGIN-DELAY 2"))
     async with script.running():
         account = await harness.add("e@x.test", script.port)
@@ -280,7 +280,7 @@ async def test_a_quick_session_exceeds_its_share_if_nothing_waits_for_quit(
 ) -> None:
     monkeypatch.setattr("services.fetcher.fetch_session.SESSION_MAILS", 2)
     monkeypatch.setattr("services.fetcher.fetch_session.SESSION_SECONDS", seconds)
-    monkeypatch.setattr("shared.provider.pop3_client.WINDOW_COMMANDS", 1)
+    monkeypatch.setattr("shared.provider.pop3_transfer.WINDOW_COMMANDS", 1)
     script = ScriptedPop3(mails("a", "b", "c", "d", "e"))
     async with script.running():
         account = await harness.add("e@x.test", script.port, delete_after_days=days, poll_seconds=60)

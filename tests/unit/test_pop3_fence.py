@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from shared.provider import pop3_client
+from shared.provider import pop3_transfer
 from shared.provider.credentials import Credential
-from shared.provider.pop3_client import Pop3Client, RetrRequest, open_session
+from shared.provider.pop3_client import Pop3Client, open_session
 from shared.provider.pop3_errors import OutOfStep, Pop3ConnectionLost, ProtocolError
 from shared.provider.pop3_fence import Fence
 from shared.provider.pop3_replies import ListReply
+from shared.provider.pop3_transfer import RetrRequest
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, say, stuff
 
 AHEAD = ("PIPELINING", "UIDL", "TOP")
@@ -122,7 +123,7 @@ async def test_where_no_command_is_answered_twice_no_mail_is_fetched() -> None:
 
 
 async def test_one_fence_follows_many_mails_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pop3_client, "BATCH_MAILS", 2)
+    monkeypatch.setattr(pop3_transfer, "BATCH_MAILS", 2)
     got: list[bytes] = []
     script = ScriptedPop3({**WHOLE, "d": ONE}, ONE_BY_ONE)
     async with script.running(), open_session(script.server(), True) as client:
@@ -132,7 +133,7 @@ async def test_one_fence_follows_many_mails_up_to_a_limit(monkeypatch: pytest.Mo
 
 async def test_a_fence_follows_a_large_mail_at_once() -> None:
     got: list[bytes] = []
-    large = b"Subject: large\r\n\r\n" + b"x" * pop3_client.BATCH_OCTETS + b"\r\n"
+    large = b"Subject: large\r\n\r\n" + b"x" * pop3_transfer.BATCH_OCTETS + b"\r\n"
     script = ScriptedPop3({"a": large, "b": ONE}, ONE_BY_ONE)
     async with script.running(), open_session(script.server(), True) as client:
         await fetch(client, got)

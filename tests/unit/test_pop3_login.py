@@ -6,12 +6,14 @@ import base64
 
 import pytest
 
+from shared.errors import Permanent
 from shared.provider.credentials import Credential
+from shared.provider.oauth import xoauth2
 from shared.provider.pop3_client import open_session
 from shared.provider.pop3_errors import LoginRefused, ProtocolError, ServerBusy
 from shared.provider.pop3_mechanisms import apop_digest, choose_mechanisms, cram_md5_response
 from shared.provider.pop3_replies import Capabilities, parse_capa
-from tests.scripted_pop3 import Answer, ScriptedPop3, say
+from tests.scripted_pop3 import Answer, ScriptedPop3, cut, say
 
 TIMESTAMP = b"<1896.697170952@dbc.mtview.ca.us>"
 GREETING = {"greeting": say(b"+OK POP3 server ready " + TIMESTAMP + b"\r\n")}
@@ -86,3 +88,94 @@ async def test_a_refused_password_is_tried_by_no_other_mechanism(
             await client.login(Credential("tim", "tanstaaftanstaaf"))
     assert "tanstaaf" not in str(caught.value)
     assert sent is None or script.commands[1:] == sent
+
+
+@pytest.mark.parametrize(
+    ("reply", "failure", "code"),
+    [
+        (b"-ERR wrong password\r\n", LoginRefused, None),
+        (b"-ERR [AUTH] wrong password\r\n", LoginRefused, "AUTH"),
+        (b"-ERR [auth] wrong password\r\n", LoginRefused, "AUTH"),
+        (b"-ERR [IN-USE] locked\r\n", ServerBusy, "IN-USE"),
+        (b"-ERR [LOGIN-DELAY] too soon\r\n", ServerBusy, "LOGIN-DELAY"),
+        (b"-ERR [SYS/TEMP] later\r\n", ServerBusy, "SYS/TEMP"),
+    ],
+)
+async def test_a_refused_login_is_classified(reply: bytes, failure: type[Exception], code: str | None) -> None:
+    script = ScriptedPop3(answers={"PASS": say(reply)})
+    async with script.running(), open_session(script.server(), True) as client:
+        with pytest.raises(failure) as caught:
+            await client.login(Credential("u", "top-secret"))
+    assert getattr(caught.value, "code", None) == code
+    assert "top-secret" not in str(caught.value)
+
+
+async def test_a_line_break_in_a_password_is_never_sent() -> None:
+    script = ScriptedPop3()
+    async with script.running(), open_session(script.server(), True) as client:
+        with pytest.raises(Permanent, match="line break"):
+            await client.login(Credential("u", "x\r\nDELE 1"))
+    assert script.commands == ["CAPA"]
+
+
+# ------------------------------------------------------------------------------------------------ access tokens
+
+TOKEN = Credential("u@x.example", "tok", token=True)
+RESPONSE = xoauth2("u@x.example", "tok").decode()
+
+
+async def test_an_access_token_is_sent_on_a_line_of_its_own() -> None:
+    # given a server of Microsoft's kind
+    script = ScriptedPop3(
+        {"a": b"Subject: one\r\n\r\nbody\r\n"}, answers={"AUTH": say(b"+ \r\n"), RESPONSE: say(b"+OK welcome\r\n")}
+    )
+    async with script.running(), open_session(script.server(), True) as client:
+        # when
+        await client.login(TOKEN)
+        # then
+        assert (await client.stat())[0] == 1
+    assert script.commands[:3] == ["CAPA", "AUTH XOAUTH2", RESPONSE]
+
+
+async def test_google_gets_the_access_token_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.provider.pop3_login._INITIAL_RESPONSE_HOSTS", ("127.0.0.1",))
+    script = ScriptedPop3(answers={f"AUTH XOAUTH2 {RESPONSE}": say(b"+OK\r\n")})
+    async with script.running(), open_session(script.server(), True) as client:
+        await client.login(TOKEN)
+    assert script.commands[1] == f"AUTH XOAUTH2 {RESPONSE}"
+
+
+@pytest.mark.parametrize(
+    ("answers", "failure", "code"),
+    [
+        ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR Authentication failure\r\n")}, LoginRefused, "AUTH"),
+        ({"AUTH": say(b"+ \r\n"), RESPONSE: say(b"-ERR [SYS/TEMP] later\r\n")}, ServerBusy, "SYS/TEMP"),
+        ({"AUTH": say(b"-ERR unknown command\r\n")}, LoginRefused, "AUTH"),
+        ({"AUTH": say(b"SSH-2.0-inner\r\n")}, ProtocolError, None),
+        ({"PASS": say(b"+ what?\r\n")}, ProtocolError, None),
+    ],
+)
+async def test_a_refused_token_is_classified(
+    answers: dict[str, Answer], failure: type[Exception], code: str | None
+) -> None:
+    script = ScriptedPop3(answers=answers)
+    async with script.running(), open_session(script.server(), True) as client:
+        with pytest.raises(failure) as caught:
+            await client.login(Credential("u", "x") if "PASS" in answers else TOKEN)
+    assert getattr(caught.value, "code", None) == code
+    assert "tok" not in str(caught.value) and "inner" not in str(caught.value)
+
+
+async def test_the_client_acknowledges_the_error_of_a_token_before_the_refusal() -> None:
+    # given a server that sends the error as JSON, and refuses after an empty line
+    script = ScriptedPop3(answers={"AUTH": say(b"+ \r\n"), RESPONSE: cut(b"+ eyJzdGF0dXMiOiI0MDAifQ==\r\n-ERR no\r\n")})
+    async with script.running(), open_session(script.server(), True) as client:
+        with pytest.raises(LoginRefused):
+            await client.login(TOKEN)
+
+
+async def test_a_server_that_refuses_the_bare_command_gets_both_at_once() -> None:
+    script = ScriptedPop3(answers={"AUTH": say(b"-ERR what?\r\n"), f"AUTH XOAUTH2 {RESPONSE}": say(b"+OK\r\n")})
+    async with script.running(), open_session(script.server(), True) as client:
+        await client.login(TOKEN)
+    assert script.commands[1:3] == ["AUTH XOAUTH2", f"AUTH XOAUTH2 {RESPONSE}"]
