@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from services.sender.background import SenderBackground, run_background
 from services.sender.delivery import OutboundDelivery
 from services.sender.submission_worker import SubmissionWorker
@@ -27,6 +29,7 @@ from shared.store.submissions_admin import ListedSubmission
 from tests import company
 from tests.company import SALES, SUPPORT
 from tests.polling import until
+from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 
 _numbers = itertools.count(1)
 _FOLDER = tempfile.TemporaryDirectory(prefix="mailgroup-senders-")
@@ -211,6 +214,33 @@ async def sending(database_url: str, ehlo_name: str | None = None) -> AsyncItera
         await asyncio.wait_for(harness.relaying.stop(1.0, 1.0), 120)
         await work
         await harness.database.close()
+
+
+def provider_fixture(hello: str | None = None) -> Any:
+    """Return the fixture ``provider`` of a test file: a scripted SMTP server. :param hello: its reply to EHLO."""
+
+    @pytest.fixture
+    async def provider() -> AsyncIterator[ScriptedSmtp]:
+        async with scripted_smtp() as script:
+            script.always("EHLO", hello)
+            yield script
+
+    return provider
+
+
+def harness_fixture(**smtp: Any) -> Any:
+    """Return the fixture ``harness`` of a test file: a sender with the manual's company, which relays to ``provider``.
+
+    :param smtp: further fields of both external accounts' SMTP servers.
+    """
+
+    @pytest.fixture
+    async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
+        async with sending(database_url) as running:
+            await running.accounts({SUPPORT: provider.port, SALES: provider.port}, **smtp)
+            yield running
+
+    return harness
 
 
 def replies(found: ListedSubmission) -> Sequence[tuple[str, str | None]]:

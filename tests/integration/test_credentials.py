@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -34,7 +34,8 @@ from tests.company import KEY, SUPPORT, apply, everyone, external
 from tests.fetcher_harness import fails, fetching, has
 from tests.polling import until
 from tests.scripted_pop3 import ScriptedPop3, say
-from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
+from tests.scripted_smtp import ScriptedSmtp
+from tests.sender_harness import provider_fixture
 from tests.servers import make_read_only, opened
 from tests.token_server import TokenServer, account_fields, device_code, token_server, visit
 
@@ -173,23 +174,29 @@ async def test_a_renewed_refresh_token_is_kept_until_the_database_stores_it(
     assert (await Credentials(keeper, VAULT, True).credential_for(account)).secret == "access-3"
 
 
-async def test_a_kept_refresh_token_is_used_while_it_cannot_be_stored(
-    server: TokenServer, account: External, ours: Credentials, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given a renewed token whose storing fails again and again
-    replace_password = account_changes.replace_password
+@pytest.fixture
+def store_again(account: External, server: TokenServer, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes storing a renewed refresh token of the authorized account fail, until the returned function is called."""
 
     async def fails(*arguments: object) -> bool:
         raise OperationalError("the connection is lost")
 
-    monkeypatch.setattr(credentials, "SAVE_SECONDS", 0.05)
-    monkeypatch.setattr(account_changes, "replace_password", fails)
     server.rotating = True
+    monkeypatch.setattr(credentials, "SAVE_SECONDS", 0.05)
+    replace_password = account_changes.replace_password
+    monkeypatch.setattr(account_changes, "replace_password", fails)
+    return lambda: monkeypatch.setattr(account_changes, "replace_password", replace_password)
+
+
+async def test_a_kept_refresh_token_is_used_while_it_cannot_be_stored(
+    account: External, ours: Credentials, database: Database, store_again: Callable[[], None]
+) -> None:
+    # given a renewed token whose storing fails again and again
     for number in (1, 2, 3):
         assert (await ours.credential_for(account)).secret == f"access-{number}"
         ours.discard_token(account)
     # when storing works again
-    monkeypatch.setattr(account_changes, "replace_password", replace_password)
+    store_again()
 
     # then the newest is stored, with what the operator changed meanwhile
     async def is_stored() -> bool:
@@ -199,20 +206,12 @@ async def test_a_kept_refresh_token_is_used_while_it_cannot_be_stored(
 
 
 async def test_an_authorization_replaces_a_refresh_token_that_is_not_stored(
-    server: TokenServer, account: External, ours: Credentials, database: Database, monkeypatch: pytest.MonkeyPatch
+    server: TokenServer, account: External, ours: Credentials, database: Database, store_again: Callable[[], None]
 ) -> None:
     # given a renewed token that cannot be stored
-    replace_password = account_changes.replace_password
-
-    async def fails(*arguments: object) -> bool:
-        raise OperationalError("the connection is lost")
-
-    monkeypatch.setattr(credentials, "SAVE_SECONDS", 0.05)
-    monkeypatch.setattr(account_changes, "replace_password", fails)
-    server.rotating = True
     assert (await ours.credential_for(account)).secret == "access-1"
     # when a person authorizes the account again
-    monkeypatch.setattr(account_changes, "replace_password", replace_password)
+    store_again()
     await grant(database, "authorized again")
     server.good = "authorized again"
     # then that is used and stays
@@ -338,11 +337,7 @@ def test_a_mistake_in_oauth_is_named(oauth: dict[str, Any], words: str) -> None:
 # ------------------------------------------------------------------------------------------------ at the provider
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedSmtp]:
-    async with scripted_smtp() as running:
-        running.always("EHLO", "250-scripted\r\n250 AUTH PLAIN XOAUTH2")
-        yield running
+provider = provider_fixture("250-scripted\r\n250 AUTH PLAIN XOAUTH2")
 
 
 async def test_mail_leaves_with_an_access_token(account: External, ours: Credentials, provider: ScriptedSmtp) -> None:

@@ -30,8 +30,8 @@ from shared.store.inbound import Arrival
 from tests import company
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.polling import until
-from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
-from tests.sender_harness import SenderHarness, sending
+from tests.scripted_smtp import ScriptedSmtp
+from tests.sender_harness import SenderHarness, harness_fixture, provider_fixture
 
 ANN = "ann@customer.org"
 
@@ -327,17 +327,8 @@ async def test_the_late_end_of_an_old_connection_does_not_affect_the_new_one(
 # ---------------------------------------------------------------------------------------------- relaying
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedSmtp]:
-    async with scripted_smtp() as script:
-        yield script
-
-
-@pytest.fixture
-async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
-    async with sending(database_url) as made:
-        await made.accounts({SUPPORT: provider.port})
-        yield made
+provider = provider_fixture()
+harness = harness_fixture()
 
 
 async def test_a_sender_never_claims_again_what_it_is_still_sending(

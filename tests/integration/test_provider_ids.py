@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from services.admin.cli.app import app
-from tests.company import SALES, SUPPORT
+from tests.company import SUPPORT
 from tests.correspondence import ALEX, JIM, customer_mail, fetch, readers
-from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
-from tests.sender_harness import SenderHarness, sending
+from tests.scripted_smtp import ScriptedSmtp
+from tests.sender_harness import SenderHarness, harness_fixture, provider_fixture
 
 TOKEN = "0100018f0e1d2c3b-aaaa1111-2222-3333-4444-555566667777-000000"
 OUTLOOK = "AM0PR04MB1234.ABC@AM0PR04MB1234.eurprd04.prod.outlook.com"
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedSmtp]:
-    async with scripted_smtp() as script:
-        yield script
-
-
-@pytest.fixture
-async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
-    async with sending(database_url) as running:
-        await running.accounts({SUPPORT: provider.port, SALES: provider.port})
-        yield running
+provider = provider_fixture()
+harness = harness_fixture()
 
 
 @pytest.mark.parametrize(

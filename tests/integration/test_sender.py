@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,23 +19,14 @@ from shared.store.relay_queue import QueuedMail
 from tests.company import SALES, SUPPORT
 from tests.polling import until
 from tests.scripted_smtp import CLOSE, DSN, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.sender_harness import MAIL, SenderHarness, replies, sending
+from tests.sender_harness import MAIL, SenderHarness, harness_fixture, provider_fixture, replies, sending
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 MIB = 1024 * 1024
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedSmtp]:
-    async with scripted_smtp() as script:
-        yield script
-
-
-@pytest.fixture
-async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
-    async with sending(database_url) as running:
-        await running.accounts({SUPPORT: provider.port, SALES: provider.port})
-        yield running
+provider = provider_fixture()
+harness = harness_fixture()
 
 
 # ---------------------------------------------------------------------------------------------- handing over

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,26 +15,15 @@ from shared.db.database import Database
 from shared.model import External
 from shared.runtime.liveness import hold_process_lock
 from shared.store.relay_queue import QueuedMail
-from tests.company import SALES, SUPPORT
 from tests.polling import until
-from tests.scripted_smtp import PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.sender_harness import SenderHarness, sending
+from tests.scripted_smtp import PIPELINING, ScriptedSmtp
+from tests.sender_harness import SenderHarness, harness_fixture, provider_fixture
 
 ANN = "ann@customer.org"
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedSmtp]:
-    async with scripted_smtp() as script:
-        script.always("EHLO", PIPELINING)
-        yield script
-
-
-@pytest.fixture
-async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
-    async with sending(database_url) as running:
-        await running.accounts({SUPPORT: provider.port, SALES: provider.port}, connections=3)
-        yield running
+provider = provider_fixture(PIPELINING)
+harness = harness_fixture(connections=3)
 
 
 async def test_a_mail_whose_reading_never_ends_holds_up_no_other(

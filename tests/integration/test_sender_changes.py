@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,23 +13,13 @@ from shared.store.relay_queue import Claimed, ClaimRequest
 from tests.company import SALES, SUPPORT
 from tests.polling import until
 from tests.scripted_smtp import PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.sender_harness import MAIL, SenderHarness, replies, sending
+from tests.sender_harness import MAIL, SenderHarness, harness_fixture, provider_fixture, replies
 
 ANN = "ann@customer.org"
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedSmtp]:
-    async with scripted_smtp() as script:
-        script.always("EHLO", PIPELINING)
-        yield script
-
-
-@pytest.fixture
-async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
-    async with sending(database_url) as running:
-        await running.accounts({SUPPORT: provider.port, SALES: provider.port}, connections=3)
-        yield running
+provider = provider_fixture(PIPELINING)
+harness = harness_fixture(connections=3)
 
 
 async def claim_one(harness: SenderHarness, provider: ScriptedSmtp) -> int:

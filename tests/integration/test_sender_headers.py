@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from services.sender.header_fields import FIELDS
 from shared.mime import headers
-from tests.company import SALES, SUPPORT
-from tests.scripted_smtp import PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.sender_harness import MAIL, SenderHarness, replies, sending
+from tests.company import SUPPORT
+from tests.scripted_smtp import PIPELINING, ScriptedSmtp
+from tests.sender_harness import MAIL, SenderHarness, harness_fixture, provider_fixture, replies
 
 ANN = "ann@customer.org"
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedSmtp]:
-    async with scripted_smtp() as script:
-        yield script
-
-
-@pytest.fixture
-async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
-    async with sending(database_url) as running:
-        await running.accounts({SUPPORT: provider.port, SALES: provider.port})
-        yield running
+provider = provider_fixture()
+harness = harness_fixture()
 
 
 async def test_no_field_that_holds_addresses_leaves_with_a_local_one(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -18,26 +18,16 @@ from shared.model import External
 from shared.runtime.liveness import CHECK_SECONDS, FOLDER, hold_process_lock
 from shared.store import relay_status
 from shared.store.relay_queue import QueuedMail
-from tests.company import SALES, SUPPORT
+from tests.company import SUPPORT
 from tests.polling import until
-from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.sender_harness import MAIL, SenderHarness, replies, sending
+from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp
+from tests.sender_harness import MAIL, SenderHarness, harness_fixture, provider_fixture, replies, sending
 
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedSmtp]:
-    async with scripted_smtp() as script:
-        script.always("EHLO", PIPELINING)
-        yield script
-
-
-@pytest.fixture
-async def harness(database_url: str, provider: ScriptedSmtp) -> AsyncIterator[SenderHarness]:
-    async with sending(database_url) as running:
-        await running.accounts({SUPPORT: provider.port, SALES: provider.port}, connections=3)
-        yield running
+provider = provider_fixture(PIPELINING)
+harness = harness_fixture(connections=3)
 
 
 async def queue(harness: SenderHarness, count: int, *to: str) -> list[int]:

@@ -20,16 +20,13 @@ from tests import company
 from tests.company import SUPPORT
 from tests.polling import until
 from tests.scripted_smtp import CLOSE, HANG, PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.sender_harness import MAIL, SenderHarness, sending
+from tests.sender_harness import MAIL, SenderHarness, provider_fixture, sending
 
 ANN = "ann@customer.org"
 _connect = smtp_connect.connect
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedSmtp]:
-    async with scripted_smtp() as running:
-        yield running
+provider = provider_fixture()
 
 
 @pytest.fixture

@@ -23,17 +23,13 @@ from shared.store import relay_queue
 from tests.company import SUPPORT
 from tests.faults.proxy import Proxy
 from tests.polling import until
-from tests.scripted_smtp import PIPELINING, ScriptedSmtp, scripted_smtp
-from tests.sender_harness import SenderHarness, sending
+from tests.scripted_smtp import PIPELINING, ScriptedSmtp
+from tests.sender_harness import SenderHarness, provider_fixture, sending
 
 ANN = "ann@customer.org"
 
 
-@pytest.fixture
-async def provider() -> AsyncIterator[ScriptedSmtp]:
-    async with scripted_smtp() as script:
-        script.always("EHLO", PIPELINING)
-        yield script
+provider = provider_fixture(PIPELINING)
 
 
 @asynccontextmanager
