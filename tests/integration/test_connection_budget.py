@@ -52,6 +52,22 @@ async def process(url: str, name: str, share: int = 6) -> AsyncIterator[tuple[Da
         await database.close()
 
 
+async def settled_use(database: Database, own_name: str, processes: int = 0) -> ConnectionUse:
+    """Return the use of the server once only this process and so many others have connections.
+
+    The sessions of closed connections end on the server some time later.
+    """
+    found: list[ConnectionUse] = []
+
+    async def settled() -> bool:
+        async with database.statement() as connection:
+            found.append(await load_use(connection, own_name))
+        return (found[-1].processes, found[-1].others) == (processes, 0)
+
+    await until(settled)
+    return found[-1]
+
+
 def test_what_is_used_allowed_and_to_be_changed_is_said() -> None:
     use = ConnectionUse(used=40, limit=97, shares=84, processes=14, others=3)
     assert describe_shortage(use, 5) is None
@@ -63,8 +79,7 @@ def test_what_is_used_allowed_and_to_be_changed_is_said() -> None:
 
 async def test_shares_count_whole_whatever_is_used_of_them(database_url: str) -> None:
     async with process(database_url, "router") as (own, own_name), process(database_url, "sender", 20) as (other, _):
-        async with other.statement() as connection:
-            before = await load_use(connection, own_name)
+        before = await settled_use(other, own_name, processes=1)
         with psycopg.connect(database_url, application_name="psql"):
             async with own.statement() as connection:
                 use = await load_use(connection, own_name)
@@ -78,8 +93,7 @@ async def test_the_process_that_leaves_too_few_for_commands_refuses(
 ) -> None:
     monkeypatch.setattr(connection_budget, "WAIT_SECONDS", (0.1, 0.2))
     async with process(database_url, "router") as (database, own_name):
-        async with database.statement() as connection:
-            use = await load_use(connection, own_name)
+        use = await settled_use(database, own_name)
         # given room for one process exactly
         monkeypatch.setattr(connection_budget, "RESERVED", use.limit - use.shares - use.others - 6)
         await check_server(database, 6, own_name, never_stops)

@@ -43,15 +43,21 @@ def url(store: str) -> Iterator[str]:
         yield found
 
 
-def connect(url: str, sent: bytes = b"", source: str = "127.0.0.1") -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", urlsplit(url).port or 0), timeout=100, source_address=(source, 0))
+def connect(url: str, sent: bytes = b"", source: str = "127.0.0.1", buffer: int = 0) -> socket.socket:
+    """Connect from an address and send this. :param buffer: for unread octets; 0: the system's choice."""
+    client = socket.socket()
+    if buffer:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)  # before the connection: it limits the window
+    client.settimeout(100)
+    client.bind((source, 0))
+    client.connect(("127.0.0.1", urlsplit(url).port or 0))
     client.sendall(sent)
     return client
 
 
 @contextmanager
 def crowd(url: str, sent: bytes, count: int = LIMIT) -> Iterator[list[socket.socket]]:
-    """So many connections of one address that send this and no more."""
+    """Open so many connections from one address, which send this and no more."""
     clients = [connect(url, sent) for _ in range(count)]
     time.sleep(0.2)
     yield clients
@@ -118,16 +124,26 @@ def test_a_header_that_comes_octet_by_octet_gets_no_more_time(url: str) -> None:
     assert time.monotonic() - began > 1
 
 
-def test_a_client_that_reads_nothing_is_disconnected(url: str) -> None:
+def test_a_client_that_reads_nothing_is_disconnected_and_holds_up_no_other(url: str) -> None:
     until_free(url)
     page = b"GET /static/style.css HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    with deadlines(1.5), connect(url) as client:
-        try:
-            for _ in range(200_000):
-                client.sendall(page)
-        except ConnectionError:
-            pass
-    until_free(url)
+    size = len(requests.get(f"{url}/static/style.css", timeout=100).content)
+    # given all connections of one address, and on one of them requests for far more than its buffers hold
+    requested = 64 * 1024 * 1024 // size
+    with crowd(url, b"", LIMIT - 1) as others, connect(url, page * requested, buffer=4096) as client:
+        # when that client reads nothing, its address gets no more connections, and other addresses are served
+        assert status(url) == b"HTTP/1.1 503 Service Unavailable"
+        assert b"200" in status(url, "127.0.0.2")
+        # then the deadline for reading closes this connection, before all is sent
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(connection, "UNREAD_SECONDS", 1.5)
+            until_free(url)
+        received = rest(client)
+        assert received.startswith(b"HTTP/1.1 200 OK") and len(received) < requested * size
+        # and no other connection
+        for other in others:
+            other.sendall(WHOLE)
+            assert other.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 200"
 
 
 def test_all_addresses_together_have_a_limit(store: str) -> None:
