@@ -79,7 +79,7 @@ class Submitted:
     """A mail that a client handed in until it was answered. relayed: outside recipients that have to get it.
 
     refused: those that the provider refuses. inside: local recipients. outstanding: transactions that ended without a
-    final reply, so that the client had to try again and cannot know.
+    final reply, so that the client had to try again and cannot know. refusals: permanent refusals (5yz).
     """
 
     token: str
@@ -90,6 +90,7 @@ class Submitted:
     inside: tuple[str, ...] = ()
     outstanding: int = 0
     accepted: bool = False
+    refusals: list[str] = field(default_factory=list)
 
 
 def relays_expected(submitted: Mapping[str, Submitted]) -> Copies:

@@ -7,9 +7,11 @@ import base64
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 from tests.faults.books import Copies, Submitted, digest
 from tests.faults.mails import stuffed
+from tests.faults.seen import Listings
 
 PATIENCE_SECONDS = 40.0
 PAUSE_SECONDS = 0.3
@@ -18,6 +20,17 @@ PASSWORD = "secret"
 
 class Gone(Exception):
     """The other side went away, took too long, or said what nobody expects."""
+
+
+class Refused(Gone):
+    """A permanent refusal: a mail program shows it to its user, asks for another password, or gives the mail up.
+
+    No fault of a server is a reason for it. The text is the reply.
+    """
+
+
+_TEMPORARY = (b"-ERR [SYS/TEMP]", b"-ERR [IN-USE]", b"-ERR [LOGIN-DELAY]")
+"""Replies of POP3 after which a mail program tries again by itself (RFC 2449 section 8, RFC 3206)."""
 
 
 class Line:
@@ -67,11 +80,16 @@ class Line:
 
 
 async def submit(port: int, mail: Submitted) -> None:
-    """Hand a mail in, again and again until it is taken. Counts the transactions that ended without a final reply."""
+    """Hand a mail in, again and again until it is taken.
+
+    Counts the transactions that ended without a final reply, and keeps permanent refusals.
+    """
     while not mail.accepted:
         try:
             async with Line.to(port) as line:
                 await _hand_in(line, mail)
+        except Refused as error:
+            mail.refusals.append(str(error))
         except Gone:
             pass
         if not mail.accepted:
@@ -92,41 +110,57 @@ async def _hand_in(line: Line, mail: Submitted) -> None:
     mail.outstanding -= 1  # this transaction was answered
     if reply[:1] == b"2":
         mail.accepted = True
-    elif reply[:1] == b"5":
-        raise AssertionError(f"{mail.token} was refused: {reply!r}")
+    else:
+        _raise_for(reply)
 
 
 async def _wanted(line: Line, command: bytes | None, code: bytes) -> None:
     reply = await line.reply(command)
     if reply[:1] != code:
-        raise Gone(reply.decode("latin-1"))
+        _raise_for(reply)
 
 
-async def read(port: int, address: str, got: dict[bytes, bytes], *, delete: bool) -> int:
+def _raise_for(reply: bytes) -> NoReturn:
+    raise (Refused if reply[:1] == b"5" else Gone)(reply.decode("latin-1").strip())
+
+
+async def read(
+    port: int, address: str, got: dict[bytes, bytes], listings: Listings | None = None, *, delete: bool = False
+) -> int:
     """Read what lies in a mailbox and is not in ``got`` yet, by UIDL.
 
-    :return: how many of the mails were in ``got``. :raises Gone: it was not all of it.
+    :param listings: to compare with earlier sessions of this mailbox. :param delete: delete what is read.
+    :return: how many of the mails were in ``got``. :raises Gone: it was not all of it, or QUIT was not answered.
     """
+    listings = listings or Listings()
     async with Line.to(port) as line:
         for command in (None, f"USER {address}\r\n".encode(), f"PASS {PASSWORD}\r\n".encode(), b"UIDL\r\n"):
-            reply = await line.ask(command)
-            if not reply.startswith(b"+OK"):
-                raise Gone(reply.decode("latin-1"))
+            await _ok(line, command)
         listed: list[tuple[bytes, bytes]] = []
         while (entry := await line.ask()) != b".\r\n":
             number, uidl = entry.split()
             listed.append((number, uidl))
-        known = sum(uidl in got for _, uidl in listed)
+        uidls = [uidl for _, uidl in listed]
+        known = sum(uidl in got for uidl in uidls)
+        listings.compare(address, got.keys(), uidls)
         for number, uidl in listed:
             if uidl not in got:
-                reply = await line.ask(b"RETR " + number + b"\r\n")
-                if not reply.startswith(b"+OK"):
-                    raise Gone(reply.decode("latin-1"))
+                await _ok(line, b"RETR " + number + b"\r\n")
                 got[uidl] = await line.block()
-            if delete and not (reply := await line.ask(b"DELE " + number + b"\r\n")).startswith(b"+OK"):
-                raise Gone(reply.decode("latin-1"))
-        await line.ask(b"QUIT\r\n")
+            if delete:
+                await _ok(line, b"DELE " + number + b"\r\n")
+        if delete:
+            listings.delete(address, uidls, answered=False)
+        await _ok(line, b"QUIT\r\n")
+        if delete:
+            listings.delete(address, uidls, answered=True)
     return known
+
+
+async def _ok(line: Line, command: bytes | None) -> None:
+    reply = await line.ask(command)
+    if not reply.startswith(b"+OK"):
+        raise (Gone if reply.startswith(_TEMPORARY) else Refused)(reply.decode("latin-1").strip())
 
 
 def copies(mailboxes: dict[str, dict[bytes, bytes]]) -> Copies:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import re
 import secrets
 import shutil
 import sys
@@ -21,12 +20,14 @@ from random import Random
 from types import MappingProxyType
 from typing import Any, Protocol
 
+from deploy.machine.supervise import ROOT
 from tests.faults import clients
-from tests.faults.books import Copies, Findings, Submitted, digest, judge, relays_expected, token
-from tests.faults.clients import Gone, copies
+from tests.faults.books import Copies, Findings, Submitted, digest, judge, relays_expected
+from tests.faults.clients import Gone, Refused, copies
 from tests.faults.faults import Faults
 from tests.faults.mails import CUSTOMERS, PEOPLE, SUPPORT, incoming, outgoing
 from tests.faults.plan import FULL, SHORT, Plan
+from tests.faults.seen import Listings, Relayed, failed_recipients, is_alarm, is_notice, reported_mail
 from tests.faults.stand import Stand
 from tests.faults.steps import not_reached
 from tests.servers import scratch
@@ -55,9 +56,9 @@ class Troubles(Protocol):
 class Drive:
     """One run.
 
-    lines: the books, to be printed. clean: nothing was lost, doubled, altered or misdirected. not_reached: the steps
-    of steps.py that no service has reached. readers: the people who read while mail is offered, and whether they delete
-    what they have read.
+    lines: the books, to be printed. clean: nothing was lost, doubled, altered or misdirected, no client was refused for
+    good, no deleted mail came back, and the gateway's status is ok. not_reached: the steps of steps.py that no service
+    has reached. readers: the people who read while mail is offered, and whether they delete what they have read.
     """
 
     readers: Mapping[str, bool] = MappingProxyType({READER: True})
@@ -78,7 +79,13 @@ class Drive:
         self._counted_files: set[Path] = set()
         self._uidls = itertools.count(1)
         self._offering = True
-        self._unknown: Copies = Counter()  # relayed copies whose authors were told that the outcome is unknown
+        self._listings = Listings()
+        self._refusals: list[str] = []  # permanent ones, of sessions that read
+
+    @property
+    def passed(self) -> bool:
+        """Whether the run is clean and has reached every step."""
+        return self.clean and not self.not_reached
 
     async def run(self, faults: Troubles) -> None:
         """Offer, break, heal, wait, judge."""
@@ -160,8 +167,12 @@ class Drive:
             await asyncio.sleep(1.0)
 
     async def _read(self, address: str, *, delete: bool = False) -> int:
-        port = self._stand.system.settings.pop3_port
-        return await clients.read(port, address, self._mailboxes[address], delete=delete)
+        port, got = self._stand.system.settings.pop3_port, self._mailboxes[address]
+        try:
+            return await clients.read(port, address, got, self._listings, delete=delete)
+        except Refused as error:
+            self._refusals.append(f"{address}: {error}")
+            raise
 
     # ------------------------------------------------------------------------------------------ judging
 
@@ -179,13 +190,26 @@ class Drive:
                 break
             if not hurried and time.monotonic() > started + self._plan.hands_off_seconds:
                 hurried = True
-                waiting = self._stand.ask("select count(*)::int from submissions where state = 'queued'")
-                self.lines.append(f"waiting for a later retry, hurried by the operator: {waiting[0][0]}")
+                self.lines += self._list_waiting()
                 print(await asyncio.to_thread(self._stand.system.run, "queue", "retry"), file=sys.stderr)
             await asyncio.sleep(1.0)
         await asyncio.sleep(3.0)
         for address in PEOPLE.values():
             await self._read(address)
+
+    def _list_waiting(self) -> list[str]:
+        """What waits for a later retry, and after which replies."""
+        waiting = self._stand.ask(
+            """select count(distinct s.id), s.tries, coalesce(r.reply, e.last_error, '')
+               from submissions s join relay_status e using (external_id)
+               left join submission_recipients r on r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting'
+               where s.state = 'queued' group by 2, 3 order by 1 desc"""
+        )
+        total = sum(int(str(count)) for count, _, _ in waiting)
+        return [
+            f"waiting for a later retry, hurried by the operator: {total}",
+            *(f"  {count} after {tries} tries: {reply}" for count, tries, reply in waiting),
+        ]
 
     async def _await_steps(self) -> None:
         """Wait until every step is reached. Delete mail now: faults may have cut off every session that did."""
@@ -197,10 +221,16 @@ class Drive:
         self.not_reached = steps
 
     def _missing(self) -> int:
-        inward, outward = self._wanted() - self._delivered(), relays_expected(self._submitted) - self._relayed().found
+        """How much is not where it belongs yet, or not finished."""
+        found = self._relayed().found
+        _, unknown = self._read_notices(self._told_of())
+        inward, outward = self._wanted() - self._delivered(), relays_expected(self._submitted) - found - unknown
         lost = (inward - self._may_be_lost("mailboxes")).total() + (outward - self._may_be_lost("providers")).total()
-        open_ = self._stand.ask("select count(*)::int from submissions where state not in ('done', 'parked')")
-        return lost + int(str(open_[0][0]))
+        [[unfinished]] = self._stand.ask(
+            """select (select count(*) from submissions where state not in ('done', 'parked'))
+                    + (select count(*) from inbound where state in ('fetched', 'routed'))"""
+        )
+        return lost + int(str(unfinished))
 
     def _wanted(self) -> Copies:
         """What has to be in mailboxes: what came in, and what colleagues were sent."""
@@ -210,7 +240,7 @@ class Drive:
     def _delivered(self) -> Copies:
         return copies(
             {
-                address: {uidl: mail for uidl, mail in got.items() if not (_is_notice(mail) or _is_alarm(mail))}
+                address: {uidl: mail for uidl, mail in got.items() if not (is_notice(mail) or is_alarm(mail))}
                 for address, got in self._mailboxes.items()
             }
         )
@@ -241,26 +271,40 @@ class Drive:
         inward = self._excuse("mailboxes", judge(self._wanted(), self._delivered(), offered, again))
         relayed = self._relayed()
         told = self._told_of()
-        notices = self._excuse("notices", self._judge_notices(told))
+        reported, unknown = self._read_notices(told)
+        notices = self._excuse("notices", self._judge_notices(reported))
         outward = judge(
-            relays_expected(self._submitted) - (self._unknown - relayed.found),
+            relays_expected(self._submitted) - (unknown - relayed.found),
             relayed.found,
             self._submitted.keys(),
-            Counter({key: 1_000 for key in relayed.found if key[0] in told}),
+            Counter({(name, address): told[name] for name, address in relayed.found}),
         )
         outward.altered += relayed.altered
         outward = self._excuse("providers", outward)
         outstanding = sum(each.outstanding for each in self._submitted.values())
         self.lines += inward.lines("into mailboxes") + outward.lines("relayed") + notices.lines("notices")
-        self.lines.append(
-            f"clients' transactions without a final reply: {outstanding}; mails told of as uncertain: {len(told)}"
-        )
-        alarms = sum(_is_alarm(mail) for got in self._mailboxes.values() for mail in got.values())
-        self.lines.append(f"alarms that the gateway mailed: {alarms}")
+        alarms = sum(is_alarm(mail) for got in self._mailboxes.values() for mail in got.values())
         status = self._stand.system.json("status")
-        self.lines.append(f"the gateway's own status: {'ok' if status['ok'] else status['problems']}")
-        self.clean = inward.clean and outward.clean and notices.clean
+        refusals = self._refusals + [
+            f"{each.token}: {reply}" for each in self._submitted.values() for reply in each.refusals
+        ]
+        changed = self._changed_listings()
+        self.lines += [
+            f"notices that nobody knows whether a mail arrived: {len(unknown)}",
+            f"clients' transactions without a final reply: {outstanding}; mails told of as uncertain: {len(told)}",
+            f"permanent refusals of what is allowed: {len(refusals)}",
+            *refusals[:10],
+            f"mails that came back or vanished: {changed.total()}",
+            *(f"  {uidl} in {address}" for uidl, address in list(changed)[:10]),
+            f"alarms that the gateway mailed: {alarms}",
+            f"the gateway's own status: {'ok' if status['ok'] else status['problems']}",
+        ]
+        self.clean = inward.clean and outward.clean and notices.clean and not refusals and not changed
         self.lines += self._stories(outward)
+
+    def _changed_listings(self) -> Copies:
+        """Mails that came back although a client had deleted them, or vanished although none had."""
+        return self._listings.came_back + self._listings.vanished
 
     def _may_be_lost(self, place: str) -> Copies:
         """What may be missing in ``mailboxes``, at ``providers`` or among ``notices``."""
@@ -278,54 +322,36 @@ class Drive:
             stories.append(self._stand.provider.queue())
         return stories
 
-    def _told_of(self) -> set[str]:
-        """Mails of which the gateway has told that they may be there twice."""
+    def _told_of(self) -> Counter[str]:
+        """How often the gateway has told of a mail that it may be there once more."""
         rows = self._stand.ask(
-            """select distinct split_part(s.message_id, '@', 1)
-               from maillog e join submissions s on s.id = e.submission_id where e.event = 'uncertain'"""
+            """select split_part(s.message_id, '@', 1), count(*)
+               from maillog e join submissions s on s.id = e.submission_id where e.event = 'uncertain' group by 1"""
         )
-        return {str(row[0]) for row in rows}
+        return Counter({str(name): int(str(count)) for name, count in rows})
 
-    def _judge_notices(self, told: set[str]) -> Findings:
-        """One notice of failure for each refused recipient, to the author. A clock that jumps brings delays.
-
-        An author may also get a notice that nobody knows whether a mail arrived, after two tries without an answer.
-        Such a mail may be missing at the provider.
-        """
-        refused = {(name, each.author) for each in self._submitted.values() for name in each.refused}
-        wanted = Counter(dict.fromkeys(refused, 1))
+    def _read_notices(self, told: Counter[str]) -> tuple[Copies, Copies]:
+        """Return the failures that notices report, by recipient and author, and the relayed copies whose authors know
+        that nobody knows the outcome: both tries ended without an answer, so such a mail may be missing."""
         found: Copies = Counter()
+        unknown: Copies = Counter()
         for address, got in self._mailboxes.items():
-            for mail in got.values():
-                if _is_notice(mail):
-                    of = re.search(rb"^In-Reply-To: <([^@]*)@", mail, re.M)
-                    for name in failed_recipients(mail):
-                        if of is not None and of[1].decode() in told and name in CUSTOMERS:
-                            self._unknown[of[1].decode(), name] = 1
-                        else:
-                            found[name, address] += 1
+            for mail in filter(is_notice, got.values()):
+                of = reported_mail(mail)
+                for name in failed_recipients(mail):
+                    if told[of] and self._submitted[of].author == address and name in CUSTOMERS:
+                        unknown[of, name] = 1
+                    else:
+                        found[name, address] += 1
+        return found, unknown
+
+    def _judge_notices(self, found: Copies) -> Findings:
+        """One notice of failure for each refused recipient, to the author. A clock that jumps brings delays."""
+        refused = {(name, each.author) for each in self._submitted.values() for name in each.refused}
         again = Counter(
             {(name, each.author): each.outstanding for each in self._submitted.values() for name in each.refused}
         )
-        self.lines.append(f"notices that nobody knows whether a mail arrived: {len(self._unknown)}")
-        return judge(wanted, found, {name for name, _ in refused}, again)
-
-
-class Relayed:
-    """What the providers took. found: by token and recipient."""
-
-    def __init__(self, submitted: dict[str, Submitted]) -> None:
-        self.found: Copies = Counter()
-        self.altered: Copies = Counter()
-        self._submitted = submitted
-
-    def add(self, address: str, mail: bytes) -> None:
-        """Count a mail; one whose body is another is altered."""
-        name = token(mail)
-        self.found[name, address] += 1
-        known = self._submitted.get(name)
-        if known is None or _body(known.mail) != _body(mail):
-            self.altered[name, address] += 1
+        return judge(Counter(dict.fromkeys(refused, 1)), found, {name for name, _ in refused}, again)
 
 
 class Pace:
@@ -340,30 +366,10 @@ class Pace:
         await asyncio.sleep(max(0.0, self._start + self._number * self._step - time.monotonic()))
 
 
-def _body(mail: bytes) -> bytes:
-    return mail.partition(b"\r\n\r\n")[2]
-
-
-def failed_recipients(notice: bytes) -> list[str]:
-    """The recipients that a notice of failure names."""
-    named = re.findall(rb"^Final-Recipient: rfc822; *(\S+)\r\nAction: failed\r", notice, re.M)
-    return [name.decode() for name in named]
-
-
-def _is_notice(mail: bytes) -> bool:
-    return b"\r\nContent-Type: multipart/report" in mail[: mail.find(b"\r\n\r\n") + 2]
-
-
-def _is_alarm(mail: bytes) -> bool:
-    """Whether the gateway tells the first person of a company what is wrong, or that it is over."""
-    header = mail[: mail.find(b"\r\n\r\n") + 2]
-    return b"\r\nAuto-Submitted: auto-generated\r\n" in header and b"mailer-daemon@" in header
-
-
 def drive(plan: Plan, seed: int, logs: Path | None = None) -> Drive:
     """Run in full, on servers of its own. From the main thread, as root.
 
-    :param logs: a folder that is to be made, for what the services said.
+    :param logs: a folder that is made for the logs of services and servers, unless the run is clean.
     """
     with scratch() as folder, Stand(folder).running() as stand:
 
@@ -373,24 +379,32 @@ def drive(plan: Plan, seed: int, logs: Path | None = None) -> Drive:
                 try:
                     await run.run(Faults(stand, plan, seed))
                 finally:
-                    if logs is not None:
-                        await asyncio.to_thread(shutil.copytree, stand.system.settings.data / "log", logs)
+                    if logs is not None and not run.passed:
+                        await asyncio.to_thread(_keep_logs, folder, stand.system.settings.data / "log", logs)
                 return run
 
         return asyncio.run(work())
 
 
+def _keep_logs(folder: Path, services: Path, kept: Path) -> None:
+    shutil.copytree(services, kept, dirs_exist_ok=True)
+    for log in folder.glob("*.log"):
+        shutil.copy(log, kept)
+    print(f"logs: {kept}", flush=True)
+
+
 def main() -> None:
-    """The command."""
+    """The command. The exit status is 1 if something is wrong."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults.drive", description=__doc__)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="repeats the choices of a run")
     parser.add_argument("--short", action="store_true", help="some hundred mails instead of ten thousand")
-    parser.add_argument("--logs", type=Path, help="a folder to be made, for the services' logs")
+    parser.add_argument("--logs", type=Path, help="folder for the logs of a run that fails (default: in data/faults)")
     arguments = parser.parse_args()
     print(f"seed {arguments.seed}", flush=True)
-    run = drive(SHORT if arguments.short else FULL, arguments.seed, arguments.logs)
+    logs = arguments.logs or ROOT / "data" / "faults" / str(arguments.seed)
+    run = drive(SHORT if arguments.short else FULL, arguments.seed, logs)
     print("\n".join(run.lines))
-    sys.exit(0 if run.clean else 1)
+    sys.exit(0 if run.passed else 1)
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def _send_honest(system: System, honest: Honest, stop: threading.Event) -> None:
                 CUSTOMER.encode(), HONEST.encode(), token
             ))  # fmt: skip
         with suppress(Gone):
-            asyncio.run(clients.read(system.settings.pop3_port, READER, got, delete=False))
+            asyncio.run(clients.read(system.settings.pop3_port, READER, got))
         now = time.monotonic()
         for mail in list(got.values())[seen:]:
             for token in [token for token in waiting if token in mail]:

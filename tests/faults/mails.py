@@ -10,6 +10,8 @@ from random import Random
 SUPPORT, SALES = "support@company.com", "sales@company.com"
 SHARERS = {SUPPORT: ("Alex", "Jim"), SALES: ("Kim", "Tom", "Eve")}
 PEOPLE = {name: f"{name.lower()}@local.com" for names in SHARERS.values() for name in names}
+ACCOUNTS = {PEOPLE[name]: account for account, names in SHARERS.items() for name in names}
+"""The external account of each person."""
 CUSTOMERS = ("anna@customer.example", "bert@customer.example", "cleo@elsewhere.example")
 
 _LINE = b"A line of some length, so that the mail has a size, and then some.\r\n"

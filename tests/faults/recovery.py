@@ -149,7 +149,7 @@ class Recovery:
     async def _until_read(self, name: str, since: float) -> float:
         while time.monotonic() < since + GIVE_UP_SECONDS:
             with suppress(Gone):
-                await clients.read(self._stand.system.settings.pop3_port, PEOPLE["Alex"], self._got, delete=False)
+                await clients.read(self._stand.system.settings.pop3_port, PEOPLE["Alex"], self._got)
             if any(name.encode() + b"\r" in mail for mail in self._got.values()):
                 return time.monotonic() - since
             await asyncio.sleep(0.2)
