@@ -9,6 +9,7 @@ import structlog
 
 from services.sender import outcomes, poison_check, retry_policy
 from services.sender.batches import run_in_halves
+from services.sender.claims import CLAIM_SECONDS
 from services.sender.dead_owners import OrphanRecovery
 from services.sender.delivery import OutboundDelivery
 from services.sender.outcomes import PostCommit
@@ -50,7 +51,9 @@ class SenderBackground:
         """Renew the claims of this process, recover the expired claims of others, and release idle resources."""
         await self._delivery.claims.renew_leases()
         async with self._database.transaction() as connection:
-            fixed = await relay_queue.fix_clock_jump(connection) + await relay_status.fix_clock_jump(connection)
+            fixed = await relay_queue.fix_clock_jump(connection, CLAIM_SECONDS) + await relay_status.fix_clock_jump(
+                connection
+            )
         if fixed:
             log.warning("database clock jumped back, times fixed", mails=fixed)
         self._announce(await self._orphans.recover_expired())

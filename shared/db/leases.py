@@ -6,7 +6,16 @@ from shared.db.database import Connection
 
 
 async def take_lease(connection: Connection, name: str, owner: str, seconds: float) -> bool:
-    """Take or renew a lease for ``seconds``. Return False while another owner has it."""
+    """Take or renew a lease for ``seconds``. Return False while another owner has it.
+
+    A lease that was set before the clock was set back expires ``seconds`` from now: its owner may have ended.
+    """
+    await connection.execute(
+        """update leases set expires = clock_timestamp() + make_interval(secs => %(seconds)s)
+           where name = %(name)s and owner <> %(owner)s
+               and expires > clock_timestamp() + 2 * make_interval(secs => %(seconds)s)""",
+        {"name": name, "owner": owner, "seconds": seconds},
+    )
     cursor = await connection.execute(
         """insert into leases (name, owner, expires)
            values (%(name)s, %(owner)s, clock_timestamp() + make_interval(secs => %(seconds)s))

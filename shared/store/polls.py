@@ -119,7 +119,10 @@ async def renew_lease(connection: Connection, poll: Poll) -> None:
 
 
 async def record_outcome(connection: Connection, poll: Poll, outcome: PollOutcome) -> None:
-    """Record the outcome of a poll and release the account; nothing if the lease was lost."""
+    """Record the outcome of a poll and release the account; nothing if the lease was lost.
+
+    The next poll is due by the clock as it is now, even if that was set back since the poll began.
+    """
     await connection.execute(
         """update polls set owner = null, lease_expires = null, login_delay = %(login_delay)s,
                   quiet_list = case when next_poll_at = %(seen)s then %(quiet_list)s::bytea end,
@@ -135,12 +138,14 @@ async def record_outcome(connection: Connection, poll: Poll, outcome: PollOutcom
                   failures = case when next_poll_at = %(seen)s then %(failures)s else failures end,
                   refusals = case when next_poll_at = %(seen)s then %(refusals)s else refusals end,
                   paused_at = case when next_poll_at = %(seen)s then %(paused_at)s else paused_at end,
-                  next_poll_at = case when next_poll_at = %(seen)s then %(next_poll_at)s else next_poll_at end
+                  next_poll_at = case when next_poll_at = %(seen)s then least(%(next_poll_at)s::timestamptz,
+                      now() + (%(next_poll_at)s::timestamptz - %(began)s::timestamptz)) else next_poll_at end
            where external_id = %(external_id)s and owner = %(owner)s""",
         {
             "external_id": poll.external_id,
             "owner": poll.owner,
             "seen": poll.next_poll_at,
+            "began": poll.now,
             "error": outcome.error,
             "kind": outcome.kind,
             "failures": outcome.failures,
@@ -221,10 +226,16 @@ async def free_leases(connection: Connection, gone: Collection[str]) -> int:
 async def fix_clock_jump(connection: Connection) -> int:
     """Make accounts due whose time was set before the clock was set back. :return: their number.
 
-    An account that was never polled is due at once.
+    An account that was never polled is due at once. Leases that were set before it expire LEASE_SECONDS from now:
+    nobody may be left to renew them.
     """
+    await connection.execute(
+        """update polls set lease_expires = now() + make_interval(secs => %(seconds)s)
+           where lease_expires > now() + 2 * make_interval(secs => %(seconds)s)""",
+        {"seconds": LEASE_SECONDS},
+    )
     cursor = await connection.execute(
-        f"""update polls set next_poll_at = now()
+        f"""update polls set next_poll_at = now(), quiet_list = null
             where next_poll_at > now() and owner is null
               and coalesce(greatest(last_success_at, last_error_at), next_poll_at) > {FUTURE}"""
     )

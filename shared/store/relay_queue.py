@@ -372,7 +372,9 @@ def _result_parameters(results: Sequence[RelayResult]) -> dict[str, str]:
 async def release_claims(
     connection: Connection, ids: Collection[int], owner: str | None = None, *, unsent: bool = False
 ) -> None:
-    """Release claims, of ``owner`` alone if it is given; the mails are queued as before.
+    """Release claims, of ``owner`` alone if it is given; the mails are queued again, and due, as they were.
+
+    Where the clock was set back since the claim, their times are in the future, and ``state_at`` no longer shows it.
 
     :param unsent: also those that are marked, as their owner has not sent their final dots.
     """
@@ -382,14 +384,27 @@ async def release_claims(
                    and (state = 'claimed' or %(unsent)s and state = 'sent_unanswered')
                    and (%(owner)s::text is null or claim_owner = %(owner)s)
                order by id for update)
-           update submissions s set state = 'queued', claim_owner = null, claim_expires = null, state_at = now()
+           update submissions s set state = 'queued', claim_owner = null, claim_expires = null, state_at = now(),
+               next_try_at = least(next_try_at, now())
            from held where s.id = held.id""",
         {"ids": array_literal(ids), "owner": owner, "unsent": unsent},
     )
 
 
-async def fix_clock_jump(connection: Connection) -> int:
-    """Make mails due whose time was set before the clock was set back. :return: their number."""
+async def fix_clock_jump(connection: Connection, lease_seconds: float) -> int:
+    """Make mails due whose time was set before the clock was set back. :return: their number.
+
+    Claims that were set before it expire ``lease_seconds`` from now: nobody may be left to renew them.
+    """
+    await connection.execute(
+        """with late as materialized (
+               select id from submissions where state in ('claimed', 'sent_unanswered')
+                   and claim_expires > now() + 2 * make_interval(secs => %(seconds)s)
+               order by id for update skip locked)
+           update submissions s set claim_expires = now() + make_interval(secs => %(seconds)s)
+           from late where s.id = late.id""",
+        {"seconds": lease_seconds},
+    )
     cursor = await connection.execute(
         f"""update submissions set next_try_at = least(next_try_at, now()), state_at = now(), swept_at = null
             where state in ('submitted', 'queued') and state_at > {FUTURE}"""
