@@ -20,8 +20,9 @@ THROTTLE_PAUSE, QUOTA_PAUSE = MINUTE, 30 * MINUTE
 """Pause of an account after its provider throttled it, and after its quota was used up: seconds."""
 MAX_UNREACHABLE_PAUSE = 8.0
 """Limits the time between two tries to reach a server that does not answer: seconds."""
-INTERRUPTED_DELAY = 5.0
-"""Time before the second try of a mail whose connection ended: seconds; the first time this is mere chance."""
+INTERRUPTED_DELAYS = (5.0, 15.0)
+"""Time before the second and the third try of a mail whose connection ended: seconds. Such ends are mostly chance: a
+restart of the server or a broken network also interrupts the next mail. Later the mail may be the cause."""
 
 _FIRST = (1 * MINUTE, 5 * MINUTE, 15 * MINUTE, 30 * MINUTE)
 _HOURLY_TRIES = 12
@@ -33,11 +34,13 @@ def retry_delay(tries: int, chance: float, *, interrupted: bool = False) -> floa
 
     1, 5, 15, 30 minutes, then hourly for half a day, then every four hours; each with 10 % of jitter to either side.
 
-    :param interrupted: the connection ended before the provider refused anything.
+    :param interrupted: the connection ended before the provider refused anything; the minutes follow two short delays.
     """
-    if interrupted and tries <= 1:
-        delay = INTERRUPTED_DELAY
-    elif tries <= len(_FIRST):
+    if interrupted and tries <= len(INTERRUPTED_DELAYS):
+        return _add_jitter(INTERRUPTED_DELAYS[max(tries, 1) - 1], chance)
+    if interrupted:
+        tries -= len(INTERRUPTED_DELAYS)
+    if tries <= len(_FIRST):
         delay = _FIRST[max(tries, 1) - 1]
     else:
         delay = HOUR if tries <= len(_FIRST) + _HOURLY_TRIES else 4 * HOUR

@@ -57,6 +57,11 @@ def test_a_server_that_does_not_answer_is_retried_every_few_seconds(failures: in
     assert 1.0 <= reconnect_delay(failures, chance, unreachable=True) <= 9.0
 
 
-def test_a_mail_whose_connection_ended_is_tried_again_within_seconds_once() -> None:
-    assert retry_delay(1, 0.5, interrupted=True) == 5.0
-    assert retry_delay(2, 0.5, interrupted=True) == 5 * MINUTE
+def test_a_mail_whose_connection_ended_is_tried_again_within_seconds_twice() -> None:
+    assert [retry_delay(tries, 0.5, interrupted=True) for tries in (1, 2)] == [5.0, 15.0]
+
+
+def test_a_mail_whose_connection_ends_each_time_is_tried_as_often_as_a_refused_one() -> None:
+    assert [retry_delay(tries, 0.5, interrupted=True) for tries in range(3, 30)] == [
+        retry_delay(tries, 0.5) for tries in range(1, 28)
+    ]
