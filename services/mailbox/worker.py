@@ -41,7 +41,7 @@ class MailboxWorker:
         """Deliver the undelivered copies of these mails.
 
         Another delivery locks a mailbox for some milliseconds, the hand-over of a large mailbox for minutes. So a
-        locked mailbox is waited for, but not long: then the mails to other people are delivered, and the rest is left
+        locked mailbox is waited for, but not long: then the copies for other people are delivered, and the rest is left
         to the sweep.
         """
         try:
@@ -59,21 +59,28 @@ class MailboxWorker:
     ) -> list[Publication]:
         """Deliver in one transaction.
 
-        :param locked: what to do if others have locked a mailbox: fail, wait for it, or leave its mails out.
+        :param locked: what to do if others have locked a mailbox: fail, wait for it, or leave its copies out.
         :raises _MailboxLocked: others have locked a mailbox; nothing is delivered.
         """
         async with self._database.transaction() as connection:
             await inbound.lock_routed(connection, ids)
             ours = await maildrops.lock_recipients(connection, ids, wait=locked == "wait")
             copies = await inbound.load_routed(connection, ids)
+            unfinished: set[int] = set()
             if locked != "wait":
-                left_out = {copy.inbound_id for copy in copies if not ours.issuperset(copy.local_ids)}
-                if left_out and locked == "nobody waits":
+                unfinished = {copy.inbound_id for copy in copies if not ours.issuperset(copy.local_ids)}
+                if unfinished and locked == "nobody waits":
                     raise _MailboxLocked
-                if left_out:
-                    log.warning("mailboxes locked for long, mails left to the sweep", mails=len(left_out))
-                    copies = [copy for copy in copies if copy.inbound_id not in left_out]
+                if unfinished:
+                    log.warning("mailboxes locked for long, copies left to the sweep", mails=len(unfinished))
+                    # The router decides again on a mail of which a copy is returned, so that waits for the others.
+                    left_out = {copy.inbound_id for copy in copies if copy.gone} & unfinished
                     ids = [row for row in ids if row not in left_out]
+                    copies = [
+                        part
+                        for copy in copies
+                        if copy.inbound_id not in left_out and (part := copy.only_for(ours)) is not None
+                    ]
             deliverable = [copy for copy in copies if not copy.gone]
             returned = [copy for copy in copies if copy.gone]
             await maildrops.deliver_copies(
@@ -84,7 +91,7 @@ class MailboxWorker:
                 ],
                 locked=True,
             )
-            await inbound.record_delivered(connection, deliverable, returned, ids)
+            await inbound.record_delivered(connection, deliverable, returned, ids, unfinished)
             events = [
                 maillog.MailEvent(
                     "own_copy" if copy.own_copy else "delivered",

@@ -10,8 +10,8 @@ open mails: a plan made in quiet times expects that index to be short, but it is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from shared.db import arrays
@@ -82,6 +82,11 @@ class RoutedMail:
     gone: bool  # their accounts were removed or disabled after the decision
     local_ids: Sequence[int]  # of the recipients
     addresses: Sequence[str]  # of the recipients
+
+    def only_for(self, local_ids: Collection[int]) -> RoutedMail | None:
+        """Return the copies for these people; None if there are none."""
+        kept = [pair for pair in zip(self.local_ids, self.addresses, strict=True) if pair[0] in local_ids]
+        return replace(self, local_ids=[row for row, _ in kept], addresses=[a for _, a in kept]) if kept else None
 
 
 _ARRIVAL_COLUMNS = {
@@ -217,7 +222,11 @@ async def load_routed(connection: Connection, ids: Sequence[int]) -> list[Routed
 
 
 async def record_delivered(
-    connection: Connection, delivered: Sequence[RoutedMail], returned: Sequence[RoutedMail], ids: Sequence[int]
+    connection: Connection,
+    delivered: Sequence[RoutedMail],
+    returned: Sequence[RoutedMail],
+    ids: Sequence[int],
+    unfinished: Collection[int] = (),
 ) -> None:
     """Record delivered copies, and return the mails of copies whose account is removed.
 
@@ -226,10 +235,12 @@ async def record_delivered(
     A mail of an external account with such a copy goes back to the router (state fetched). A mail to a local address
     concerns nobody else: it is held with its copy until the account is back. The others are delivered, unless a router
     decided on them only after ``load_routed``.
+
+    :param unfinished: mails that have further copies to deliver.
     """
     to_router = [p for p in returned if p.external is not None]
     kept = [p for p in returned if p.external is None]
-    unfinished = {p.inbound_id for p in returned}
+    unfinished = {p.inbound_id for p in returned}.union(unfinished)
     if marked := [(p.inbound_id, local) for p in delivered if p.inbound_id in unfinished for local in p.local_ids]:
         await connection.execute(
             """update deliveries set done_at = now() from unnest(%s::bigint[], %s::bigint[]) as v (inbound_id, local_id)
@@ -274,7 +285,8 @@ async def was_delivered(connection: Connection, message_id: str, local_id: int) 
     """Return whether a mail from outside with this Message-ID is in, or was in, a person's mailbox."""
     cursor = await connection.execute(
         """select from inbound i join deliveries d on d.inbound_id = i.id
-           where i.message_id = %s and i.source || '' = 'fetched' and d.local_id = %s and d.done_at is not null
+           where i.message_id = %s and i.source || '' = 'fetched' and d.local_id = %s
+               and (i.state || '' = 'delivered' or d.done_at is not null)
            limit 1""",
         (message_id, local_id),
     )

@@ -328,15 +328,61 @@ async def test_a_mailbox_that_is_locked_for_long_delays_nobody_else(database: Da
         # when they are delivered
         began = time.monotonic()
         assert await MailboxWorker(database, 5).handle(rows) == []
-        # then Jim has his at once, and the others wait
+        # then Jim has all of his at once, and only Alex's copies wait
         assert time.monotonic() - began < 8
-        assert len(await mailbox_of(database, "jim@local.com")) == 3
+        assert len(await mailbox_of(database, "jim@local.com")) == 6
         assert await states(database) == ["routed", "delivered", "routed"] * 3
+        # also if they are delivered once more
+        assert await MailboxWorker(database, 5).handle(rows) == []
+        assert len(await mailbox_of(database, "jim@local.com")) == 6
     # until the mailbox is free
     await MailboxWorker(database, 5).handle(rows)
     assert len(await mailbox_of(database, "jim@local.com")) == 6
     assert len(await mailbox_of(database, "alex@local.com")) == 6
     assert await states(database) == ["delivered"] * 9
+
+
+async def test_a_returned_copy_of_a_mail_waits_for_a_locked_mailbox(database: Database, database_url: str) -> None:
+    # given a mail to Alex and Jim, whose account was removed since, and Alex's mailbox is locked for long
+    await apply(database, COMPANY)
+    externals, people = await everyone(database)
+    rows = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)])
+    await RouterWorker(database, 5).handle(rows)
+    async with database.transaction() as connection:
+        await account_changes.remove_account(connection, "local", people["Jim"].id)
+    async with opened(database_url) as console, console.transaction() as connection:
+        await account_changes.lock_maildrops(connection, [people["Alex"].id])
+        # when it is delivered, it stays as it is
+        assert await MailboxWorker(database, 5).handle(rows) == []
+        assert await states(database) == ["routed"]
+    # then Alex gets it once, and the router decides about Jim
+    back = await MailboxWorker(database, 5).handle(rows)
+    assert ids(back) == rows
+    await deliver(database, rows)
+    assert len(await mailbox_of(database, "alex@local.com")) == 1
+    assert await states(database) == ["delivered"]
+
+
+async def test_a_person_has_received_what_was_delivered_and_nothing_else(database: Database) -> None:
+    # given a mail to Alex alone
+    await apply(database, COMPANY)
+    externals, people = await everyone(database)
+    sent = b"Message-ID: <read@x.example>\r\n" + mail(f'"Alex" <{SUPPORT}>')
+    rows = await arrive(database, externals[SUPPORT].id, [sent])
+    await RouterWorker(database, 5).handle(rows)
+
+    async def receivers() -> list[str]:
+        async with database.transaction() as connection:
+            return [
+                name
+                for name in ("Alex", "Jim")
+                if await inbound.was_delivered(connection, "read@x.example", people[name].id)
+            ]
+
+    # when it is delivered, then he has received it
+    assert await receivers() == []
+    await MailboxWorker(database, 5).handle(rows)
+    assert await receivers() == ["Alex"]
 
 
 async def test_a_mailbox_that_is_locked_for_a_moment_is_waited_for(database: Database, database_url: str) -> None:
