@@ -37,6 +37,9 @@ READER = PEOPLE["Tom"]
 SENDING = 12
 """Clients at work at the same time."""
 
+STATUS_SECONDS = 60.0
+"""Limits the wait for a status without a problem, after the last mail: seconds; a new login clears the last error."""
+
 
 class Troubles(Protocol):
     """What goes wrong during a run. happened: how often each thing did."""
@@ -57,8 +60,9 @@ class Drive:
     """One run.
 
     lines: the books, to be printed. clean: nothing was lost, doubled, altered or misdirected, no client was refused for
-    good, no deleted mail came back, and the gateway's status is ok. not_reached: the steps of steps.py that no service
-    has reached. readers: the people who read while mail is offered, and whether they delete what they have read.
+    good, no deleted mail came back, no mail waited without a reason, and the gateway's status is ok. not_reached: the
+    steps of steps.py that no service has reached. readers: the people who read while mail is offered, and whether they
+    delete what they have read.
     """
 
     readers: Mapping[str, bool] = MappingProxyType({READER: True})
@@ -80,6 +84,7 @@ class Drive:
         self._uidls = itertools.count(1)
         self._offering = True
         self._listings = Listings()
+        self._unexplained = 0  # mails that waited for a retry that was too far away
         self._refusals: list[str] = []  # permanent ones, of sessions that read
 
     @property
@@ -190,7 +195,7 @@ class Drive:
                 break
             if not hurried and time.monotonic() > started + self._plan.hands_off_seconds:
                 hurried = True
-                self.lines += self._list_waiting()
+                self.lines += await asyncio.to_thread(self._list_waiting)
                 print(await asyncio.to_thread(self._stand.system.run, "queue", "retry"), file=sys.stderr)
             await asyncio.sleep(1.0)
         await asyncio.sleep(3.0)
@@ -198,7 +203,13 @@ class Drive:
             await self._read(address)
 
     def _list_waiting(self) -> list[str]:
-        """What waits for a later retry, and after which replies."""
+        """What waits for a later retry, and after which replies. A wait that no reply explains is a fault."""
+        [[late]] = self._stand.ask(
+            """select count(*) from submissions where state = 'queued' and next_try_at > now() + 1.1 *
+                   case tries when 0 then interval '0' when 1 then interval '1 min' when 2 then interval '5 min'
+                              when 3 then interval '15 min' else interval '30 min' end"""
+        )
+        self._unexplained += int(str(late))
         waiting = self._stand.ask(
             """select count(distinct s.id), s.tries, coalesce(r.reply, e.last_error, '')
                from submissions s join relay_status e using (external_id)
@@ -207,7 +218,7 @@ class Drive:
         )
         total = sum(int(str(count)) for count, _, _ in waiting)
         return [
-            f"waiting for a later retry, hurried by the operator: {total}",
+            f"waiting for a later retry, hurried by the operator: {total}, for longer than their tries explain: {late}",
             *(f"  {count} after {tries} tries: {reply}" for count, tries, reply in waiting),
         ]
 
@@ -284,7 +295,7 @@ class Drive:
         outstanding = sum(each.outstanding for each in self._submitted.values())
         self.lines += inward.lines("into mailboxes") + outward.lines("relayed") + notices.lines("notices")
         alarms = sum(is_alarm(mail) for got in self._mailboxes.values() for mail in got.values())
-        status = self._stand.system.json("status")
+        status = self._await_status()
         refusals = self._refusals + [
             f"{each.token}: {reply}" for each in self._submitted.values() for reply in each.refusals
         ]
@@ -299,8 +310,19 @@ class Drive:
             f"alarms that the gateway mailed: {alarms}",
             f"the gateway's own status: {'ok' if status['ok'] else status['problems']}",
         ]
-        self.clean = inward.clean and outward.clean and notices.clean and not refusals and not changed
+        self.clean = (
+            all(findings.clean for findings in (inward, outward, notices))
+            and not (refusals or changed or self._unexplained)
+            and bool(status["ok"])
+        )
         self.lines += self._stories(outward)
+
+    def _await_status(self) -> dict[str, Any]:
+        """What the gateway says about itself, once it says that all is well, or after a while."""
+        deadline = time.monotonic() + STATUS_SECONDS
+        while not (status := self._stand.system.json("status"))["ok"] and time.monotonic() < deadline:
+            time.sleep(2.0)
+        return dict(status)
 
     def _changed_listings(self) -> Copies:
         """Mails that came back although a client had deleted them, or vanished although none had."""
