@@ -16,7 +16,7 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,9 @@ _FORM = "mailgroup backup 1"
 _ABOUT, _KEY, _DUMP = "backup.json", "secret.key", "database.dump"
 _DUMP_MAGIC = b"PGDMP"
 _INSTALLED = Path("/usr/lib/postgresql")
+_PART_OCTETS = 256 * 1024
+Progress = Callable[[int, int], None]
+"""A function that is called with the octets that are copied, and with all octets; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,17 @@ class Backup:
     made_at: str  # ISO 8601, '' if the file has no time
     key: str | None
     dump: IO[bytes]
+    octets: int  # of the dump
 
 
-def write(file: Path, url: str, key: str | None, now: str) -> int:
+def _say_nothing(done: int, total: int) -> None:
+    """Show no progress."""
+
+
+def write(file: Path, url: str, key: str | None, now: str, progress: Progress = _say_nothing) -> int:
     """Write a backup of this database atomically, readable by its owner only. The system may be running.
 
+    :param progress: is called with the octets of the dump so far; their total is unknown.
     :return: octets of the file. :raises Permanent: pg_dump failed, with its message.
     """
     part = file.with_name(file.name + ".part")
@@ -55,7 +64,7 @@ def write(file: Path, url: str, key: str | None, now: str) -> int:
                 _add(archive, _ABOUT, json.dumps({"form": _FORM, "made_at": now}, indent=1) + "\n")
                 if key is not None:
                     _add(archive, _KEY, key + "\n")
-                _add_dump(archive, out, url)
+                _add_dump(archive, out, url, progress)
             out.flush()
             os.fsync(out.fileno())
         octets = part.stat().st_size
@@ -76,7 +85,7 @@ def _add(archive: tarfile.TarFile, name: str, text: str) -> None:
     archive.addfile(_member(name, len(octets)), io.BytesIO(octets))
 
 
-def _add_dump(archive: tarfile.TarFile, out: IO[bytes], url: str) -> None:
+def _add_dump(archive: tarfile.TarFile, out: IO[bytes], url: str, progress: Progress) -> None:
     """Copy pg_dump's output into the archive. The size is known at the end only: then the member's header is rewritten.
 
     A pipe is used because pg_dump from version 16 on opens its output file for appending, which would also apply to
@@ -91,7 +100,7 @@ def _add_dump(archive: tarfile.TarFile, out: IO[bytes], url: str) -> None:
             env=_environment(url), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages,
         ) as child:  # fmt: skip
             assert child.stdout is not None
-            shutil.copyfileobj(child.stdout, out, 1024 * 1024)
+            _copy(child.stdout, out, 0, progress)
         if child.returncode:
             messages.seek(0)
             raise Permanent(f"pg_dump: {messages.read().decode(errors='replace').strip()}")
@@ -109,7 +118,7 @@ def opened(file: Path) -> Iterator[Backup]:
     with file.open("rb") as raw:
         if raw.read(len(_DUMP_MAGIC)) == _DUMP_MAGIC:
             raw.seek(0)
-            yield Backup("", None, raw)
+            yield Backup("", None, raw, file.stat().st_size)
             return
         raw.seek(0)
         try:
@@ -120,7 +129,7 @@ def opened(file: Path) -> Iterator[Backup]:
                 if about.get("form") != _FORM or dump is None:
                     raise Permanent(f"{file}: is no backup of mailgroup")
                 key = _text(archive, _KEY).strip() if _KEY in names else None
-                yield Backup(str(about.get("made_at", "")), key, dump)
+                yield Backup(str(about.get("made_at", "")), key, dump, archive.getmember(_DUMP).size)
         except (tarfile.TarError, ValueError) as error:
             raise Permanent(f"{file}: is no backup of mailgroup, or a broken one: {error}") from error
 
@@ -130,8 +139,12 @@ def _text(archive: tarfile.TarFile, name: str) -> str:
     return member.read().decode() if member is not None else ""
 
 
-def load(backup: Backup, url: str) -> None:
-    """Restore the dump into this empty database. :raises Permanent: pg_restore failed, with its message."""
+def load(backup: Backup, url: str, progress: Progress = _say_nothing) -> None:
+    """Restore the dump into this empty database.
+
+    :param progress: is called with the octets that were read, and all octets.
+    :raises Permanent: pg_restore failed, with its message.
+    """
     child = subprocess.Popen(
         [_program("pg_restore"), "--exit-on-error", "--no-owner", "--no-privileges",
          "--dbname", str(conninfo_to_dict(url)["dbname"])],
@@ -139,13 +152,20 @@ def load(backup: Backup, url: str) -> None:
     )  # fmt: skip
     assert child.stdin is not None and child.stderr is not None
     try:
-        shutil.copyfileobj(backup.dump, child.stdin, 1024 * 1024)
+        _copy(backup.dump, child.stdin, backup.octets, progress)
         child.stdin.close()
     except BrokenPipeError:
         pass  # it has ended, and says why
     said = child.stderr.read().decode(errors="replace").strip()
     if child.wait():
         raise Permanent(f"pg_restore: {said}")
+
+
+def _copy(source: IO[bytes], target: IO[bytes], total: int, progress: Progress) -> None:
+    done = 0
+    while part := source.read(_PART_OCTETS):
+        target.write(part)
+        progress(done := done + len(part), total)
 
 
 def _program(name: str) -> str:

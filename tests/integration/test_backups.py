@@ -318,6 +318,10 @@ def test_the_commands_make_a_new_data_folder_of_a_backup(database_url: str, brok
         done = CliRunner(env=where).invoke(app, ["backup", str(file), "--json", "--data", str(data)])
         assert done.exit_code == 0, done.output
         assert json.loads(done.stdout)["key"] is True
+        # a file that exists is replaced only if that is wished
+        refused = CliRunner(env=where).invoke(app, ["backup", str(file), "--data", str(data)])
+        assert (refused.exit_code, "exists already" in refused.stderr) == (2, True)
+        assert CliRunner(env=where).invoke(app, ["backup", str(file), "--force", "--data", str(data)]).exit_code == 0
         # into the same database: it is not empty
         again = CliRunner(env=where).invoke(app, ["restore", str(file), "--data", str(data)])
         assert again.exit_code == 1 and "is not empty" in again.stderr
@@ -328,6 +332,8 @@ def test_the_commands_make_a_new_data_folder_of_a_backup(database_url: str, brok
         assert (data / "secret.key").read_text() == f"{KEY}\n"
         assert json.loads(done.stdout) == {"made_at": json.loads(done.stdout)["made_at"], "queue": [], "held": True,
                                            "key": True}  # fmt: skip
+        told = CliRunner().invoke(app, ["restore", str(file), "--replace", "--data", str(data)])
+        assert f"Next: start it with 'mailgroup up --data {data}'" in told.stdout, told.output
         # then 'up' finds it all
         server = servers.prepare(data, postgres=True, rabbitmq=False).postgres
         assert server is not None

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from deploy.machine import backups
+from services.admin.cli.app import app
 from shared.errors import Permanent
 
 URL, KEY, AT = "postgresql:///mailgroup", "a key", "2026-11-05T12:00:00.000Z"
@@ -38,10 +40,12 @@ def test_a_dump_that_makes_its_output_append_only_is_read_back_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pg_dump(tmp_path, monkeypatch, APPENDS)
-    octets = backups.write(tmp_path / "backup", URL, KEY, AT)
+    seen: list[tuple[int, int]] = []
+    octets = backups.write(tmp_path / "backup", URL, KEY, AT, lambda *step: seen.append(step))
     assert octets == (tmp_path / "backup").stat().st_size
     with backups.opened(tmp_path / "backup") as backup:
         assert (backup.made_at, backup.key, backup.dump.read()) == (AT, KEY, DUMP)
+        assert (backup.octets, seen[-1]) == (len(DUMP), (len(DUMP), 0))
 
 
 def test_a_dump_that_fails_leaves_the_backup_before_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,3 +55,10 @@ def test_a_dump_that_fails_leaves_the_backup_before_as_it_was(tmp_path: Path, mo
         backups.write(tmp_path / "backup", URL, KEY, AT)
     assert (tmp_path / "backup").read_bytes() == b"yesterday's"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backup", "programs"]
+
+
+def test_a_file_that_exists_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    (tmp_path / "backup").write_bytes(b"yesterday's")
+    done = CliRunner().invoke(app, ["backup", str(tmp_path / "backup"), "--data", str(tmp_path / "no system")])
+    assert (done.exit_code, "exists already" in done.stderr, "--force" in done.stderr) == (2, True, True)
+    assert (tmp_path / "backup").read_bytes() == b"yesterday's"

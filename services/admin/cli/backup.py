@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from services.admin.cli.options import Data, Json
-from services.admin.cli.output import console, print_json, report_errors, run
+from services.admin.cli.output import MISUSE, console, fail, print_json, report_errors, run
+from services.admin.cli.progress import show_progress
 from services.admin.context import open_context
 from services.admin.monitoring.status import iso
-from shared.settings import load
+from shared.settings import Settings, load
 
 File = Annotated[Path, typer.Argument(help="File of the backup.", metavar="FILE")]
 
 
-def backup(file: File, data: Data = None, json: Json = False) -> None:
+def backup(
+    file: File,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
     """Write the database and the key into FILE, readable by its owner only. The system keeps running.
+
+    A file that exists is replaced with --force only, and only by a complete backup.
 
     Example: mailgroup backup /backup/mailgroup-monday
     """
     from deploy.machine import backups  # only these commands need what starts PostgreSQL's programs
+
+    if file.exists() and not force:
+        fail(f"{file}: exists already; name another file, or replace it with --force", MISUSE)
 
     async def work() -> None:
         async with open_context(data) as system:
             url, key = system.settings.database_url, system.settings.secret_key
         assert url is not None
         at = iso(datetime.datetime.now(datetime.UTC)) or ""
-        octets = backups.write(file, url, key, at)
+        with show_progress("Backup", "octets", shown=not json) as progress:
+            octets = backups.write(file, url, key, at, progress)
         if json:
             print_json({"file": str(file), "octets": octets, "made_at": at, "key": key is not None})
             return
@@ -60,7 +73,7 @@ def restore(
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """Restore a data folder from the backup FILE; the system must not run. Start it with 'up' afterwards.
+    """Restore a data folder from the backup FILE; the system must not run.
 
     With --loaded, complete a restore by pg_restore, as in containers: otherwise mail clients would take new mail for
     old, and waiting mail would be relayed again.
@@ -81,7 +94,10 @@ def restore(
         if file is None:
             found = prepare_loaded(settings, send_queue=send_queue)
         else:
-            found = restore_backup(settings, file, replace=replace, send_queue=send_queue, say=say)
+            with show_progress("Database", "octets", shown=not json) as progress:
+                found = restore_backup(
+                    settings, file, replace=replace, send_queue=send_queue, say=say, progress=progress
+                )
         if json:
             print_json({"made_at": found.made_at, "queue": found.queue, "held": found.held, "key": found.key})
             return
@@ -101,3 +117,12 @@ def restore(
                 "key into secret.key of the data folder.",
                 markup=False,
             )
+        console.print(f"Next: {_next_step(settings)}", markup=False)
+
+
+def _next_step(settings: Settings) -> str:
+    """Return what the operator does after a restore."""
+    if settings.database_url is not None:
+        return "start the services on this database, then see 'mailgroup status'."
+    folder = shlex.quote(str(settings.data))
+    return f"start it with 'mailgroup up --data {folder}', then see 'mailgroup status --data {folder}'."

@@ -43,19 +43,28 @@ class Restored:
     key: bool  # the backup contained the key, or the settings have it
 
 
-def restore(settings: Settings, file: Path, *, replace: bool, send_queue: bool, say: Callable[[str], None]) -> Restored:
+def restore(
+    settings: Settings,
+    file: Path,
+    *,
+    replace: bool,
+    send_queue: bool,
+    say: Callable[[str], None],
+    progress: backups.Progress,
+) -> Restored:
     """Restore a data folder, or the database that the settings name, to the state of the backup.
 
     An old database is dropped only after the backup is loaded completely.
 
     :param replace: replace an existing database and key. :param send_queue: relay the waiting submissions again.
+    :param progress: is called while the dump is loaded.
     :raises Permanent: the file is no backup, a system runs there, or one exists and is not to be replaced.
     """
     if is_up(settings.data.absolute()):
         raise Permanent(f"{settings.data}: a mailgroup runs on this data folder; stop it first")
     with backups.opened(file) as backup, _target(settings, replace, say) as url:
         say("Restoring the database")
-        backups.load(backup, url)
+        backups.load(backup, url, progress)
         if revisions := migrate(url):
             say(f"Database brought to revision {revisions[-1]}")
         queue = asyncio.run(prepare_restored(url, backup.made_at, send_queue))
