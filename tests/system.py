@@ -137,7 +137,7 @@ def _in_a_loop() -> bool:
     return True
 
 
-def until(what: Callable[[], T], seconds: float = 120.0) -> T:
+def until(what: Callable[[], T], seconds: float = 300.0) -> T:
     """Call it until it returns something true. :raises AssertionError: it never did."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
