@@ -1,1 +1,1 @@
-"""The whole system, as its users meet it."""
+"""End-to-end tests: the whole system, used as its users use it."""

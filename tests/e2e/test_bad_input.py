@@ -1,4 +1,4 @@
-"""Bad input gives a clear error in the command, in status, in the log and as a metric, and the rest goes on."""
+"""Bad input gives a clear error in the command, in status, in the log and as a metric. Other mail still flows."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.system import PASSWORD, System, until
 
 
 def problem(system: System, *words: str) -> str:
-    """What status says once it says something with all these words; it exits with 1 then."""
+    """Wait until status shows a problem with all these words, and return its text; status exits with 1 then."""
 
-    def look() -> str:
+    def find() -> str:
         done = system.run("status", "--json")
         found = [line for line in json.loads(done.stdout)["problems"] if all(word in line for word in words)]
         assert not found or done.exit_code == 1
         return found[0] if found else ""
 
-    return until(look)
+    return until(find)
 
 
 def metric(system: System, service: str, name: str, *labels: str) -> float:
-    """The value of a metric whose line has all these labels; 0 if there is none."""
+    """Return the sum of a metric's values whose lines have all these labels; 0 if there are none."""
     with urllib.request.urlopen(system.instance.urls()[f"metrics_{service}"], timeout=10) as answer:
         lines = answer.read().decode().splitlines()
     return sum(
@@ -40,19 +40,19 @@ def metric(system: System, service: str, name: str, *labels: str) -> float:
 
 
 def logged(system: System, service: str, *words: str) -> bool:
-    """Whether one line of a service's log has all these words."""
+    """Return whether one line of a service's log has all these words."""
     text = (system.settings.data / "log" / f"{service}.log").read_text(encoding="utf-8", errors="replace")
     return any(all(word in line for word in words) for line in text.splitlines())
 
 
 def goes_on(system: System, token: str) -> None:
-    """The other account's mail is delivered all the same."""
+    """Check that mail of the other account is still delivered."""
     system.provider.put("sales@company.com", f"To: sales@company.com\r\nSubject: {token}\r\n\r\nHi\r\n".encode())
     until(lambda: system.who_has(token, ["kim@local.com", "tom@local.com"]))
 
 
 def with_support(system: System, **fields: Any) -> dict[str, Any]:
-    """The company, with other fields for support@company.com."""
+    """Return the manual's company with these fields changed for support@company.com."""
     company = system.company()
     for name, value in fields.items():
         old = company["external_accounts"][0].get(name)
@@ -62,7 +62,7 @@ def with_support(system: System, **fields: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """A port where nobody answers."""
+    """A TCP port on which no server listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]
@@ -84,7 +84,7 @@ def test_a_wrong_upstream_password_is_shown_until_the_right_one_is_tested(system
     until(lambda: system.json("status")["ok"])
 
 
-def test_an_unreachable_host_is_told_everywhere(system: System, silent_port: int) -> None:
+def test_an_unreachable_host_is_reported_everywhere(system: System, silent_port: int) -> None:
     system.apply(with_support(system, pop3={"port": silent_port}))
     assert f"127.0.0.1:{silent_port}" in problem(system, "support@company.com", "fetching")
     assert metric(system, "fetcher", "fetch_errors_total", 'external="support@company.com"', 'kind="unreachable"') > 0
@@ -92,7 +92,7 @@ def test_an_unreachable_host_is_told_everywhere(system: System, silent_port: int
     goes_on(system, "bad-host")
 
 
-def test_a_bad_certificate_is_told_everywhere_and_pinning_it_mends_it(system: System) -> None:
+def test_a_bad_certificate_is_reported_everywhere_until_it_is_pinned(system: System) -> None:
     tls = {"host": "localhost", "port": system.provider.pop3s_port, "tls": "implicit"}
     system.apply(with_support(system, pop3=tls))
     assert "certificate" in problem(system, "support@company.com", "fetching")
@@ -139,7 +139,7 @@ def test_a_header_of_a_megabyte_is_delivered_and_so_is_the_next_mail(system: Sys
     assert system.json("status")["ok"]
 
 
-def test_a_mail_that_is_too_large_stays_upstream_and_its_people_are_told(system: System) -> None:
+def test_a_mail_that_is_too_large_stays_upstream_and_recipients_get_a_notice(system: System) -> None:
     system.apply(system.company())
     too_large = (
         b'From: anna@x.example\r\nTo: "Jim" <support@company.com>\r\nSubject: too-large\r\n\r\n'
@@ -191,8 +191,8 @@ def test_a_truncated_mail_is_read_again_and_not_stored_in_part(system: System) -
     assert metric(system, "fetcher", "fetch_errors_total", 'external="support@company.com"') > 0
 
 
-class _cutting_provider:  # reads as a verb where it is used
-    """A POP3 server with one mail that cuts the connection in the middle of it, the first time."""
+class _cutting_provider:  # used as a function in a with statement
+    """A POP3 server with one mail. It closes the connection in the middle of the first RETR."""
 
     def __init__(self, mail: bytes) -> None:
         self._mail, self._cuts = mail, 1

@@ -1,4 +1,4 @@
-"""Mail clients, a short form: those that are installed with what the tests need. All of them: ``make interop``."""
+"""Short form of ``make interop``: only the mail clients that are installed with the other packages for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLIENTS = {client.name: client for client in PROGRAMS}
 
 @pytest.fixture
 def stand(system: System) -> Stand:
-    """The running gateway with somebody who reads, a colleague and a customer."""
+    """The running gateway with a reader, a colleague and a customer."""
     return Stand(system)
 
 

@@ -1,4 +1,4 @@
-"""How many connections to PostgreSQL are used: status and a metric show it, and each service stays in its share."""
+"""Status and a metric show the used connections to PostgreSQL, and each service stays within its share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.system import System, until
 
 
 class Reader:
-    """Reads a metrics page; '' as long as the monitor has not checked the system."""
+    """Reads a metrics page; "" until the monitor has checked the system."""
 
     def __init__(self, url: str) -> None:
         self._url = url

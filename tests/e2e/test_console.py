@@ -1,5 +1,5 @@
-"""The console in a real browser on the whole system: the manual's chapter 4 by mouse and keyboard, every page on a
-phone and on a desktop, and nothing that a checker of accessibility finds serious."""
+"""The console in a real browser on the whole system: the manual's chapter 4 by mouse and keyboard, and every page on a
+phone and on a desktop without a serious finding of an accessibility checker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.system import PASSWORD, System, until
 from tests.token_server import account_fields, device_code, token_server
 
-expect.set_options(timeout=30_000)  # a slow machine is no fault
+expect.set_options(timeout=30_000)  # milliseconds; no test fails because a machine is slow
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync "
@@ -27,7 +27,7 @@ CUSTOMER = "anna@customer.example"
 ADMIN_PASSWORD = "the console's password"
 PHONE, DESKTOP = 390, 1280
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
-"""A folder, where they are to be written (make screenshots)."""
+"""Folder for the screenshots (``make screenshots``); None: no screenshots are taken."""
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(chromium: Browser, system: System) -> Iterator[Page]:
-    """A new browser at the sign-in of the console of an empty system."""
+    """A new browser that shows the sign-in page of an empty system's console."""
     context = chromium.new_context(viewport={"width": DESKTOP, "height": 900})
     page = context.new_page()
     faults: list[str] = []
@@ -49,11 +49,11 @@ def page(chromium: Browser, system: System) -> Iterator[Page]:
     page.goto(system.instance.urls()["console"])
     yield page
     context.close()
-    assert [fault for fault in faults if "status of 4" not in fault] == []  # a refused form is no fault
+    assert [fault for fault in faults if "status of 4" not in fault] == []  # a refused form has a 4xx status
 
 
 def sign_in(page: Page, system: System) -> None:
-    """By keyboard alone."""
+    """Sign in by keyboard only."""
     page.keyboard.type("admin")
     page.keyboard.press("Tab")
     page.keyboard.type(system.settings.admin_password or "")
@@ -62,12 +62,12 @@ def sign_in(page: Page, system: System) -> None:
 
 
 def open_page(page: Page, name: str) -> None:
-    """By the menu."""
+    """Open a page by the menu."""
     page.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
 
 
 def add_external(page: Page, system: System, address: str) -> None:
-    """Manual 4.1 and figure 4-3-1-1."""
+    """Fill in the form of a new external account (manual 4.1 and figure 4-3-1-1)."""
     open_page(page, "External accounts")
     page.get_by_role("link", name="Add external account").click()
     page.get_by_label("Email address").fill(address)
@@ -81,7 +81,7 @@ def add_external(page: Page, system: System, address: str) -> None:
 
 
 def add_local(page: Page, name: str, external: str) -> None:
-    """Manual 4.2 and figures 4-3-2-1 to 4-3-2-4."""
+    """Add a local account (manual 4.2 and figures 4-3-2-1 to 4-3-2-4)."""
     open_page(page, "Local accounts")
     page.get_by_role("link", name="Add local account").click()
     page.get_by_label("Email address", exact=True).fill(f"{name.lower()}@local.com")
@@ -110,10 +110,10 @@ def _is_welcome(page: Page) -> bool:
 def test_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(page: Page, system: System) -> None:
     for address in ("support@company.com", "sales@company.com"):
         system.provider.add_mailbox(address, PASSWORD)
-    # given an empty system, which says what to do first
+    # given an empty system, whose first page says how to begin
     sign_in(page, system)
-    until(lambda: _is_welcome(page))  # the first page shows how the system was a few seconds ago
-    # when the accounts of 4.3.1 and 4.3.2 are made in its dialogs, tested before they are saved
+    until(lambda: _is_welcome(page))  # the first page is cached for a few seconds
+    # when the accounts of 4.3.1 and 4.3.2 are added in the console and tested before they are saved
     for address in ("support@company.com", "sales@company.com"):
         add_external(page, system, address)
         page.get_by_role("button", name="Test").click()
@@ -123,10 +123,10 @@ def test_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(page: P
         expect(page.get_by_role("heading", level=1)).to_have_text(address)
     for name, external in (("Alex", "support"), ("Jim", "support"), ("Kim", "sales"), ("Tom", "sales")):
         add_local(page, name, f"{external}@company.com")
-    # then the sharers stand side by side (">>")
+    # then the page of an external account lists the people who share it
     page.goto(f"{system.instance.urls()['console']}/external/support@company.com")
     expect(page.locator(".people li")).to_have_text([re.compile("Alex"), re.compile("Jim")])
-    # and a new customer's mail reaches both, and their reply to Alex only Alex
+    # and a new customer's mail reaches both, and the customer's reply to Alex reaches only Alex
     people = [f"{name}@local.com" for name in ("alex", "jim", "kim", "tom")]
     customer_writes(system, "support@company.com", "printer smokes")
     until(lambda: system.who_has("printer smokes", people) == people[:2])
@@ -140,7 +140,7 @@ def test_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(page: P
     until(lambda: system.who_has("it is off", people) == people[:1])
     # and the console shows why, and who answered
     open_page(page, "Find mail")
-    until(lambda: _search(page, "off"), 30)
+    until(lambda: _search(page, "off"))
     page.get_by_role("link", name="it is off").click()
     expect(page.locator(".sentences")).to_contain_text("Alex got this because To names Alex")
     open_page(page, "Who answered")
@@ -179,7 +179,7 @@ PAGES = (
 
 
 def _look_at_every_page(page: Page, system: System) -> None:
-    """On a phone and on a desktop, light and dark: nothing is wider than the screen, no serious fault."""
+    """Check each page on a phone and on a desktop, light and dark: it fits the screen and has no serious fault."""
     mail = re.search(r"/mail/\d+", page.content())
     paths = [*PAGES, *([mail[0]] if mail else [])]
     for path in paths:
@@ -222,9 +222,9 @@ def test_a_refused_form_says_why_and_keeps_what_was_typed(page: Page, system: Sy
     expect(page.get_by_label("Email address")).to_have_value("support@company.com")
 
 
-def test_the_page_of_an_account_shows_by_itself_that_it_was_authorized(page: Page, system: System) -> None:
+def test_the_page_of_an_account_shows_an_authorization_without_a_reload(page: Page, system: System) -> None:
     with token_server() as server:
-        # given an account that wants access tokens
+        # given an account that needs access tokens
         server.agreeing = False
         server.answers = [device_code(interval=0.5), (200, {"access_token": "first", "refresh_token": "again"})]
         system.apply({"external_accounts": [account_fields(server)]})
@@ -236,12 +236,12 @@ def test_the_page_of_an_account_shows_by_itself_that_it_was_authorized(page: Pag
         expect(page.get_by_text("ABCD")).to_be_visible()
         expect(page.get_by_role("link", name="https://x.example/device")).to_be_visible()
         _look(page, system, "/external/support@company.com/authorize")
-        # and when somebody has agreed elsewhere, it says so
+        # and when the user has agreed at the provider, the page says so
         server.agreeing = True
         expect(page.get_by_text("Authorized.", exact=True)).to_be_visible()
 
 
-def test_the_state_on_the_first_page_is_renewed_by_itself(page: Page, system: System) -> None:
+def test_the_first_page_shows_a_new_state_without_a_reload(page: Page, system: System) -> None:
     system.apply(system.company())
     sign_in(page, system)
     expect(page.get_by_text("All is well")).to_be_visible(timeout=60_000)

@@ -1,4 +1,4 @@
-"""What a mail client hands in, or a provider has, is what a mail client reads: every octet, by RETR and by TOP."""
+"""A mail client reads every octet of a submitted or fetched mail unchanged, by RETR and by TOP."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BODIES = {
 
 
 class Reader:
-    """A POP3 session that looks at octets, not lines: poplib refuses long ones."""
+    """A POP3 session that accepts lines of any length; poplib refuses long ones."""
 
     def __init__(self, port: int, address: str) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=60)
@@ -32,12 +32,12 @@ class Reader:
             assert (self.ask(command) if command else self._file.readline()).startswith(b"+OK")
 
     def ask(self, command: str) -> bytes:
-        """The first line of the answer."""
+        """Send a command and return the first line of the reply."""
         self._socket.sendall(command.encode() + b"\r\n")
         return self._file.readline()
 
     def body(self, command: str) -> bytes:
-        """An answer of many lines, unstuffed."""
+        """Send a command and return its multi-line reply without dot-stuffing."""
         assert self.ask(command).startswith(b"+OK")
         found = bytearray()
         while (line := self._file.readline()) != b".\r\n":
@@ -46,14 +46,14 @@ class Reader:
         return bytes(found)
 
     def close(self) -> None:
-        """QUIT."""
+        """Send QUIT and close the connection."""
         self.ask("QUIT")
         self._socket.close()
 
 
 @contextmanager
 def reading(port: int, address: str) -> Iterator[Reader]:
-    """A session, and its end."""
+    """Open a session for the block."""
     reader = Reader(port, address)
     try:
         yield reader
@@ -62,7 +62,7 @@ def reading(port: int, address: str) -> Iterator[Reader]:
 
 
 def top(mail: bytes, lines: int) -> bytes:
-    """The header, the blank line and so many lines of the body."""
+    """Return the header, the blank line and this number of lines of the body, as TOP does (RFC 1939 section 7)."""
     end = re.search(rb"(?:\A|\r\n)\r\n", mail)
     if end is None:
         return mail
@@ -70,7 +70,7 @@ def top(mail: bytes, lines: int) -> bytes:
 
 
 def compare(port: int, address: str, mails: list[bytes]) -> None:
-    """The mailbox holds these mails, in order, with their sizes, and shows as much of each as is asked for."""
+    """Check that a mailbox has these mails, in order: sizes, whole contents, and TOP with several numbers of lines."""
     with reading(port, address) as reader:
         assert reader.ask("STAT") == b"+OK %d %d\r\n" % (len(mails), sum(map(len, mails)))
         for number, mail in enumerate(mails, 1):
@@ -80,7 +80,7 @@ def compare(port: int, address: str, mails: list[bytes]) -> None:
                 assert reader.body(f"TOP {number} {lines}") == top(mail, lines)
 
 
-def test_what_is_handed_in_is_read_octet_for_octet(system: System) -> None:
+def test_a_submitted_mail_is_read_octet_for_octet(system: System) -> None:
     system.apply(system.company())
     mails = [HEADER % number + body for number, body in enumerate(BODIES.values())]
     for number, mail in enumerate(mails, 1):
@@ -90,12 +90,12 @@ def test_what_is_handed_in_is_read_octet_for_octet(system: System) -> None:
 
 
 def holds(system: System, address: str, mails: int) -> bool:
-    """Whether a mailbox has so many mails."""
+    """Return whether a mailbox has at least this number of mails."""
     with reading(system.settings.pop3_port, address) as reader:
         return int(reader.ask("STAT").split()[1]) >= mails
 
 
-def test_what_the_provider_has_is_read_octet_for_octet(system: System) -> None:
+def test_a_fetched_mail_is_read_octet_for_octet(system: System) -> None:
     system.apply(system.company())
     address = "support@company.com"
     header = b"From: anna@customer.example\r\nTo: Jim <support@company.com>\r\nSubject: %d\r\n"
@@ -103,7 +103,7 @@ def test_what_the_provider_has_is_read_octet_for_octet(system: System) -> None:
         mail = header % number + body
         system.provider.put(address, mail.replace(b"\r\n", b"\n") if number % 2 else mail)
     system.provider.put(address, header % 99 + b"\r\nno end of the last line")
-    # what Dovecot itself serves is what we are to serve, whatever it makes of NULs and of a last line without an end
+    # Dovecot's POP3 server is the reference, also for NULs and for a last line without a line end
     with reading(system.provider.pop3_port, address) as reader:
         theirs = [reader.body(f"RETR {number}") for number in range(1, len(BODIES) + 2)]
     until(partial(holds, system, "jim@local.com", len(theirs)))

@@ -1,6 +1,6 @@
-"""Every example of tests/cases through the whole system: mailboxes read by POP3, and ``route``, say what is expected.
+"""Every example of tests/cases in the whole system: the mailboxes, read by POP3, and ``route`` agree with it.
 
-Each case has an external account and people of its own, so all of them are under way together.
+Each case has its own external account and people, so all cases run at the same time.
 """
 
 from __future__ import annotations
@@ -31,21 +31,18 @@ REPORTS = [case for case in read_cases("public-reports.jsonl") if case["kind"] =
 
 @dataclass(frozen=True)
 class Case:
-    """A case moved to a domain of its own.
-
-    people: local address by user name. token: text of its mail. allowed: the sets that are right.
-    """
+    """A case that uses its own domain."""
 
     name: str
-    external: str
-    people: dict[str, str]
+    external: str  # address of its external account
+    people: dict[str, str]  # local address by user name
     mail: bytes
-    token: str
-    allowed: list[set[str]]
+    token: str  # a text that only this case's mail contains
+    allowed: list[set[str]]  # each a correct set of recipients
 
 
 def moved(case: dict[str, Any]) -> Case:
-    """The case with company.com replaced, in the case of letters that it has."""
+    """Return a case with company.com replaced by its own domain, upper case where company.com is."""
     name = str(case["id"]).lower()
     domain = f"c{name}.example"
 
@@ -68,7 +65,7 @@ def moved(case: dict[str, Any]) -> Case:
 
 
 def may_be_saved(case: Case) -> bool:
-    """Whether the accounts file accepts these names."""
+    """Return whether the accounts file accepts the user names of a case."""
     try:
         check({"local_accounts": accounts_of(case)}, "case")
     except AccountsError:
@@ -85,7 +82,7 @@ def accounts_of(case: Case) -> list[dict[str, Any]]:
 
 def test_every_case_is_delivered_and_predicted_as_expected(system: System) -> None:
     cases = [case for case in map(moved, CASES + REPORTS) if may_be_saved(case)]
-    assert len(CASES) + len(REPORTS) - len(cases) == 1  # two names that differ in the case of letters only
+    assert len(CASES) + len(REPORTS) - len(cases) == 1  # two user names that differ only in upper and lower case
     system.apply(
         {
             "external_accounts": [system.external(case.external) for case in cases],
@@ -94,7 +91,7 @@ def test_every_case_is_delivered_and_predicted_as_expected(system: System) -> No
     )
     for case in cases:
         system.provider.put(case.external, case.mail)
-    until(lambda: all(book["delivered"] == 1 for book in system.json("status")["books"].values()), 120)
+    until(lambda: all(book["delivered"] == 1 for book in system.json("status")["books"].values()))
     wrong = []
     for case in cases:
         got = set(system.who_has(case.token, list(case.people.values())))

@@ -1,4 +1,4 @@
-"""The manual's section 4.3, sentence by sentence, through the whole system."""
+"""Each sentence of the manual's section 4.3 as a test of the whole system."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def letter(
 
 
 def receivers(system: System, message: EmailMessage) -> list[str]:
-    """Who gets a mail that lies at the provider."""
+    """Wait until a mail at the provider is delivered, and return its local recipients."""
     token = str(message["Message-ID"])
     until(lambda: system.who_has(token, PEOPLE))
     return system.who_has(token, PEOPLE)
@@ -40,7 +40,7 @@ def write(system: System, to: str, mailbox: str = "support@company.com", answers
 
 
 def answer_of_alex(system: System) -> EmailMessage:
-    """Alex writes to the customer; the mail as the customer got it."""
+    """Submit a mail from Alex to the customer, and return it as the customer received it."""
     system.provider.add_mailbox(CUSTOMER, "secret")
     message = letter(f"Anna <{CUSTOMER}>", author="Alex <alex@local.com>")
     system.submit("alex@local.com", [CUSTOMER], message)
@@ -88,7 +88,7 @@ def test_also_when_the_customers_client_dropped_or_replaced_the_name(system: Sys
         assert write(system, to, answers=sent["Message-ID"]) == ["alex@local.com"]
 
 
-def test_why_somebody_got_a_mail_is_told_by_trace(system: System) -> None:
+def test_trace_shows_why_a_mail_was_delivered_to_its_recipients(system: System) -> None:
     system.apply(system.company())
     message = letter("support@company.com")
     system.provider.put("support@company.com", message.as_bytes())

@@ -1,4 +1,4 @@
-"""Each service gets the secrets that it needs, and works in the database as a role that is no superuser."""
+"""Each service gets only the secrets that it needs, and uses the database as a role that is no superuser."""
 
 from __future__ import annotations
 

@@ -1,2 +1,5 @@
-"""What faces strangers' bytes, judged on any input: ``targets.py`` has the judges, ``test_targets.py`` tries them
-briefly, ``python -m tests.fuzz.explore`` (``make fuzz``) searches for long, guided by coverage."""
+"""Fuzz tests of the code that reads untrusted bytes.
+
+``targets.py`` has the properties that must hold for any input (the judges), ``test_targets.py`` checks them briefly,
+and ``python -m tests.fuzz.explore`` (``make fuzz``) searches longer, guided by coverage.
+"""

@@ -1,7 +1,7 @@
-"""The long search, guided by coverage: ``make fuzz``, or ``python -m tests.fuzz.explore [SECONDS] [TARGET ...]``.
+"""Coverage-guided fuzzing with atheris: ``make fuzz``, or ``python -m tests.fuzz.explore [SECONDS] [TARGET ...]``.
 
-Each judge gets SECONDS (60) in a process of its own. An input on which a judge disagrees, or over which it spends more
-than a second, is left in tests/fuzz/found/ and ends that judge's search with exit status 1.
+Each judge runs for SECONDS (60) in its own process. An input that fails its judge, or takes more than a second of
+processor time, is written to tests/fuzz/found/. It ends the search of this judge, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LONGEST = 65_536
 
 
 def _explore(name: str, arguments: list[str]) -> None:
-    """In the process of one judge: search until the time is up."""
+    """Fuzz one judge, in this process, until the time limit in the arguments for libFuzzer."""
     import atheris
 
     with atheris.instrument_imports(include=["shared", "services"]):
@@ -36,7 +36,7 @@ def _explore(name: str, arguments: list[str]) -> None:
 
 
 def _run(name: str, seconds: int) -> bool:
-    """Search with one judge; whether it agreed on all that it saw."""
+    """Fuzz one judge in a child process. Return whether every input passed."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder, "corpus")
         corpus.mkdir()
@@ -61,7 +61,7 @@ def _escape(word: bytes) -> str:
 
 
 def main(words: list[str]) -> int:
-    """Search with the judges that are named, or all. Returns the exit status."""
+    """Fuzz the named judges, or all of them. Return the exit status."""
     from tests.fuzz.targets import TARGETS
 
     seconds = int(words.pop(0)) if words and words[0].isdigit() else 60
@@ -71,7 +71,7 @@ def main(words: list[str]) -> int:
         return 2
     FOUND.mkdir(exist_ok=True)
     failed = [name for name in words or TARGETS if not _run(name, seconds)]
-    print(f"{', '.join(failed)}: see {FOUND}" if failed else "every judge agreed on every input")
+    print(f"{', '.join(failed)}: see {FOUND}" if failed else "every input passed every judge")
     return 1 if failed else 0
 
 

@@ -1,4 +1,4 @@
-"""Inputs to begin with: what the parsers' grammars are made of."""
+"""Seed inputs for the fuzzer, and a dictionary of words from the grammars of the parsers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = [
 
 
 def seeds() -> list[bytes]:
-    """The To headers of the examples, and some whole mails."""
+    """Return the To headers of the examples in tests/cases, and some whole mails and sessions."""
     cases = [json.loads(line) for line in _CASES.read_text(encoding="utf-8").splitlines()]
     fields = [value.encode() for case in cases for value in (*case["to"], *case["cc"])]
     return [

@@ -1,6 +1,6 @@
-"""Whole sessions of the two servers, in memory: any bytes are what a client sends, as one piece and in small ones.
+"""Runs whole POP3 and submission sessions in memory: the input is what a client sends, in one piece and in small ones.
 
-The first octet chooses how far the session has come: not at all, to the login, or (submission) into a mail.
+The first octet of the input chooses how far the session is before: just connected, logged in, or (submission) in DATA.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TURNS = 3000
 
 
 class Wire:
-    """A transport that keeps what is written."""
+    """A transport that records what is written."""
 
     def __init__(self) -> None:
         self.out = bytearray()
@@ -58,20 +58,20 @@ class Wire:
         return 0
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """What a client sends here is read at once."""
+        """Do nothing: there is no buffer."""
 
     def pause_reading(self) -> None:
-        """All that is sent is here."""
+        """Do nothing: the test sends the next piece only when the session waits for input."""
 
     resume_reading = pause_reading
 
 
 class Door:
-    """Lets everybody in, to both servers. open: how many are."""
+    """Admits every connection, for both servers. open: number of open connections."""
 
     def __init__(self) -> None:
         self.budget = MemoryBudget(PROCESS_OCTETS)
-        self.certificate = cast(Certificate, None)  # nobody gets as far as a handshake
+        self.certificate = cast(Certificate, None)  # no session reaches a TLS handshake
         self.open = 0
 
     def admit(self, _: object) -> bool:
@@ -101,7 +101,7 @@ async def _until(quiet: Callable[[], bool]) -> None:
 
 
 def _watch(session: Coroutine[Any, Any, None]) -> None:
-    """Run it; whatever fails beside it counts, and its log is not shown."""
+    """Run a session without its log output. A failure in a callback or another task fails the test too."""
     failures: list[dict[str, Any]] = []
 
     async def run() -> None:
@@ -142,7 +142,7 @@ async def _read_mail(store: MemoryStore, wire: Wire, pieces: Iterable[bytes]) ->
 
 
 def pop3_session(data: bytes) -> None:
-    """A POP3 session says the same however its commands are cut, and deletes nothing without a QUIT."""
+    """The replies of a POP3 session do not depend on how the input is split, and nothing is deleted without QUIT."""
     start = b"USER alex@local.com\r\nPASS secret\r\n" if data[:1] > b"\x80" else b""
     outs = []
     for step in (len(data) + 1, 1 + len(data) % 5):
@@ -159,7 +159,7 @@ def pop3_session(data: bytes) -> None:
 
 
 class Hands:
-    """What the submission server hands mail to, and asks for accounts and passwords. handed: in order."""
+    """Stands in for the commit queue, the accounts and the password check of smtp_in. handed: mails in order."""
 
     def __init__(self, office: Directory, author: Local) -> None:
         self.handed: list[PendingSubmission] = []
@@ -228,7 +228,10 @@ async def _hand_in(hands: Hands, wire: Wire, pieces: Iterable[bytes]) -> None:
 
 
 def smtp_session(data: bytes, office: Directory, author: Local) -> None:
-    """A submission session answers in replies, the same however it is cut; what it takes is the author's, and whole."""
+    """A submission session sends only well-formed replies, which do not depend on how the input is split.
+
+    Each accepted mail is complete, and its sender is an address of the author.
+    """
     start = b"" if data[:1] < b"\x40" else _LOGIN if data[:1] < b"\x80" else _LOGIN + _MAIL
     outs = []
     for step in (len(data) + 1, 1 + len(data) % 5):

@@ -1,6 +1,6 @@
-"""The judges: each takes any bytes, feeds them to one parser of ours, and asserts what must be true of the answer.
+"""The judges: each feeds any bytes to one parser of ours and asserts what must be true of the result.
 
-The judge's own reading never goes through the code that it judges, except where two readings are to agree.
+A judge does not use the code under test to check the result, except to compare two runs of it.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ _LONE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
 def route(data: bytes) -> None:
-    """A mail from outside reaches somebody, only people who share the account, each once and with a reason.
+    """A mail from outside has at least one recipient; each shares the account, appears once, and has a reason.
 
-    What is asked about it is a text that PostgreSQL takes, and not endless.
+    The Message-IDs that the router looks up are bounded in number, and PostgreSQL can store them as text.
     """
     facts = routing.read_facts(data, SUPPORT)
     asked = routing.referenced_ids(facts)
@@ -75,12 +75,12 @@ def route(data: bytes) -> None:
 
 
 def route_to(data: bytes) -> None:
-    """The same, the bytes being what stands in the To field."""
+    """``route`` for a mail with the input as its To field."""
     route(b"To: " + data.replace(b"\n", b"\n ") + b"\r\n\r\n")
 
 
 def leave(data: bytes) -> None:
-    """A header that our senders' check lets through leaves without a local address, and without a line too many."""
+    """A header that smtp_in accepts is relayed without local addresses in its address fields, and with CRLF only."""
     mail = DataReader(LIMIT)
     mail.feed(data.replace(b"\r\n.", b"\r\n..") + b"\r\n.\r\n")
     if mail.refusal is not None or sender_policy.check_header(OFFICE, PEOPLE[0], mail.values) is not None:
@@ -107,7 +107,7 @@ def leave(data: bytes) -> None:
 
 
 def submit(data: bytes) -> None:
-    """A submission's end and its stored form are the same however it is cut; no line end but CRLF is in it."""
+    """The end and the stored form of a submission do not depend on how it is split. Its only line end is CRLF."""
     whole, pieces = DataReader(LIMIT), DataReader(LIMIT)
     rest = whole.feed(data)
     step = 1 + len(data) % 7
@@ -126,7 +126,7 @@ def submit(data: bytes) -> None:
 
 
 def command(data: bytes) -> None:
-    """What MAIL and RCPT name has no character that could end a command; no local address is ever relayed."""
+    """Parameters of MAIL and RCPT contain no control characters, and no local address is relayed."""
     text = data.decode("utf-8", "surrogateescape")
     for parsed in (parameters.parse_mail(text, LIMIT), parameters.parse_rcpt(text)):
         if isinstance(parsed, SmtpRefusal):
@@ -145,13 +145,13 @@ def command(data: bytes) -> None:
 
 
 def report(data: bytes) -> None:
-    """A notice from outside names a bounded number of mails, in texts that PostgreSQL takes."""
+    """The Message-IDs in a bounce are bounded in number, and PostgreSQL can store them as text."""
     found = bounces.reported_ids(data)
     assert len(found) < 1000 and all(storable(message_id) == message_id for message_id in found)
 
 
 def name(data: bytes) -> None:
-    """A name is itself in any quotes, if it is short enough to be looked into with them."""
+    """Quotes around a display name do not change it, unless they make it longer than the limit."""
     text = data.decode("utf-8", "replace")
     bare = display_names.normalise(text)
     assert (
@@ -161,7 +161,7 @@ def name(data: bytes) -> None:
 
 
 def wire(data: bytes) -> None:
-    """What goes to the provider has CRLF only and no end of data inside, however it is cut."""
+    """Content for the provider has CRLF only and no end-of-data sequence inside, however it is split."""
     sent = b""
     step = 1 + len(data) % 5
     out = CrlfDotStuffer()
@@ -173,7 +173,7 @@ def wire(data: bytes) -> None:
 
 
 def retrieved(data: bytes) -> None:
-    """A mail's text is read the same however it is cut, and comes out with CRLF and without stuffing."""
+    """A retrieved mail does not depend on how it is split. It has CRLF line ends and no dot-stuffing."""
     stream = b"\r\n" + data.replace(b"\r\n.", b"\r\n..") + b"\r\n.\r\n"
     bodies = []
     for step in (len(stream), 1 + len(data) % 5):
@@ -191,18 +191,18 @@ def retrieved(data: bytes) -> None:
 
 
 def proxy(data: bytes) -> None:
-    """A header of the PROXY protocol tells an address, nothing, or is refused."""
+    """A header of the PROXY protocol gives an IP address or None, or is refused."""
     for line in (b"PROXY TCP4 " + data[:96], data[:107]):
-        _tell(partial(proxy_protocol.parse_v1, line))
-    _tell(partial(proxy_protocol.parse_v2, data[:4].ljust(4, b"\0"), data[4:]))
+        _check_address(partial(proxy_protocol.parse_v1, line))
+    _check_address(partial(proxy_protocol.parse_v2, data[:4].ljust(4, b"\0"), data[4:]))
 
 
-def _tell(read: Callable[[], str | None]) -> None:
+def _check_address(parse: Callable[[], str | None]) -> None:
     try:
-        told = read()
+        address = parse()
     except proxy_protocol.MalformedProxyHeader:
         return
-    assert told is None or ipaddress.ip_address(told)
+    assert address is None or ipaddress.ip_address(address)
 
 
 def pop3(data: bytes) -> None:

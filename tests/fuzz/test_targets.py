@@ -1,4 +1,4 @@
-"""Every judge of ``targets.py`` on the seeds and on what hypothesis makes of their words."""
+"""Every judge of ``targets.py`` on the seeds, and on inputs that hypothesis makes from their words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PIECES = st.lists(st.sampled_from(WORDS) | st.binary(max_size=4), max_size=40).m
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_judge_agrees_on_every_seed(target: str) -> None:
+def test_every_seed_passes_the_judge(target: str) -> None:
     for seed in seeds():
         TARGETS[target](seed)
 
@@ -21,12 +21,12 @@ def test_the_judge_agrees_on_every_seed(target: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @settings(max_examples=300, deadline=None)
 @given(data=PIECES)
-def test_the_judge_agrees_on_any_input(target: str, data: bytes) -> None:
+def test_any_input_passes_the_judge(target: str, data: bytes) -> None:
     TARGETS[target](data)
 
 
-def test_a_judge_can_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
-    # given a parser that delivers to nobody
+def test_a_judge_fails_on_a_faulty_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a router that finds no recipient
     monkeypatch.setattr("shared.routing.decision._recipients", lambda *_: ())
     # then
     with pytest.raises(AssertionError):
