@@ -1,1 +1,1 @@
-"""Failovers of PostgreSQL and RabbitMQ while mail is under way, judged by the books of ``tests.faults``."""
+"""Failovers of PostgreSQL and RabbitMQ while mail is in transit, judged by the books of ``tests.faults``."""

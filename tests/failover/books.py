@@ -1,7 +1,7 @@
-"""What a failover may take away, by the driver's own books. Pure.
+"""Decides which losses and duplicates a failover explains. Pure.
 
-An asynchronous standby that lags does not have the last commits of the primary. From the moment at which the
-replication stops until the standby serves, whatever the driver sees happen may be undone.
+An asynchronous standby that lags does not have the last commits of the primary. The failover may undo every change
+between the end of the replication and the time at which the standby serves.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.faults.books import Copies, Findings
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """A time whose commits the new primary does not have: monotonic seconds."""
+    """A period whose commits the new primary does not have: monotonic seconds."""
 
     begin: float
     end: float
@@ -23,34 +23,34 @@ class Lag:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A mail that the driver saw somewhere: a digest or token, with a mailbox, or '' for none. Monotonic seconds."""
+    """An observation of a mail by the driver."""
 
-    what: str
-    where: str
-    begin: float  # it was not there before
-    end: float  # it was there then
+    what: str  # digest or token of the mail
+    where: str  # mailbox; "": none
+    begin: float  # monotonic seconds, the last time without the mail
+    end: float  # monotonic seconds, the first time with the mail
 
     def is_in(self, lags: Iterable[Lag]) -> bool:
-        """Whether it may have got there in one of these times."""
+        """Return whether the mail may have arrived during one of these periods."""
         return any(self.begin <= lag.end and self.end >= lag.begin for lag in lags)
 
 
 def within(seen: Iterable[Seen], lags: Iterable[Lag]) -> Copies:
-    """Count the mails that were seen to get somewhere in one of these times."""
+    """Count the mails that may have arrived during one of these periods."""
     known = list(lags)
     return Counter((each.what, each.where) for each in seen if each.is_in(known))
 
 
 @dataclass(frozen=True, slots=True)
 class Undone:
-    """What is explained by a lag. lost: it was there, and is gone. repeated: it was there, and came once more."""
+    """The copies that a lag explains."""
 
-    lost: Copies
-    repeated: Copies
+    lost: Copies  # arrived in a lag, and are missing afterwards
+    repeated: Copies  # arrived in a lag, and once more afterwards
 
 
 def take_undone(findings: Findings, may_be_lost: Copies, may_be_repeated: Copies) -> Undone:
-    """Take from the findings what a lag explains, and return it."""
+    """Remove from the findings the copies that a lag explains, and return these copies."""
     undone = Undone(findings.lost & may_be_lost, findings.duplicate & may_be_repeated)
     findings.lost -= undone.lost
     findings.duplicate -= undone.repeated
@@ -59,13 +59,11 @@ def take_undone(findings: Findings, may_be_lost: Copies, may_be_repeated: Copies
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """Seconds from an event until a submission that began after it was taken, a mail that was offered after it was
-    readable, and a submission that began after it was at the provider; None if that never happened.
-    """
+    """Seconds from an event until mail that was offered after the event arrived; None: no such mail has arrived."""
 
-    taken: float | None
-    inward: float | None
-    outward: float | None
+    taken: float | None  # until smtp_in accepted a submission
+    inward: float | None  # until a mail was readable
+    outward: float | None  # until a submission was at the provider
 
     def __str__(self) -> str:
         figures = ("    never" if each is None else f"{each:9.1f}" for each in (self.taken, self.inward, self.outward))
@@ -73,7 +71,7 @@ class Flow:
 
     @property
     def complete(self) -> bool:
-        """Whether mail flows both ways."""
+        """Whether mail flows in both directions."""
         return None not in (self.taken, self.inward, self.outward)
 
 
@@ -85,8 +83,10 @@ def flow_since(
     read: Iterable[Seen],
     relayed: Iterable[Seen],
 ) -> Flow:
-    """How soon mail flowed after an event. :param at: its time. :param offered: time by digest. :param begun: time of
-    the first try by token. :param taken: time of the final reply by token.
+    """Return the times until mail flowed after an event.
+
+    :param at: time of the event: monotonic seconds, as all times. :param offered: time by digest. :param begun: time
+        of the first try by token. :param taken: time of the final reply by token.
     """
 
     def first(times: Iterable[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""The failovers: what happens, and when. Each step waits for a fact, and mail is offered all the time."""
+"""The failover cases. Each step waits for a condition, and mail is offered all the time."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from tests.failover.run import FailoverDrive
 from tests.failover.stand import NODES, FailoverStand
 
 LAG_SECONDS = 4.0
-"""Time for which a standby gets nothing before the primary is killed: seconds; some hundred commits."""
+"""Time without replication before the primary is killed: seconds; some hundred commits."""
 ALONE_SECONDS = 10.0
-"""Time for which one of three nodes is alone: seconds; longer than the sweeps wait."""
+"""Time for which only one of three nodes runs: seconds; longer than the sweeps wait."""
 DECISION_SECONDS = 2.0
-"""Time until a standby that lags is promoted: seconds. By then the driver has seen all that the old primary let out."""
+"""Pause before a lagging standby is promoted: seconds. By then the driver has seen all effects of the old primary."""
 SUBMITTED = 100
-"""Submissions that are taken before a failover, so that mail is under way at every stage."""
+"""Submissions that are accepted before a failover, so that mail is in transit at every stage."""
 
 
 class Failovers:
-    """What happens in a case. submitted: how many submissions are taken before a failover."""
+    """The events of a case."""
 
     submitted = SUBMITTED
+    """Submissions that are accepted before a failover."""
 
     def __init__(self, stand: FailoverStand, run: FailoverDrive) -> None:
         self.happened: Counter[str] = Counter()
         self._stand, self._run = stand, run
 
     async def keep(self) -> None:
-        """Nothing restarts a server but the case."""
+        """Do nothing: only the case restarts servers."""
 
     async def happen(self) -> None:
-        """All of it; no mail is offered afterwards."""
+        """Run the case; no mail is offered afterwards."""
         replicas = await asyncio.to_thread(self._stand.nodes.replicas)
         assert replicas and set(replicas.values()) == {NODES}, replicas
         await self._run.until_taken(self.submitted)
@@ -49,10 +50,13 @@ class Failovers:
     async def _act(self) -> None: ...
 
     async def heal(self) -> None:
-        """Everything runs already."""
+        """Do nothing: all servers run at the end of a case."""
 
     async def _fail_postgres_over(self, lags_since: float | None = None) -> None:
-        """Kill the primary and promote the standby. :param lags_since: when an asynchronous one got its last commit."""
+        """Kill the primary and promote the standby.
+
+        :param lags_since: time at which an asynchronous standby got its last commit: monotonic seconds.
+        """
         run, stand = self._run, self._stand
         stand.kill_primary()
         killed = run.note("primary of PostgreSQL killed")
@@ -106,7 +110,7 @@ class Asynchronous(Failovers):
 
 
 class Nodes(Failovers):
-    """One of three nodes is lost, and comes back; two are lost, and come back one after the other."""
+    """One of three nodes is killed and restarted; then two are killed and restarted one after the other."""
 
     async def _act(self) -> None:
         run = self._run
@@ -134,7 +138,7 @@ class Nodes(Failovers):
 
 
 class Short(Failovers):
-    """One synchronous failover of PostgreSQL, and one node lost."""
+    """One synchronous failover of PostgreSQL, and one RabbitMQ node killed."""
 
     submitted = 40
 
@@ -147,10 +151,10 @@ class Short(Failovers):
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """about: for people. synchronous: a commit waits for the standby."""
+    """A case of the command."""
 
-    about: str
-    synchronous: bool
+    about: str  # description, to be printed
+    synchronous: bool  # a commit waits for the standby
     troubles: Callable[[FailoverStand, FailoverDrive], Failovers]
 
 

@@ -1,7 +1,7 @@
-"""Fails servers over while mail is under way, and judges by its own books.
+"""Fails servers over while mail is in transit, and judges the result by its own books.
 
-``python -m tests.failover.drive [CASE …]``; ``make failover`` runs every case. The exit status is 1 if more is lost,
-doubled, altered or misdirected than the case allows.
+``python -m tests.failover.drive [CASE …]``; ``make failover`` runs every case. The exit status is 1 if more mail is
+lost, duplicated, altered or misdirected than the case allows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.servers import scratch
 
 
 def drive(case: Case, seed: int) -> FailoverDrive:
-    """Run a case on servers of its own. From the main thread, as root."""
+    """Run a case on private servers. To be called from the main thread, as root."""
     with scratch() as folder, FailoverStand(folder, case.synchronous).running() as stand:
         assert isinstance(stand, FailoverStand)
 
@@ -35,7 +35,7 @@ def drive(case: Case, seed: int) -> FailoverDrive:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.failover.drive", description=__doc__)
     parser.add_argument("case", nargs="*", choices=[[], *CASES], help="by default all cases")
     parser.add_argument("--seed", type=int, default=secrets.randbelow(1_000_000), help="repeats the mails of a run")

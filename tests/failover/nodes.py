@@ -13,14 +13,14 @@ from deploy.machine.rabbitmq import USER, RabbitMQ
 
 _FIRST = "mailgroup1@localhost"
 _CLUSTER = ("cluster_partition_handling = pause_minority", "cluster_formation.peer_discovery_backend = classic_config")
-"""A node that sees no majority stops serving, instead of serving queues that the others serve too."""
+"""A node that sees no majority pauses, so that two parts of the cluster never serve the same queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node(RabbitMQ):
-    """A node with a name of its own. The nodes of a cluster have one port mapper, one cookie and one user."""
+    """A named node. The nodes of a cluster share one port mapper, one cookie and one user."""
 
-    number: int  # from 1; the later ones join the first one when they start
+    number: int  # from 1; all other nodes join node 1 when they start
     cookie: str = field(repr=False)
 
     def _name(self) -> str:
@@ -44,7 +44,7 @@ class Nodes:
     """The nodes of a cluster."""
 
     def __init__(self, folder: Path, ports: Sequence[int], count: int) -> None:
-        """:param ports: one for the port mapper, and two for each node."""
+        """:param ports: one for the port mapper and two for each node: AMQP, clustering."""
         password, cookie = secrets.token_hex(16), secrets.token_hex(16)
         self.nodes = [
             Node(folder / f"rabbitmq-{number}", (amqp, ports[0], cluster), password, number, cookie)
@@ -59,10 +59,10 @@ class Nodes:
         return self.nodes[0]
 
     def mapper(self) -> Program:
-        """The port mapper of all nodes."""
+        """Return the port mapper (epmd) of all nodes."""
         return self.first.programs()[0]
 
     def replicas(self) -> dict[str, int]:
-        """How many nodes have a replica of each queue."""
+        """Return the number of replicas of each queue, by its name."""
         queues = json.loads(self.first.control("list_queues", "name", "members", "--formatter", "json"))
         return {queue["name"]: len(queue["members"]) for queue in queues}

@@ -1,7 +1,7 @@
 """Two PostgreSQL servers with streaming replication: a primary, and a standby that can be promoted.
 
-The standby replicates through a proxy, so its replication can be cut. A primary that was killed never serves again: its
-data is deleted, and it comes back as the standby of the other one, from a new base backup.
+The standby replicates through a proxy, so its replication can be cut. The data of a killed primary is deleted. Its
+server is set up again as the standby of the new primary, from a new base backup.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tests.faults.proxy import Proxy
 from tests.faults.stand import Server
 
 STANDBY = "standby"
-"""The application_name of the standby, which synchronous_standby_names refers to, and the name of its slot."""
+"""The application_name of the standby, as in synchronous_standby_names, and the name of its replication slot."""
 
 
 class Pair:
-    """primary: the server that the gateway uses. synchronous: a commit waits for the standby's disk."""
+    """A primary, which the gateway uses, and its standby."""
 
     def __init__(self, folder: Path, ports: tuple[int, int], synchronous: bool) -> None:
-        self.synchronous = synchronous
+        self.synchronous = synchronous  # a commit waits for the standby's disk
         self._folder, self._ports = folder, ports
         self._passwords = secrets.token_hex(16), secrets.token_hex(16)
         self._made = 0
@@ -40,7 +40,7 @@ class Pair:
         self.standby = self.primary
 
     def _place(self) -> Postgres:
-        """A new, empty folder for a cluster, for the server that is neither primary nor standby."""
+        """Return a new server with an empty folder, on the port that neither primary nor standby uses."""
         self._made += 1
         home = self._folder / f"postgres-{self._made}"
         home.mkdir()
@@ -49,7 +49,7 @@ class Pair:
         return Postgres(home, make_sockets(home, USER, SOCKET), port, *self._passwords)
 
     def start_primary(self, stack: ExitStack) -> None:
-        """Create the cluster and start its server, from the main thread. The stack ends what runs then."""
+        """Create the database cluster and start its server, from the main thread. :param stack: ends both servers."""
         stack.callback(self._stop)
         self.primary.prepare()
         self._start(self.primary)
@@ -66,7 +66,7 @@ class Pair:
     # ------------------------------------------------------------------------------------------ replication
 
     def copy_primary(self, replication: Proxy) -> None:
-        """Make the standby by a base backup of the primary; it takes seconds. ``start_standby`` is next."""
+        """Create the standby from a base backup of the primary, which takes seconds. Call ``start_standby`` next."""
         replication.targets = (self.primary.port,)
         self.standby = self._place()
         data = self.standby.folder / "data"
@@ -85,26 +85,26 @@ class Pair:
         )
 
     def start_standby(self) -> None:
-        """Start it, from the main thread."""
+        """Start the standby, from the main thread."""
         self._start(self.standby)
 
     def require_standby(self) -> None:
-        """From now on a commit waits for the standby, if it is a synchronous one."""
+        """Let each commit wait for the standby from now on, if the pair is synchronous."""
         if self.synchronous:
             self.ask(f"alter system set synchronous_standby_names = '{STANDBY}'")
             self.ask("select pg_reload_conf()")
 
     def replicates(self) -> bool:
-        """Whether the standby streams, and as a synchronous one if it has to be that."""
+        """Return whether the standby streams, in the wanted mode."""
         rows = self.ask("select sync_state from pg_stat_replication where state = 'streaming'")
         return rows == [("sync" if self.synchronous else "async",)]
 
     def is_replicated(self) -> bool:
-        """Whether the standby has every commit."""
+        """Return whether the standby has every commit."""
         return self.ask("select pg_current_wal_insert_lsn() <= flush_lsn from pg_stat_replication") == [(True,)]
 
     def ask(self, sql: str) -> list[tuple[object, ...]]:
-        """Ask the primary, past every proxy."""
+        """Execute a statement on the primary, without a proxy, and return its rows."""
         with psycopg.connect(self.primary.admin_url_of("postgres"), autocommit=True, connect_timeout=5) as connection:
             cursor = connection.execute(sql.encode())
             return cursor.fetchall() if cursor.description else []
@@ -112,10 +112,10 @@ class Pair:
     # ------------------------------------------------------------------------------------------ failover
 
     def kill_primary(self) -> None:
-        """End it as a power cut does: all of its processes at once. Nothing starts it again."""
+        """Kill all processes of the primary at once, as a power failure does."""
         server = self._servers.pop(self.primary.port)
         main = server.pid
-        # The server processes of the connections would otherwise live on for a moment, and commit.
+        # Otherwise the server processes of the connections would run for another moment, and commit.
         os.kill(main, signal.SIGSTOP)
         memory = _shared_memory(main)
         for process in (*_children(main), main):
@@ -125,17 +125,17 @@ class Pair:
         _free(*memory)
 
     def promote(self) -> None:
-        """Make the standby the primary; returns when it takes writes. The data of the old primary are deleted."""
+        """Make the standby the primary, and delete the data of the old one. Returns when it accepts writes."""
         old, self.primary = self.primary, self.standby
-        # A promoted server waits for no standby until a new one streams: with two servers the other choice would be
-        # to take no mail.
+        # A promoted server waits for no standby until a new one streams. With two servers it would otherwise accept
+        # no mail.
         self.ask("select pg_promote(wait => true, wait_seconds => 60)")
         self.ask("alter system reset synchronous_standby_names")
         self.ask("select pg_reload_conf()")
         shutil.rmtree(old.folder)
 
     def is_writable(self) -> bool:
-        """Whether the primary takes writes."""
+        """Return whether the primary accepts writes."""
         try:
             return self.ask("select pg_is_in_recovery()") == [(False,)]
         except psycopg.OperationalError:
@@ -147,7 +147,7 @@ def _children(process: int) -> list[int]:
 
 
 def _shared_memory(process: int) -> tuple[set[str], set[str]]:
-    """The shared memory of a server, which the kernel keeps when all of it is killed: files, and ids of System V."""
+    """Return the shared memory of a server, which outlives its killed processes: files, and System V ids."""
     maps = Path(f"/proc/{process}/maps").read_text()
     return set(re.findall(r"/dev/shm/PostgreSQL\.\d+", maps)), set(re.findall(r" (\d+) +/SYSV", maps))
 

@@ -1,4 +1,4 @@
-"""Mail under way while servers fail over, what the driver sees of it, and its books."""
+"""Offers mail while servers fail over, observes where it arrives, and judges the result."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.faults.plan import SHORT
 from tests.faults.seen import failed_recipients
 
 RATE = 15
-"""Mails, and as many submissions, that are offered in a second: an even load of two cores below their limit."""
+"""Mails, and as many submissions, offered per second: a load that two cores can process."""
 MOST = 1_000_000
-"""Limits the mails of a run: none, the case ends it."""
+"""Number of mails in the plan: more than any run offers; the case ends the run."""
 WATCH_SECONDS = 0.2
-"""Pause between two looks at the providers: seconds; the error of the times that are printed."""
+"""Interval at which the providers are polled: seconds; the precision of the printed times."""
 REST_SECONDS = 180.0
-"""Limits the wait for rest after the last failover: seconds; the operator does nothing meanwhile."""
+"""Limit of the wait for all mail to arrive after the last failover: seconds; no operator acts meanwhile."""
 FLOW_SECONDS = 120.0
-"""Limits the wait for mail to flow after a failover: seconds; a run that waits longer has failed."""
+"""Limit of the wait for mail to flow after a failover: seconds; a run that waits longer has failed."""
 
 
 class Maildrop(dict[str, bytes]):
-    """The provider's mails by UIDL, which remembers when each was deleted."""
+    """The provider's mails by UIDL; records when each is deleted."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Maildrop(dict[str, bytes]):
 
 
 class FailoverDrive(Drive):
-    """One case. Everybody reads all the time, so that what a lost commit had shown is known."""
+    """One case. All people read during the run, so that the driver knows which mails a lost commit had shown."""
 
     readers = MappingProxyType({address: address == READER for address in PEOPLE.values()})
 
@@ -64,42 +64,42 @@ class FailoverDrive(Drive):
         self._taken: dict[str, float] = {}
         self._reads: list[Seen] = []
         self._relays: list[Seen] = []
-        self._again: list[tuple[float, int]] = []  # sessions of the reader: end, mails that it had deleted before
+        self._again: list[tuple[float, int]] = []  # sessions of READER: end, listed mails that it had deleted before
 
     # ------------------------------------------------------------------------------------------ what happens
 
     @property
     def taken(self) -> int:
-        """How many submissions have been answered with 250."""
+        """Number of submissions that were answered with 250."""
         return len(self._taken)
 
     @property
     def read(self) -> int:
-        """How many copies have been read."""
+        """Number of copies that were read."""
         return len(self._reads)
 
     def note(self, event: str, at: float | None = None) -> float:
-        """Remember that something happens now, to be printed with what followed; return when it was."""
+        """Record an event for the report. :param at: monotonic seconds; None: now. :return: its time."""
         when = time.monotonic() if at is None else at
         print(f"{when:.1f} {event}", file=sys.stderr, flush=True)
         self.events.append((event, when))
         return when
 
     def flow(self, at: float) -> Flow:
-        """How soon mail flowed after this time."""
+        """Return the times until mail flowed after an event."""
         return flow_since(at, self._offered, self._begun, self._taken, tuple(self._reads), tuple(self._relays))
 
     async def until_it_flows(self, since: float) -> None:
-        """Wait until mail of after this time has gone both ways."""
+        """Wait until mail that was offered after this time has arrived in both directions."""
         async with asyncio.timeout(FLOW_SECONDS):
-            while not self.flow(since).complete:  # noqa: ASYNC110  # nobody tells
+            while not self.flow(since).complete:  # noqa: ASYNC110  # there is no event to wait for
                 await asyncio.sleep(WATCH_SECONDS)
 
     async def until_taken(self, count: int) -> None:
-        """Wait until so many more submissions have been taken."""
+        """Wait until ``count`` more submissions have been accepted."""
         wanted = self.taken + count
         async with asyncio.timeout(FLOW_SECONDS):
-            while self.taken < wanted:  # noqa: ASYNC110  # nobody tells
+            while self.taken < wanted:  # noqa: ASYNC110  # there is no event to wait for
                 await asyncio.sleep(WATCH_SECONDS)
 
     # ------------------------------------------------------------------------------------------ watching
@@ -128,7 +128,7 @@ class FailoverDrive(Drive):
         return [*super()._beside(), self._watch()]
 
     async def _watch(self) -> None:
-        """Look at the providers all the time."""
+        """Poll the providers while mail is offered, and record when each mail arrives there."""
         known: Copies = Counter()
         begin = time.monotonic()
         while self._offering:
@@ -141,7 +141,7 @@ class FailoverDrive(Drive):
     # ------------------------------------------------------------------------------------------ judging
 
     def _excuse(self, place: str, findings: Findings) -> Findings:
-        """Take from the findings what a lag has undone."""
+        """Remove from the findings the copies that a lag explains."""
         if self.lags:
             undone = take_undone(findings, self._may_be_lost(place), self._may_be_repeated(place))
             self.undone[place] = undone.lost.total(), undone.repeated.total()
@@ -156,7 +156,10 @@ class FailoverDrive(Drive):
         return [self._submitted[token] for token, _ in within(seen, lags)]
 
     def _may_be_lost(self, place: str) -> Copies:
-        """Submissions of a lag are gone, and mails that their provider has deleted. Others are fetched again."""
+        """Return the submissions of a lag, and fetched mails that were deleted at the provider in a lag.
+
+        Other mails of a lag are fetched again.
+        """
         taken = self._taken_in(self.lags)
         match place:
             case "providers":
@@ -170,7 +173,7 @@ class FailoverDrive(Drive):
         return lost
 
     def _may_be_repeated(self, place: str) -> Copies:
-        """What was relayed or read in a lag is relayed, or can be read, once more."""
+        """Return the copies that were relayed or read in a lag: they are relayed, or can be read, once more."""
         if place == "providers":
             return within(self._relays, self.lags)
         read = within(self._reads, self.lags)
@@ -184,16 +187,16 @@ class FailoverDrive(Drive):
         return repeated
 
     def report(self) -> list[str]:
-        """The times of the case, what was undone, and the books."""
-        lines = [f"{'':52}    taken  mail in mail out  (seconds after it)"]
+        """Return the times of the case, the undone copies and the books, for printing."""
+        lines = [f"{'':52} accepted  mail in mail out  (seconds after it)"]
         lines += [f"{event:52}{self.flow(at)}" for event, at in self.events]
         for lag in self.lags:
             again = next((known for end, known in self._again if end > lag.end), 0)
             lines.append(
-                f"in a lag of {lag.end - lag.begin:.1f} s: submissions answered {len(self._taken_in([lag]))}, mails "
+                f"in a lag of {lag.end - lag.begin:.1f} s: submissions accepted {len(self._taken_in([lag]))}, mails "
                 f"deleted at the provider {within(self._maildrop.deleted, [lag]).total()}, copies relayed "
                 f"{within(self._relays, [lag]).total()}, copies read {within(self._reads, [lag]).total()}; deleted "
-                f"mails that were back afterwards {again}"
+                f"mails that were listed again afterwards {again}"
             )
         for place, (lost, repeated) in self.undone.items():
             lines.append(f"undone by lags in {place}: lost {lost}, repeated {repeated}")

@@ -1,7 +1,7 @@
 """The stand of ``tests.faults`` with two PostgreSQL servers and three RabbitMQ nodes.
 
-The gateway reaches them through proxies, as it does in Kubernetes: the Service of CloudNativePG leads to the primary,
-the one of RabbitMQ to any node that serves. So its URLs name one host, and a failover is a new target of the proxy.
+The gateway connects through proxies, as it does in Kubernetes: the Service of CloudNativePG forwards to the primary,
+and the Service of RabbitMQ to any node that serves. A failover changes the target of the proxy, not the gateway's URL.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NODES = 3
 
 
 class FailoverStand(Stand):
-    """pair: the PostgreSQL servers. nodes: RabbitMQ's."""
+    """The stand with a pair of PostgreSQL servers and the nodes of a RabbitMQ cluster."""
 
     def __init__(self, folder: Path, synchronous: bool) -> None:
         super().__init__(folder)
@@ -58,7 +58,7 @@ class FailoverStand(Stand):
     # ------------------------------------------------------------------------------------------ PostgreSQL
 
     async def replicate(self) -> None:
-        """Make the standby; returns when it streams and, if it is synchronous, commits wait for it."""
+        """Create the standby. Returns when it streams and, if it is synchronous, commits wait for it."""
         await self.replication.resume()
         await asyncio.to_thread(self.pair.copy_primary, self.replication)
         self.pair.start_standby()
@@ -66,15 +66,15 @@ class FailoverStand(Stand):
         await self.answering(self.pair.replicates)
 
     async def end_replication(self) -> None:
-        """The standby gets nothing more. An asynchronous one lags from now on."""
+        """Cut the standby off. An asynchronous standby lags from now on."""
         await self.replication.leave()
 
     def kill_primary(self) -> None:
-        """As a power cut."""
+        """Kill the primary as a power failure does."""
         self.pair.kill_primary()
 
     async def promote(self) -> None:
-        """Let the standby take over, and lead the gateway to it; returns when it takes writes."""
+        """Promote the standby, and forward the gateway to it. Returns when it accepts writes."""
         await self.replication.leave()
         await asyncio.to_thread(self.pair.promote)
         self.postgres = self.pair.primary
@@ -83,11 +83,11 @@ class FailoverStand(Stand):
     # ------------------------------------------------------------------------------------------ RabbitMQ
 
     async def kill_node(self, number: int) -> None:
-        """As a power cut."""
+        """Kill a node as a power failure does."""
         await self.node_servers[number].end(signal.SIGKILL)
 
     def start_node(self, number: int) -> None:
-        """Start a node, with the data that it has."""
+        """Start a node with its existing data."""
         node = self.nodes.nodes[number - 1]
         server = Server(node.programs()[1], self.folder / f"{node.folder.name}.log")
         self.node_servers.setdefault(number, server).start()

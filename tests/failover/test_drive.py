@@ -1,4 +1,4 @@
-"""The short form of ``make failover``: one failover of PostgreSQL, one node of RabbitMQ lost."""
+"""The short form of ``make failover``: one failover of PostgreSQL, and one RabbitMQ node killed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from tests.failover.drive import drive
 
 
 @pytest.mark.timeout(1800)
-def test_a_failover_of_each_server_loses_and_repeats_no_mail() -> None:
+def test_a_failover_of_each_server_loses_and_duplicates_no_mail() -> None:
     run = drive(SHORT, seed=4)
     assert run.clean, "\n".join(run.report())

@@ -1,4 +1,4 @@
-"""A number that the lost commits of a failover gave is never given again: clients and sessions may know it."""
+"""An id that was assigned in a lost commit of a failover is never assigned again: clients may have seen it."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from tests.faults.proxy import Proxy
 from tests.servers import opened, scratch
 
 MAILS = 100
-"""Mails in the lost commits: PostgreSQL writes 32 numbers of a sequence ahead to its log, so fewer are not repeated."""
+"""Mails per delivery: more than the 32 values of a sequence that PostgreSQL logs in advance, so values could repeat."""
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """The database of a gateway, with an asynchronous standby. to_primary: leads to the present primary."""
+    """The database of a gateway, with an asynchronous standby."""
 
     pair: Pair
     database: Database
     replication: Proxy
-    to_primary: Proxy
+    to_primary: Proxy  # forwards to the current primary
 
     async def fail_over(self) -> None:
-        """Kill the primary; the standby takes over."""
+        """Kill the primary and promote the standby."""
         self.pair.kill_primary()
         await asyncio.to_thread(self.pair.promote)
         self.to_primary.targets = (self.pair.primary.port,)
@@ -44,7 +44,7 @@ class Gateway:
 
 async def until(answers: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
-        while not await asyncio.to_thread(answers):  # noqa: ASYNC110  # nobody tells
+        while not await asyncio.to_thread(answers):  # noqa: ASYNC110  # there is no event to wait for
             await asyncio.sleep(0.1)
 
 
@@ -68,7 +68,7 @@ async def gateway() -> AsyncIterator[Gateway]:
 
 
 async def deliver(database: Database, person: Local, text: str) -> set[int]:
-    """Deliver mails to a person; their ids."""
+    """Deliver MAILS mails to a person, and return their ids."""
     externals, _ = await everyone(database)
     ids = await arrive(database, externals[SUPPORT].id, [f"Subject: {text} {n}\r\n\r\n".encode() for n in range(MAILS)])
     async with database.transaction() as connection:
@@ -81,7 +81,7 @@ async def deliver(database: Database, person: Local, text: str) -> set[int]:
 
 
 async def again(work: Callable[[], Awaitable[set[int]]]) -> set[int]:
-    """Try until the new primary answers."""
+    """Retry until the new primary answers."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -90,8 +90,8 @@ async def again(work: Callable[[], Awaitable[set[int]]]) -> set[int]:
                 await asyncio.sleep(0.1)
 
 
-async def test_a_number_that_a_failover_lost_names_no_other_mail(gateway: Gateway) -> None:
-    # given mails that the standby has, and mails that a client has seen and the standby does not have
+async def test_an_id_of_a_lost_commit_is_not_assigned_to_another_mail(gateway: Gateway) -> None:
+    # given mails that the standby has, and mails that a client has seen and that the standby does not have
     _, people = await everyone(gateway.database)
     alex = people["Alex"]
     store = DatabaseStore(gateway.database)
@@ -101,24 +101,24 @@ async def test_a_number_that_a_failover_lost_names_no_other_mail(gateway: Gatewa
     lost = {number for _ in range(3) for number in await deliver(gateway.database, alex, "lost")}
     before = await store.load_snapshot(alex.id)
     assert len(before) == 4 * MAILS
-    # when the standby takes over and other mails arrive, in fewer commits than were lost
+    # when the standby is promoted and other mails arrive, in fewer commits than were lost
     await gateway.fail_over()
     new = await again(lambda: deliver(gateway.database, alex, "new"))
-    # then they have numbers of their own
+    # then these mails have other ids
     after = await DatabaseStore(gateway.database).load_snapshot(alex.id)
     assert after.uids[:MAILS] == before.uids[:MAILS]
     assert len(after) == 2 * MAILS
     for column in ("uids", "rows", "blob_ids"):
         assert set(getattr(after, column)[MAILS:]).isdisjoint(getattr(before, column)), column
     assert new.isdisjoint(kept | lost)
-    # and a process that had seen the lost ones shows what is there
+    # and a process that had cached the lost mails shows the current mailbox
     shown = await store.load_snapshot(alex.id)
     assert (shown.uids, shown.rows, shown.blob_ids) == (after.uids, after.rows, after.blob_ids)
     assert await store.read_mails(before.blob_ids[MAILS:], 100_000) == {}
 
 
-async def test_a_connection_to_a_standby_gives_no_lost_number_either(gateway: Gateway) -> None:
-    # given mails that the standby does not have, and a connection that is led to it before it is promoted
+async def test_a_connection_opened_before_promotion_assigns_no_lost_id(gateway: Gateway) -> None:
+    # given mails that the standby does not have, and a connection to the standby before its promotion
     _, people = await everyone(gateway.database)
     alex = people["Alex"]
     await until(gateway.pair.is_replicated)
@@ -133,13 +133,13 @@ async def test_a_connection_to_a_standby_gives_no_lost_number_either(gateway: Ga
         async with one.statement() as connection:
             assert await is_read_only(connection)
             pid = connection.info.backend_pid
-        # when it is promoted, and mails arrive by this connection
+        # when the standby is promoted, and mails arrive by this connection
         await asyncio.to_thread(gateway.pair.promote)
         async with one.statement() as connection:
             assert not await is_read_only(connection)
             assert connection.info.backend_pid == pid
         new = await deliver(one, alex, "new")
-        # then they have numbers of their own
+        # then these mails have other ids
         after = await DatabaseStore(one).load_snapshot(alex.id)
     finally:
         await one.close()

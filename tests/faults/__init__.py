@@ -1,1 +1,1 @@
-"""The whole system while parts of it are killed, wiped or fed with rubbish."""
+"""Tests of the whole system while parts of it are killed, wiped, cut off or get malformed input."""

@@ -1,7 +1,7 @@
-"""The driver's own books: what was offered, what was found, and what that comes to. Pure.
+"""The driver's own books: compares the mails that were offered with the mails that were found. Pure.
 
-A mail is known by the digest of its bytes, so one that was altered is none of those that were offered, and twins are
-counted. What the gateway says about itself is not asked, except whether it has told of a possible duplicate.
+A mail is identified by the digest of its bytes, so an altered mail is none of the offered ones, and identical mails are
+counted. The gateway's own records are used for one question only: whether it reported a possible duplicate.
 """
 
 from __future__ import annotations
@@ -13,51 +13,51 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 Copies = Counter[tuple[str, str]]
-"""How many of a mail (its digest, or its token) there are in a mailbox (its address)."""
+"""Number of copies by mail (its digest or its token) and mailbox (its address)."""
 
 
 def digest(mail: bytes) -> str:
-    """What a mail is known by."""
+    """Return the identity of a mail: the SHA-256 digest of its bytes, in hexadecimal."""
     return hashlib.sha256(mail).hexdigest()
 
 
 def token(mail: bytes) -> str:
-    """What the driver calls a mail; '' for one that is not its own."""
+    """Return the token in a mail's subject; "" for a mail that the driver did not make."""
     found = re.search(rb"^Subject: (\S+)\r?$", mail, re.M)
     return found[1].decode("ascii", "replace") if found else ""
 
 
 @dataclass(slots=True)
 class Findings:
-    """Mails by digest or token, with their mailboxes. repeated: duplicates that are explained."""
+    """The differences between expected and found copies."""
 
     lost: Copies = field(default_factory=Counter)
     duplicate: Copies = field(default_factory=Counter)
-    repeated: Copies = field(default_factory=Counter)
+    repeated: Copies = field(default_factory=Counter)  # duplicates that are allowed
     altered: Copies = field(default_factory=Counter)
     misdirected: Copies = field(default_factory=Counter)
 
     @property
     def clean(self) -> bool:
-        """Whether nothing went wrong."""
+        """Whether no copy is lost, duplicate, altered or misdirected."""
         return not (self.lost or self.duplicate or self.altered or self.misdirected)
 
     def lines(self, of: str) -> list[str]:
-        """The counts, and some of what is wrong."""
+        """Return the counts and up to ten copies of each kind of error, for printing. :param of: the heading."""
         wrong = [f"{name} {getattr(self, name).total()}" for name in ("lost", "duplicate", "altered", "misdirected")]
         shown = [
             f"  {name}: {what[:40]} in {where or 'no mailbox'} ({count})"
             for name in ("lost", "duplicate", "altered", "misdirected")
             for (what, where), count in list(getattr(self, name).items())[:10]
         ]
-        explained = f", repeated and told of {self.repeated.total()}" if self.repeated else ""
+        explained = f", allowed duplicates {self.repeated.total()}" if self.repeated else ""
         return [f"{of}: {', '.join(wrong)}{explained}", *shown]
 
 
 def judge(expected: Copies, found: Copies, mails: Collection[str], allowed: Copies | None = None) -> Findings:
-    """Compare what has to be in mailboxes with what is there.
+    """Compare the copies that must be in mailboxes with those that are there.
 
-    :param mails: all that were offered. :param allowed: copies that may be there beyond the expected ones.
+    :param mails: every mail that was offered. :param allowed: copies that may exist beyond the expected ones.
     """
     findings = Findings(lost=expected - found)
     for (mail, address), count in (found - expected).items():
@@ -76,23 +76,19 @@ def judge(expected: Copies, found: Copies, mails: Collection[str], allowed: Copi
 
 @dataclass(slots=True)
 class Submitted:
-    """A mail that a client handed in until it was answered. relayed: outside recipients that have to get it.
-
-    refused: those that the provider refuses. inside: local recipients. outstanding: transactions that ended without a
-    final reply, so that the client had to try again and cannot know. refusals: permanent refusals (5yz).
-    """
+    """A mail that a client submits again and again until it gets a final reply."""
 
     token: str
     author: str
     mail: bytes
-    relayed: tuple[str, ...]
-    refused: tuple[str, ...] = ()
-    inside: tuple[str, ...] = ()
-    outstanding: int = 0
+    relayed: tuple[str, ...]  # outside recipients that the provider accepts
+    refused: tuple[str, ...] = ()  # outside recipients that the provider refuses
+    inside: tuple[str, ...] = ()  # local recipients
+    outstanding: int = 0  # transactions that ended after DATA without a final reply: the mail may have been accepted
     accepted: bool = False
-    refusals: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)  # permanent replies (5yz)
 
 
 def relays_expected(submitted: Mapping[str, Submitted]) -> Copies:
-    """What the providers have to get: each accepted mail once for each of its recipients."""
+    """Return the copies that the providers must get: each accepted mail once for each outside recipient."""
     return Counter((each.token, address) for each in submitted.values() if each.accepted for address in each.relayed)

@@ -1,4 +1,4 @@
-"""Mail clients that behave like real ones: without a final reply they retry, and they delete only what they have."""
+"""Mail clients that behave like real ones: they retry without a final reply, and delete only mails that they stored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PASSWORD = "secret"
 
 
 class Gone(Exception):
-    """The other side went away, took too long, or said what nobody expects."""
+    """The connection ended, a reply took too long, or it was not the expected one."""
 
 
 class Refused(Gone):
@@ -42,7 +42,7 @@ class Line:
     @classmethod
     @asynccontextmanager
     async def to(cls, port: int) -> AsyncIterator[Line]:
-        """Connect. Everything that goes wrong while the block lasts is Gone."""
+        """Connect to 127.0.0.1 for the block. :raises Gone: for any network or protocol error in the block."""
         writer = None
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
@@ -55,7 +55,7 @@ class Line:
                 writer.close()
 
     async def ask(self, octets: bytes | None = None) -> bytes:
-        """Send this, and read a line."""
+        """Send these octets, if any, and return the next line."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             if octets is not None:
                 self._writer.write(octets)
@@ -66,13 +66,13 @@ class Line:
         return line
 
     async def block(self) -> bytes:
-        """What follows up to the final dot, which is not alone (RFC 1939 section 3)."""
+        """Read a multi-line reply up to its final dot, and return it without dot-stuffing (RFC 1939 section 3)."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             octets = b"\r\n" + await self._reader.readuntil(b"\r\n.\r\n")
         return octets.removesuffix(b".\r\n").replace(b"\r\n..", b"\r\n.")[2:]
 
     async def reply(self, command: bytes | None = None) -> bytes:
-        """An SMTP reply's last line."""
+        """Send a command, if any, and return the last line of the SMTP reply."""
         line = await self.ask(command)
         while line[3:4] == b"-":
             line = await self.ask()
@@ -80,7 +80,7 @@ class Line:
 
 
 async def submit(port: int, mail: Submitted) -> None:
-    """Hand a mail in, again and again until it is taken.
+    """Submit a mail until it is accepted.
 
     Counts the transactions that ended without a final reply, and keeps permanent refusals.
     """
@@ -127,10 +127,11 @@ def _raise_for(reply: bytes) -> NoReturn:
 async def read(
     port: int, address: str, got: dict[bytes, bytes], listings: Listings | None = None, *, delete: bool = False
 ) -> int:
-    """Read what lies in a mailbox and is not in ``got`` yet, by UIDL.
+    """Read the mails of a mailbox that are not in ``got`` yet. :param got: mails by UIDL.
 
-    :param listings: to compare with earlier sessions of this mailbox. :param delete: delete what is read.
-    :return: how many of the mails were in ``got``. :raises Gone: it was not all of it, or QUIT was not answered.
+    :param listings: listings of earlier sessions of this mailbox, to compare. :param delete: delete what is read.
+    :return: the number of listed mails that were in ``got``. :raises Gone: before all mails were read, or before QUIT
+        was answered.
     """
     listings = listings or Listings()
     async with Line.to(port) as line:
@@ -164,5 +165,5 @@ async def _ok(line: Line, command: bytes | None) -> None:
 
 
 def copies(mailboxes: dict[str, dict[bytes, bytes]]) -> Copies:
-    """What was read, by digest and mailbox."""
+    """Count the mails that were read, by digest and mailbox."""
     return Counter((digest(mail), address) for address, got in mailboxes.items() for mail in got.values())

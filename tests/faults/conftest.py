@@ -1,4 +1,4 @@
-"""A system of its own for the faults: durable servers, swept soon after a loss."""
+"""A separate system for the fault tests, whose sweeps republish lost messages after two seconds."""
 
 from __future__ import annotations
 
@@ -33,5 +33,5 @@ def gateway(reached: Path) -> Iterator[System]:
 @pytest.fixture
 def system(gateway: System) -> System:
     """The running gateway with the manual's company."""
-    gateway.apply(gateway.company())  # the accounts of all these tests: new ones would fetch everything again
+    gateway.apply(gateway.company())  # the same accounts for all tests: new ones would fetch all mail again
     return gateway

@@ -1,4 +1,4 @@
-"""Offers mail from both sides, lets the faults happen meanwhile, and judges by its own books.
+"""Offers mail from both sides while faults happen, and judges the result by its own books.
 
 ``python -m tests.faults.drive [--seed N] [--short]``; ``make faults`` runs it in full.
 """
@@ -33,44 +33,41 @@ from tests.faults.steps import not_reached
 from tests.servers import scratch
 
 READER = PEOPLE["Tom"]
-"""Reads and deletes all the time; the others keep their mail at the gateway, and are read at the end."""
+"""The person who reads and deletes mail during the run. The mailboxes of the others are read at the end."""
 SENDING = 12
-"""Clients at work at the same time."""
+"""Limit of submissions at the same time."""
 
 STATUS_SECONDS = 60.0
 """Limits the wait for a status without a problem, after the last mail: seconds; a new login clears the last error."""
 
 
 class Troubles(Protocol):
-    """What goes wrong during a run. happened: how often each thing did."""
+    """The faults of a run. happened: number of faults by name."""
 
     happened: Counter[str]
 
     async def keep(self) -> None:
-        """Keep the servers running, for ever."""
+        """Restart servers that ended; never returns."""
 
     async def happen(self) -> None:
-        """All of it."""
+        """Cause all faults; returns after the last one."""
 
     async def heal(self) -> None:
-        """End all of it."""
+        """End every fault that still lasts."""
 
 
 class Drive:
-    """One run.
-
-    lines: the books, to be printed. clean: nothing was lost, doubled, altered or misdirected, no client was refused for
-    good, no deleted mail came back, no mail waited without a reason, and the gateway's status is ok. not_reached: the
-    steps of steps.py that no service has reached. readers: the people who read while mail is offered, and whether they
-    delete what they have read.
-    """
+    """One run."""
 
     readers: Mapping[str, bool] = MappingProxyType({READER: True})
+    """The addresses that read while mail is offered, and whether they delete what they have read."""
 
     def __init__(self, stand: Stand, plan: Plan, seed: int) -> None:
-        self.lines: list[str] = []
+        self.lines: list[str] = []  # the report, to be printed
+        # No mail was lost, duplicated, altered or misdirected, no client was refused permanently, no deleted mail was
+        # listed again, no mail waited without a reason, and the gateway's status is ok.
         self.clean = False
-        self.not_reached: list[str] = []
+        self.not_reached: list[str] = []  # the steps of steps.py that no service has reached
         self._stand, self._plan, self._seed = stand, plan, seed
         self._run = f"run{seed}"
         self._expected: Copies = Counter()
@@ -93,7 +90,7 @@ class Drive:
         return self.clean and not self.not_reached
 
     async def run(self, faults: Troubles) -> None:
-        """Offer, break, heal, wait, judge."""
+        """Offer mail during the faults, wait until all mail has arrived, and judge the result."""
         keeper = asyncio.create_task(faults.keep())
         beside = [asyncio.create_task(each) for each in self._beside()]
         started = time.monotonic()
@@ -114,7 +111,7 @@ class Drive:
                 task.cancel()
         self.lines += [
             f"seed {self._seed}: {self._mails} mails and {len(self._submitted)} submissions in "
-            f"{healed - started:.0f} s; all at rest {settled - healed:.0f} s after the last fault",
+            f"{healed - started:.0f} s; all mail had arrived {settled - healed:.0f} s after the last fault",
             "faults: " + ", ".join(f"{what} {count}" for what, count in sorted(faults.happened.items())),
             f"steps not reached: {', '.join(self.not_reached) or 'none'}",
         ]
@@ -155,14 +152,14 @@ class Drive:
                 task.add_done_callback(lambda _: room.release())
 
     def _is_over(self) -> bool:
-        """Whether no more is to be offered, although it is less than planned."""
+        """Return whether to stop offering mail before the planned number."""
         return False
 
     async def _submit(self, mine: Submitted) -> None:
         await clients.submit(self._stand.system.settings.smtp_port, mine)
 
     def _beside(self) -> list[Coroutine[Any, Any, None]]:
-        """What goes on while mail is offered."""
+        """Return the coroutines that run while mail is offered."""
         return [self._read_all_the_time(address) for address in self.readers]
 
     async def _read_all_the_time(self, address: str) -> None:
@@ -182,7 +179,7 @@ class Drive:
     # ------------------------------------------------------------------------------------------ judging
 
     async def _settle(self) -> None:
-        """Wait until everything is where it belongs, and look once more a moment later."""
+        """Wait until all mail has arrived, then read all mailboxes once more, for duplicates that arrive later."""
         started = time.monotonic()
         hurried = False
         while time.monotonic() < started + self._plan.settle_seconds:
@@ -191,7 +188,7 @@ class Drive:
                     await self._read(address)
                 except Gone as error:
                     print(f"not read: {error}", file=sys.stderr)
-            if not await asyncio.to_thread(self._missing):  # beside the proxies, which carry what is missing
+            if not await asyncio.to_thread(self._missing):  # in a thread: the loop runs the proxies
                 break
             if not hurried and time.monotonic() > started + self._plan.hands_off_seconds:
                 hurried = True
@@ -223,7 +220,7 @@ class Drive:
         ]
 
     async def _await_steps(self) -> None:
-        """Wait until every step is reached. Delete mail now: faults may have cut off every session that did."""
+        """Wait until every step is reached. Delete mail meanwhile: faults may have cut every session that tried."""
         deadline = time.monotonic() + self._plan.settle_seconds
         while (steps := not_reached(self._stand.reached)) and time.monotonic() < deadline:
             with suppress(Gone):
@@ -244,7 +241,7 @@ class Drive:
         return lost + int(str(unfinished))
 
     def _wanted(self) -> Copies:
-        """What has to be in mailboxes: what came in, and what colleagues were sent."""
+        """Return the copies that must be in mailboxes: fetched mail, and submissions to local recipients."""
         local = ((digest(each.mail), address) for each in self._submitted.values() for address in each.inside)
         return self._expected + Counter(local)
 
@@ -257,8 +254,8 @@ class Drive:
         )
 
     def _relayed(self) -> Relayed:
-        """What the providers have; each mail is looked at once."""
-        taken = self._stand.smtp.taken[self._counted_taken :]  # which grows meanwhile, in another thread
+        """Return the mails at the providers; each mail is read only once."""
+        taken = self._stand.smtp.taken[self._counted_taken :]  # the list grows meanwhile, in another thread
         for mail in taken:
             for address in mail.recipients:
                 self._at_providers.add(address, mail.mail)
@@ -329,15 +326,15 @@ class Drive:
         return self._listings.came_back + self._listings.vanished
 
     def _may_be_lost(self, place: str) -> Copies:
-        """What may be missing in ``mailboxes``, at ``providers`` or among ``notices``."""
+        """Return the copies that may be missing. :param place: "mailboxes", "providers" or "notices"."""
         return Counter()
 
     def _excuse(self, place: str, findings: Findings) -> Findings:
-        """The findings at such a place without those that have to be expected."""
+        """Return the findings without those that the faults explain. :param place: as for ``_may_be_lost``."""
         return findings
 
     def _stories(self, outward: Findings) -> list[str]:
-        """What the gateway and the provider know of mails at which the driver wonders."""
+        """Return traces of lost and duplicate mails, and the provider's queue, for printing."""
         names = sorted({name for name, _ in outward.lost | outward.duplicate})[:10]
         stories = [self._stand.system.run("trace", f"<{name}@local.com>").output for name in names]
         if names:
@@ -377,19 +374,19 @@ class Drive:
 
 
 class Pace:
-    """Spreads so many things over a time."""
+    """Spreads a number of actions evenly over a time."""
 
     def __init__(self, seconds: float, count: int) -> None:
         self._start, self._step, self._number = time.monotonic(), seconds / count, 0
 
     async def next(self) -> None:
-        """Wait for the turn of the next one."""
+        """Wait until the next action is due."""
         self._number += 1
         await asyncio.sleep(max(0.0, self._start + self._number * self._step - time.monotonic()))
 
 
 def drive(plan: Plan, seed: int, logs: Path | None = None) -> Drive:
-    """Run in full, on servers of its own. From the main thread, as root.
+    """Run once on private servers. To be called from the main thread, as root.
 
     :param logs: a folder that is made for the logs of services and servers, unless the run is clean.
     """

@@ -1,4 +1,4 @@
-"""What goes wrong, by a seeded generator: each kind of fault has its own, so that one seed makes the same choices."""
+"""Causes the faults. Each kind has its own seeded random generator, so one seed makes the same choices again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.scripted_smtp import CLOSE, SWALLOW
 
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender")
 STEP_SECONDS = 5.0
-"""A step that is not reached within this time is none to die at; the service then dies at a random moment."""
+"""Wait for a service to reach the step at which it is to die: seconds; then it is killed at a random moment."""
 
 CLOCKS = ("10 minutes", "-10 minutes", "2 hours", "-2 hours", "1 day", "0")
 
@@ -35,11 +35,11 @@ SLOW_REPLIES = (
     ("MAIL", "451 4.3.0 not now"),
     ("AUTH", "454 4.7.0 not now"),
 )
-"""What a mail or an account waits a minute or more after, as it has to."""
+"""Replies after which the sender waits a minute or more, as it should."""
 
 
 class Faults:
-    """happened: how often each thing did."""
+    """The faults of one run. happened: number of faults by name."""
 
     def __init__(self, stand: Stand, plan: Plan, seed: int) -> None:
         self.happened: Counter[str] = Counter()
@@ -48,7 +48,7 @@ class Faults:
         self._steps = Random(f"{seed} steps").sample(STEPS, len(STEPS))
 
     async def happen(self) -> None:
-        """All of them, spread over the time of the run, side by side."""
+        """Cause the faults of all kinds concurrently, each kind spread over the time of the run."""
         plan = self._plan
         kinds: tuple[tuple[int, Callable[[Random, int], Awaitable[None]]], ...] = (
             (plan.kills, self._kill),
@@ -75,12 +75,12 @@ class Faults:
             await act(chance, number)
 
     def note(self, what: str) -> None:
-        """Count it, and show it."""
+        """Count a fault, and print it."""
         self.happened[what] += 1
         print(f"{asyncio.get_running_loop().time():.1f} {what}", file=sys.stderr, flush=True)
 
     async def keep(self) -> None:
-        """Start servers that ended, as those who run servers do; for ever."""
+        """Restart servers that ended, as a supervisor does; never returns."""
         while True:
             for name, server in self._stand.servers.items():
                 if not server.runs and name not in self._down:
@@ -89,7 +89,7 @@ class Faults:
             await asyncio.sleep(0.5)
 
     async def heal(self) -> None:
-        """The end of all faults."""
+        """End every fault that still lasts."""
         stand = self._stand
         for disk in stand.disks.values():
             disk.empty()
@@ -105,7 +105,7 @@ class Faults:
     # ------------------------------------------------------------------------------------------ services
 
     async def _kill(self, chance: Random, number: int) -> None:
-        """Two of three at a named step, each in turn; the others at any moment."""
+        """Kill two of three services at a named step, in turn, and the others at any moment."""
         if number % 3:
             step = self._steps[(number // 3 * 2 + number % 3 - 1) % len(STEPS)]
             if await self._reached(order(self._stand.orders, step)):
@@ -114,7 +114,7 @@ class Faults:
             service = step.service
         else:
             service = chance.choice(SERVICES)
-        while not await asyncio.to_thread(self._stand.kill, service):  # noqa: ASYNC110  # it is starting
+        while not await asyncio.to_thread(self._stand.kill, service):  # noqa: ASYNC110  # the service is starting
             await asyncio.sleep(0.2)
         self.note(f"killed: {service}: at any moment")
 
@@ -207,14 +207,14 @@ class Faults:
         for _ in range(50):
             try:
                 await asyncio.to_thread(self._stand.ask, "update skewed.clock set ahead = %s::interval", ahead)
-            except Exception:  # the server is just being restarted
+            except Exception:  # the server is restarting
                 await asyncio.sleep(0.5)
             else:
                 self.note("clock moved")
                 return
 
     async def _misbehave(self, chance: Random, number: int) -> None:
-        """The provider of sales@ does what providers do."""
+        """Let the provider of sales@ fail in a way that real providers fail."""
         stand = self._stand
         if number % 2:
             verb, reply = chance.choice(PROMPT_REPLIES + (SLOW_REPLIES if self._plan.slow_retries else ()))

@@ -1,9 +1,9 @@
-"""Measures what honest users notice while an outsider and a user send the worst mails: ``make hostile``.
+"""Measures the delays of honest users while an outsider and a user send the worst mails: ``make hostile``.
 
 ``python -m tests.faults.hostile [--mails N] [--kinds WORD,…]`` puts the mails of ``hostile_mails`` into the maildrop of
-one account, and submits the worst headers through it. Meanwhile honest mails arrive at another account, and somebody
-opens the pages of the console. The goals are judged at the end: honest mail is readable in time, no process exceeds two
-thirds of its memory limit or ends, no event loop stands, pages answer, and nothing needs an operator.
+one account, and submits the worst headers through it. Meanwhile honest mails arrive at another account, and a browser
+opens the pages of the console. The goals are checked at the end: honest mail is readable in time, no process exceeds
+two thirds of its memory limit or ends, no event loop is blocked, pages answer, and no operator has to act.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ READABLE_SECONDS = 5.0
 PAGE_SECONDS = 1.0
 """Goal of a page of the console: seconds."""
 LOOP_SECONDS = 0.1
-"""Goal of the time that an event loop stands still: seconds of processor time."""
+"""Goal of the time that an event loop is blocked: seconds of processor time."""
 MEMORY_SHARE = 2 / 3
 """Goal of a process' memory: share of the limit in docker-compose.yml."""
 
@@ -71,12 +71,12 @@ PAGES = (
 
 @dataclass(slots=True)
 class Honest:
-    """What honest users noticed: seconds."""
+    """The measurements of honest users."""
 
-    readable: list[float] = field(default_factory=list)
-    missing: int = 0
-    pages: list[tuple[float, str]] = field(default_factory=list)
-    failed_pages: list[str] = field(default_factory=list)
+    readable: list[float] = field(default_factory=list)  # seconds until each honest mail was readable
+    missing: int = 0  # honest mails that were never readable
+    pages: list[tuple[float, str]] = field(default_factory=list)  # seconds and path of each page of the console
+    failed_pages: list[str] = field(default_factory=list)  # path and reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class Measured:
 
 
 def measure(folder: Path, mails: int, kinds: Sequence[str] = ()) -> Measured:
-    """Run the whole system under attack. :param kinds: names of ``hostile_mails.kinds``; none: all of them."""
+    """Run the whole system under attack. :param kinds: names from ``hostile_mails.kinds``; empty: all of them."""
     loops = folder / "loops"
     loops.mkdir()
     environment = {"PYTHONPATH": str(Path(__file__).parent / "inject"), LOOPS: str(loops)}
@@ -125,7 +125,7 @@ def measure(folder: Path, mails: int, kinds: Sequence[str] = ()) -> Measured:
 
 @contextmanager
 def _beside(stop: threading.Event, *works: Callable[[], None]) -> Iterator[None]:
-    """Run these in threads of their own while the block lasts."""
+    """Run each function in its own thread during the block, and set ``stop`` at its end."""
     threads = [threading.Thread(target=work) for work in works]
     for thread in threads:
         thread.start()
@@ -141,7 +141,7 @@ def _beside(stop: threading.Event, *works: Callable[[], None]) -> Iterator[None]
 
 
 def _offer(system: System, mails: int, kinds: Sequence[str]) -> int:
-    """Put the worst mails into the maildrop, one of each kind in turn. :return: how many."""
+    """Put the worst mails into the maildrop, one of each kind in turn. :return: their number."""
     chosen = [make for name, make in hostile_mails.kinds().items() if not kinds or name in kinds]
     for number in range(mails):
         system.provider.put(ATTACKED, chosen[number % len(chosen)](number))
@@ -149,7 +149,7 @@ def _offer(system: System, mails: int, kinds: Sequence[str]) -> int:
 
 
 def _submit_worst(system: System) -> None:
-    """Submit the worst headers that smtp_in takes, by a user with a valid login."""
+    """Submit the worst headers that smtp_in accepts, as a user with a valid login."""
     for number in range(SUBMISSIONS):
         mail = hostile_mails.submission(number, CUSTOMER, hostile_mails.SUBMISSION_OCTETS, AUTHOR)
         with smtplib.SMTP("127.0.0.1", system.settings.smtp_port, timeout=120) as smtp:
@@ -158,7 +158,7 @@ def _submit_worst(system: System) -> None:
 
 
 def _at_rest(system: System, mails: int) -> bool:
-    """Whether every worst mail has been delivered, and every worst submission is at the provider."""
+    """Return whether every worst mail has been delivered, and every worst submission is at the provider."""
     books = system.json("status")["books"][ATTACKED]
     relayed = len(system.provider.mail_of(CUSTOMER))
     return bool(books["fetched"] >= mails and books["in_flight"] == 0 and relayed == SUBMISSIONS)
@@ -177,7 +177,7 @@ def _wait_for(what: Callable[[], bool]) -> bool:
 
 
 def _send_honest(system: System, honest: Honest, stop: threading.Event) -> None:
-    """Send mail to the other account, and read it by POP3 as soon as it is there."""
+    """Send mail to the other account, and read it by POP3 as soon as it is listed."""
     waiting: dict[bytes, float] = {}
     got: dict[bytes, bytes] = {}
     seen = 0
@@ -264,10 +264,10 @@ def _judge(
     longest = {each.service: each for each in sorted(loops, key=lambda each: each.processor)}
     rows += [
         (
-            f"{name}: longest stop of the loop, processor s",
+            f"{name}: longest block of the loop, processor s",
             longest[name].processor,
             LOOP_SECONDS,
-            f"{longest[name].wall:.2f} s by the wall; {longest[name].doing}",
+            f"{longest[name].wall:.2f} s elapsed; {longest[name].doing}",
         )
         for name in SERVICES
         if name in longest
@@ -288,7 +288,7 @@ def _longest(pages: Sequence[tuple[float, str]], goal: float) -> tuple[float, fl
 
 
 def main() -> None:
-    """The command. The exit status is 1 if a goal was missed."""
+    """Run the command. The exit status is 1 if a goal was missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mails", type=int, default=MAILS)
     parser.add_argument("--kinds", default="", help="names of kinds, separated by commas")

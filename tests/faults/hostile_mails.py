@@ -1,7 +1,7 @@
 """The worst mails that an outsider can write within the size limits, each kind a named generator.
 
-Each mail is addressed to an external account and differs from the others of its kind, so no cache helps. The kinds aim
-at one reader each: the tests of the readers count its work, and ``make hostile`` sends them all to the running system.
+Each mail is addressed to an external account and differs from the others of its kind, so no cache helps. Each kind
+attacks one parser: the tests of the parsers count its work, and ``make hostile`` sends all kinds to the running system.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ HEAD_OCTETS = 250_000
 SUBMISSION_OCTETS = 1_000_000
 """Size of the hostile header of a submission: octets; smtp_in accepts 1 MiB."""
 FOLD = "\r\n "
-Maker = Callable[[int, str, int], bytes]  # from a serial number, the address of an account, and a size in octets
+Maker = Callable[[int, str, int], bytes]  # arguments: serial number, address of an account, size in octets
 
 
 def kinds(to: str = ACCOUNT, octets: int | None = None) -> dict[str, Callable[[int], bytes]]:
     """Return the generators by name; each makes a mail from a serial number.
 
-    :param to: the address of an external account. :param octets: size of what is hostile; None: the largest that is
-        read.
+    :param to: the address of an external account. :param octets: size of the hostile part; None: as much as the parser
+        reads.
     """
     made: dict[str, Callable[[int], bytes]] = {}
     for makers, size in (
@@ -43,7 +43,7 @@ def _bound(make: Maker, to: str, octets: int) -> Callable[[int], bytes]:
 
 
 def submission(serial: int, to: str, octets: int, author: str = AUTHOR) -> bytes:
-    """A submitted mail whose To repeats the author's own address, which the sender replaces each time."""
+    """Return a submission whose To repeats the author's own address, which the sender replaces each time."""
     return _mail(serial, [f"To: <{to}>,\r\n {_repeat(f'{author},', octets)} x@y"], author=author)
 
 
@@ -103,7 +103,7 @@ def _own_address_again(serial: int, to: str, octets: int) -> bytes:
 
 
 def _foreign_a_labels(serial: int, to: str, octets: int) -> bytes:
-    """Domains in A-labels (RFC 5890), each another one, behind the account's own local part."""
+    """Different domains in A-labels (RFC 5890), each after the account's own local part."""
     local = to.partition("@")[0]
 
     def address(serial: int, number: int) -> str:
@@ -159,17 +159,17 @@ def _words_with_at(serial: int, to: str, octets: int) -> bytes:
 
 
 def _unknown_names(serial: int, to: str, octets: int) -> bytes:
-    """Hundreds of names beside the account's address that nobody has."""
+    """Hundreds of display names before the account's address, none of which is a user name."""
     return _to(serial, to, octets, lambda s, n: f'"Nobody {s}.{n}" <{to}>', own_first=False)
 
 
 def _names_that_grow(serial: int, to: str, octets: int) -> bytes:
-    """Names that Unicode's compatibility forms make eighteen times as long."""
+    """Names whose compatibility normal form (NFKC) is eighteen times as long."""
     return _to(serial, to, octets, lambda s, n: f"{chr(0xFDFA) * 200}{s}.{n} <{to}>", own_first=False)
 
 
 def _combining_marks(serial: int, to: str, octets: int) -> bytes:
-    """Names that Unicode's normal forms have to sort."""
+    """Names with combining marks, which normalisation has to reorder."""
     marks = chr(0x0327) + chr(0x0301)
     return _to(serial, to, octets, lambda s, n: f"{marks * 150}{s}.{n} <{to}>", own_first=False)
 

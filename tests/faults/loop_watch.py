@@ -1,9 +1,9 @@
-"""Measures how long the event loop of a service stands still, from outside.
+"""Measures how long the event loop of a service is blocked, without code in the service.
 
 A process that is started with the folder ``inject`` on its PYTHONPATH and LOOPS in its environment runs a timer in its
-loop. A timer that is late shows how long the loop did other work: by the wall, and in processor time of the thread. On
-a busy machine the first one also contains what other processes took. Meanwhile a second thread notes what the loop
-does.
+loop. The delay of the timer is the time for which the loop did other work: elapsed time, and processor time of the
+thread. On a busy machine the elapsed time also contains the work of other processes. A second thread records the
+functions that block the loop.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from pathlib import Path
 from typing import Any
 
 LOOPS = "FAULTS_LOOPS"
-"""Environment variable that names the folder of the results."""
+"""Environment variable: the folder of the results."""
 BEGIN = "begin"
-"""Name of the file in that folder from whose creation on stops are recorded: a start imports modules for a second."""
+"""File in that folder. Blocks are recorded only after it exists: a starting process imports modules for a second."""
 TICK_SECONDS = 0.01
-"""Interval of the timer: seconds, small beside what is measured."""
+"""Interval of the timer: seconds; small compared with the measured times."""
 NOTABLE_SECONDS = 0.03
-"""Shorter times are not written: seconds; below the 50 ms that a batch may take."""
+"""Shortest recorded block: seconds; below the 50 ms that a batch may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class LongestStop:
-    """The longest time that the loop of one process stood still: seconds. doing: the functions at that time."""
+    """The longest time for which the loop of one process was blocked."""
 
     service: str
-    wall: float
-    processor: float
-    doing: str
+    wall: float  # seconds, elapsed time
+    processor: float  # seconds, processor time of the thread
+    doing: str  # the innermost functions at that time
 
 
 def arm(service: str) -> None:
-    """Measure the loop that this process will run."""
+    """Wrap ``uvloop.run`` in this process, so that its loop is measured."""
     import uvloop
 
     run = uvloop.run
@@ -64,7 +64,7 @@ class _Watch:
         self._thread = 0
 
     def start(self) -> None:
-        """Start the timer in the running loop, and the thread that looks at it."""
+        """Start the timer in the running loop, and the thread that observes it."""
         self._thread = threading.get_ident()
         self._tick()
         threading.Thread(target=self._observe, name="loop watch", daemon=True).start()
@@ -91,7 +91,7 @@ class _Watch:
 
 
 def read_longest(folder: Path) -> list[LongestStop]:
-    """Return the longest stop of each process that had a notable one."""
+    """Return the longest block of each process that recorded one."""
     return [
         LongestStop(file.name.partition(".")[0], *json.loads(file.read_text(encoding="utf-8")))
         for file in sorted(folder.iterdir())

@@ -1,4 +1,4 @@
-"""The mails of the driver: who gets each, and that some are twins and some share a Message-ID."""
+"""The mails of the driver and their recipients. Some mails are identical, and some share a Message-ID."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _HARD = b"..two dots\r\n.\r\n\xff\xfe eight bits \x80\r\nFrom the beginning\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """A mail for the provider's mailbox of ``account``. people: addresses that have to get it."""
+    """A mail to fetch."""
 
-    account: str
+    account: str  # the external account in whose mailbox it is
     mail: bytes
-    people: tuple[str, ...]
+    people: tuple[str, ...]  # the local addresses that must get it
 
 
 def incoming(chance: Random, run: str) -> Iterator[Incoming]:
-    """Without end: one in twenty comes twice, byte for byte, one in twenty has the Message-ID of another one."""
+    """Yield mails without end. One in twenty comes twice, and one in twenty has the Message-ID of the one before."""
     before: str | None = None
     for number in itertools.count(1):
         token = f"{run}-in-{number}"
@@ -50,7 +50,7 @@ def incoming(chance: Random, run: str) -> Iterator[Incoming]:
 
 
 def outgoing(chance: Random, run: str) -> Iterator[tuple[str, str, bytes, tuple[str, ...], tuple[str, ...], str]]:
-    """Without end: token, author, mail, outside recipients, refused ones, a local recipient or ''."""
+    """Yield submissions without end: token, author, mail, outside recipients, refused ones, a local recipient or ""."""
     for number in itertools.count(1):
         token = f"{run}-out-{number}"
         author = chance.choice(list(PEOPLE.values()))
@@ -70,5 +70,5 @@ def _body(chance: Random) -> bytes:
 
 
 def stuffed(mail: bytes) -> bytes:
-    """As it goes over the wire, with the final dot."""
+    """Return a mail with dot-stuffing and the final dot, as SMTP transmits it (RFC 5321 section 4.5.2)."""
     return b"\r\n".join(b"." + line if line.startswith(b".") else line for line in mail.split(b"\r\n")) + b".\r\n"

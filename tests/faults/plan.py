@@ -1,4 +1,4 @@
-"""How much happens in a run."""
+"""The numbers of mails and faults of a run."""
 
 from __future__ import annotations
 
@@ -7,27 +7,22 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """mails, submissions: how many are offered, within ``seconds``. The others: how many faults of a kind.
+    """The size of a run; a field without a comment is the number of faults of a kind."""
 
-    restarts: of each server: PostgreSQL, RabbitMQ, Dovecot, Postfix. slow_retries: providers also refuse for now, after
-    which a minute passes. hands_off_seconds: so long after the last fault everything has to go by itself; then retries
-    that are due later are hurried. settle_seconds: after the last fault everything has to have arrived.
-    """
-
-    mails: int
-    submissions: int
+    mails: int  # offered within ``seconds``
+    submissions: int  # offered within ``seconds``
     seconds: float
     kills: int
-    restarts: int
+    restarts: int  # of each server: PostgreSQL, RabbitMQ, Dovecot, Postfix
     wipes: int
     stops: int
     cuts: int
     disks: int
     clocks: int
     misbehaviours: int
-    slow_retries: bool
-    hands_off_seconds: float
-    settle_seconds: float
+    slow_retries: bool  # providers also refuse temporarily, after which the sender waits a minute
+    hands_off_seconds: float  # from the last fault until the driver retries submissions that are due later
+    settle_seconds: float  # from the last fault until all mail must have arrived
 
 
 FULL = Plan(

@@ -1,7 +1,7 @@
-"""Mails that end the process which reads them, as a crash in C code or the kernel's killer would.
+"""Mails that end the process which reads them, as a crash in C code or the kernel's OOM killer would.
 
-As with the steps, the services know nothing of it. A service looks for the file that is named after what it does; where
-what it is about to read contains the text in that file, the process ends.
+The services contain no test code: functions that read mail are wrapped when a process starts. Before each call the
+wrapper reads a file with the name of the task. If the arguments contain the text in that file, the process ends.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 from shared.store import poison
 
 POISONS = "FAULTS_POISONS"
-"""Of the environment: the folder of the files."""
+"""Environment variable: the folder of the files."""
 
 RETRY_SECONDS = "FAULTS_RETRY_SECONDS"
-"""Of the environment: the pause between two tries of a suspect; without it a short one."""
+"""Environment variable: pause between two tries of a suspected message, in seconds; unset: 4."""
 
 READERS = {
     "router": {"router": "shared.routing:read_facts"},
@@ -29,11 +29,11 @@ READERS = {
         "relay": "services.sender.outgoing_message:parse_header",
     },
 }
-"""By service: what it does, and the function that reads for it."""
+"""By service: the name of a task, and the function that reads mail for it."""
 
 
 def arm(service: str) -> None:
-    """Make the readers of this service deadly, in this process, and let suspects be tried again soon."""
+    """Wrap the reading functions of this service, in this process, and shorten the pause between two tries."""
     poison.RETRY_SECONDS = float(os.environ.get(RETRY_SECONDS, "4"))
     for name, target in READERS.get(service, {}).items():
         module_name, _, function = target.partition(":")

@@ -1,4 +1,4 @@
-"""A stretch of network between two parts, which can be cut, slow, silent or gone."""
+"""A TCP proxy between two parts, whose network can be cut, slow, silent or away."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 
 
 class Proxy:
-    """port: on 127.0.0.1, leads to the first of ``targets`` there that answers, as the service of a cluster leads to
-    its living members. delay: seconds that each piece waits. away: nothing listens."""
+    """Forwards connections to the first target that accepts, as a Kubernetes Service forwards to ready members."""
 
     def __init__(self, port: int, *targets: int) -> None:
+        """:param port: of the proxy, on 127.0.0.1. :param targets: ports on 127.0.0.1."""
         self.port, self.targets = port, targets
-        self.delay = 0.0
-        self.away = False
+        self.delay = 0.0  # seconds that each piece of data waits
+        self.away = False  # the port does not listen
         self._open = asyncio.Event()
         self._open.set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -34,11 +34,11 @@ class Proxy:
         self._server = await asyncio.start_server(self._carry, "127.0.0.1", self.port, backlog=512, reuse_address=True)
 
     def silence(self) -> None:
-        """Nothing is lost, and nothing goes on, until ``resume``."""
+        """Hold back all data until ``resume``; no data is lost."""
         self._open.clear()
 
     async def leave(self) -> None:
-        """Nothing listens any more, until ``resume``; what was connected is cut."""
+        """Close the port until ``resume``, and cut every connection."""
         self.away = True
         if self._server is not None:
             self._server.close()
@@ -47,7 +47,7 @@ class Proxy:
         await asyncio.sleep(0)
 
     async def resume(self) -> None:
-        """Work again."""
+        """Work normally again."""
         self.delay = 0.0
         self._open.set()
         if self.away:
@@ -55,7 +55,7 @@ class Proxy:
             await self._listen()
 
     def cut(self) -> int:
-        """End every connection, whatever is on its way; how many that were."""
+        """End every connection at once. :return: their number."""
         for task in self._tasks:
             task.cancel()
         return len(self._tasks)
@@ -70,7 +70,7 @@ class Proxy:
             ways = [asyncio.create_task(self._pump(reader, other)), asyncio.create_task(self._pump(there, writer))]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.wait(ways, timeout=0.2)  # what the other side still says
+                await asyncio.wait(ways, timeout=0.2)  # the last data of the other side
             finally:
                 for way in ways:
                     way.cancel()

@@ -1,7 +1,7 @@
-"""How soon mail flows again after each single fault, without a hand: ``python -m tests.faults.recovery [NAME …]``.
+"""Measures the time until mail flows again after each fault: ``python -m tests.faults.recovery [NAME …]``.
 
-A fault lasts a while; mail is offered meanwhile. From the moment at which the part that failed answers again a new mail
-is to be readable, and a new submission at the provider, within ten seconds; after a full disk within a minute.
+Mail is offered during each fault, and no operator acts. When the failed part answers again, a new mail must be readable
+and a new submission must be at the provider within ten seconds; after a full disk within a minute.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MOST_SECONDS = 10.0
 MOST_AFTER_A_FULL_DISK = 60.0
 GIVE_UP_SECONDS = 180.0
 LEFT = 32 * 1024 * 1024
-"""Of a full disk RabbitMQ keeps so much for itself. A node that has lost even that never works again by itself: see
+"""Room that is left on RabbitMQ's full disk: octets. A node without any room does not recover without a restart: see
 test_full_disk.py."""
 
 Act = Callable[[], Awaitable[None]]
@@ -37,23 +37,22 @@ Act = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """begin: it is there. end: returns as soon as the part answers again. most: seconds that may pass then."""
+    """A fault and its time limit."""
 
     name: str
     begin: Act
-    end: Act
-    most: float = MOST_SECONDS
+    end: Act  # returns as soon as the part answers again
+    most: float = MOST_SECONDS  # limit from then on until mail flows
 
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """Seconds from the end of a fault: until a new mail was readable, a new submission at the provider, all that was
-    offered meanwhile."""
+    """The measured times: seconds from the end of a fault."""
 
     fault: Fault
-    inward: float
-    outward: float
-    all: float
+    inward: float  # until a new mail was readable
+    outward: float  # until a new submission was at the provider
+    all: float  # until all mail that was offered meanwhile had arrived, too
 
     @property
     def well(self) -> bool:
@@ -66,7 +65,7 @@ class Recovered:
 
 
 class Recovery:
-    """Measures on one running system, one fault after the other."""
+    """Measures one fault after the other on one running system."""
 
     def __init__(self, stand: Stand) -> None:
         self._stand = stand
@@ -74,7 +73,7 @@ class Recovery:
         self._got: dict[bytes, bytes] = {}
 
     def faults(self) -> list[Fault]:
-        """All single faults."""
+        """Return all faults."""
         found = [Fault(f"{name} killed", self._kill(name), _nothing) for name in SERVICES]
         found += [
             Fault(f"{name} stopped", self._signal(name, signal.SIGSTOP), self._signal(name, signal.SIGCONT))
@@ -108,7 +107,7 @@ class Recovery:
         return found
 
     async def measure(self, fault: Fault) -> Recovered:
-        """Let it happen, and measure."""
+        """Cause a fault, end it, and measure the recovery."""
         await fault.begin()
         tasks = []
         meanwhile: list[tuple[str, str]] = []
@@ -136,7 +135,7 @@ class Recovery:
     # ------------------------------------------------------------------------------------------ mail
 
     async def _offer(self) -> tuple[tuple[str, str], asyncio.Task[None]]:
-        """A mail for Alex, and one by Alex that is handed in until it is taken."""
+        """Offer a mail for Alex, and start a submission by Alex. Return their tokens and the task of the submission."""
         inward, outward = f"rec-in-{next(self._numbers)}", f"rec-out-{next(self._numbers)}"
         mail = f'From: {CUSTOMERS[0]}\r\nTo: "Alex" <{SUPPORT}>\r\nSubject: {inward}\r\n\r\nHello\r\n'
         await asyncio.to_thread(self._stand.provider.put, SUPPORT, mail.encode())
@@ -194,7 +193,7 @@ class Recovery:
     def _make_room(self, name: str) -> Act:
         async def act() -> None:
             await asyncio.to_thread(self._stand.disks[name].empty)
-            self._stand.servers[name].start()  # unless it has survived
+            self._stand.servers[name].start()  # does nothing if the server has survived
 
         return act
 
@@ -206,7 +205,7 @@ class Recovery:
 
 
 async def _nothing() -> None:
-    """It is over at once."""
+    """Do nothing: the fault has no duration."""
 
 
 def _sync(act: Callable[[], object]) -> Act:
@@ -217,7 +216,7 @@ def _sync(act: Callable[[], object]) -> Act:
 
 
 def main() -> None:
-    """The command. The exit status is 1 if mail flowed too late after a fault."""
+    """Run the command. The exit status is 1 if mail flowed too late after a fault."""
     wanted = sys.argv[1:]
     with scratch() as folder, Stand(folder).running() as stand:
 

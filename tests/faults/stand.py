@@ -1,7 +1,7 @@
-"""The system under fault: servers that the driver owns, every connection between the parts through a proxy of its own.
+"""The system under test: the driver owns its servers, and each connection between its parts has its own proxy.
 
-PostgreSQL and RabbitMQ keep their data on small disks (tmpfs, which takes root), so that a disk can be full. The
-database has a clock that the driver can move: functions that stand before PostgreSQL's own in the search path.
+PostgreSQL and RabbitMQ keep their data on small disks (tmpfs, which needs root), so that a disk can be full. The driver
+can move the clock of the database: the schema ``skewed`` precedes PostgreSQL's own functions in the search path.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ alter database mailgroup set search_path = public, skewed, pg_catalog;
 
 
 class Disk:
-    """A small disk of its own."""
+    """A small disk, and a file that can fill it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._ballast = folder / "ballast"
 
     def fill(self, leaving: int = 0) -> None:
-        """Leave no room, or so many octets."""
+        """Fill the disk. :param leaving: octets that stay free."""
         with self._ballast.open("wb", buffering=0) as file:
             for octets in (1 << 24, 1 << 16, 1 << 12):
                 with suppress(OSError):
@@ -69,13 +69,13 @@ class Disk:
             file.truncate(file.tell() - leaving)
 
     def empty(self) -> None:
-        """Give the room back."""
+        """Free the room again."""
         self._ballast.unlink(missing_ok=True)
 
 
 @contextmanager
 def disk(folder: Path, mebibytes: int) -> Iterator[Disk]:
-    """A new folder that is a disk of this size while the block lasts. Takes root."""
+    """Mount a tmpfs of this size on a new folder for the block; needs root."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m,mode=755", "tmpfs", str(folder)], check=True)
     try:
@@ -85,19 +85,19 @@ def disk(folder: Path, mebibytes: int) -> Iterator[Disk]:
 
 
 class Server:
-    """A server that runs by the driver's will. To be started from the main thread."""
+    """A server process that the driver starts and ends. It must be started from the main thread."""
 
     def __init__(self, program: Program, log: Path) -> None:
         self.program, self._log = program, log
         self._process: Process | None = None
 
     def start(self) -> None:
-        """Start it, unless it runs."""
+        """Start the server, unless it runs."""
         if self._process is None or self._process.child.poll() is not None:
             self._process = self.program.start(self._log)
 
     async def end(self, number: signal.Signals, seconds: float = 30.0) -> None:
-        """End it by this signal, by SIGKILL if that takes too long."""
+        """End the server by a signal, and by SIGKILL if it still runs after ``seconds``."""
         assert self._process is not None
         self._process.child.send_signal(number)
         with suppress(subprocess.TimeoutExpired):
@@ -106,39 +106,36 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """Its process id, once it was started."""
+        """Its process id; the server must have been started."""
         assert self._process is not None
         return self._process.child.pid
 
     @property
     def runs(self) -> bool:
-        """Whether it has not ended."""
+        """Whether the process runs."""
         return self._process is not None and self._process.child.poll() is None
 
     def kill(self) -> None:
-        """At once, at the end: what it has to store is of no use any more."""
+        """End the server at once, at the end of a run: its data is not used again."""
         if self._process is not None:
             self._process.kill()
 
     def stop(self) -> None:
-        """In order, at the end."""
+        """Shut the server down, at the end of a run."""
         if self._process is not None:
             self._process.stop()
 
 
 class Stand:
-    """system: gateway and provider, as users and operators meet them. pop3, smtp: the faulty provider of sales@.
-
-    proxies: by what they lead to. disks, servers: by name. orders, reached: the folders of steps.py.
-    """
+    """The gateway, its servers and proxies, and two providers."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.orders, self.reached = folder / "orders", folder / "reached"
-        self.disks: dict[str, Disk] = {}
-        self.servers: dict[str, Server] = {}
-        self.proxies: dict[str, Proxy] = {}
-        self.pop3 = ScriptedPop3()
+        self.orders, self.reached = folder / "orders", folder / "reached"  # the folders of steps.py
+        self.disks: dict[str, Disk] = {}  # by name of the server
+        self.servers: dict[str, Server] = {}  # by name
+        self.proxies: dict[str, Proxy] = {}  # by name of the target
+        self.pop3 = ScriptedPop3()  # with smtp the faulty provider of sales@
         self.smtp = ScriptedSmtp()
         self.postgres: Postgres
         self.rabbitmq: RabbitMQ
@@ -150,14 +147,14 @@ class Stand:
 
     @contextmanager
     def running(self) -> Iterator[Stand]:
-        """The servers, and the provider of support@."""
+        """Run the servers and the provider of support@ for the block."""
         with ExitStack() as stack:
             self._start_servers(stack)
             self.provider = stack.enter_context(DemoProvider(self.folder / "provider"))
             yield self
 
     def _start_servers(self, stack: ExitStack) -> None:
-        """Start PostgreSQL and RabbitMQ; the stack ends them."""
+        """Start PostgreSQL and RabbitMQ. :param stack: ends them."""
         for name, mebibytes in DISK_MIB.items():
             self.disks[name] = stack.enter_context(disk(self.folder / name, mebibytes))
         port, *three = ports.choose(4, str(self.folder))
@@ -176,26 +173,26 @@ class Stand:
             self.servers[program.name] = self._serve(program, stack)
 
     def _serve(self, program: Program, stack: ExitStack) -> Server:
-        """Start a server; the stack ends it."""
+        """Start a server. :param stack: ends it."""
         server = Server(program, self.folder / f"{program.name}.log")
         stack.callback(server.stop)
         server.start()
         return server
 
     async def _servers_answer(self) -> None:
-        """Wait for what has to be there before the gateway starts."""
+        """Wait until the servers that the gateway needs at its start answer."""
         await self.answering(self.postgres.answers)
 
     def _broker_ports(self) -> tuple[int, ...]:
-        """Where the broker's proxy leads to."""
+        """Return the ports to which the broker's proxy connects."""
         return (self.rabbitmq.ports[0],)
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Stand]:
-        """Everything: proxies, the faulty provider, the gateway, its accounts."""
+        """Run the proxies, the faulty provider and the gateway with its accounts for the block."""
         async with AsyncExitStack() as stack:
             await self._servers_answer()
-            await asyncio.to_thread(self._make_database)  # beside the proxies, which carry a standby's replies
+            await asyncio.to_thread(self._make_database)  # in a thread: the loop runs the proxy of the standby
             await stack.enter_async_context(self.pop3.running())
             self.smtp = await stack.enter_async_context(scripted_smtp())
             targets = {
@@ -252,7 +249,7 @@ class Stand:
     # ------------------------------------------------------------------------------------------ accounts and mail
 
     def ask(self, sql: str, *parameters: object) -> list[tuple[object, ...]]:
-        """Ask the database past the proxy."""
+        """Execute a statement in the database, without the proxy, and return its rows."""
         with psycopg.connect(self.postgres.url, autocommit=True, connect_timeout=5) as connection:
             cursor = connection.execute(sql.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
@@ -260,18 +257,18 @@ class Stand:
     async def answering(self, answers: Callable[[], bool], seconds: float = 90.0) -> None:
         """Wait until a server answers."""
         async with asyncio.timeout(seconds):
-            while not await asyncio.to_thread(answers):  # noqa: ASYNC110  # nobody tells
+            while not await asyncio.to_thread(answers):  # noqa: ASYNC110  # there is no event to wait for
                 await asyncio.sleep(0.1)
 
     def wipe_broker(self) -> None:
-        """The node forgets everything. It must not run."""
+        """Delete all data of the RabbitMQ node, which must not run."""
         mnesia = self.rabbitmq.folder / "mnesia"
         shutil.rmtree(mnesia, ignore_errors=True)
         mnesia.mkdir()
         shutil.chown(mnesia, "rabbitmq", "rabbitmq")
 
     def kill(self, service: str, number: signal.Signals = signal.SIGKILL) -> bool:
-        """Send a service a signal, if it runs now."""
+        """Send a signal to a service. :return: False if the service does not run."""
         pid = self.instance.pids().get(service)
         if pid is None:
             return False
@@ -285,7 +282,7 @@ class Stand:
 
 @contextmanager
 def armed(orders: Path, reached: Path) -> Iterator[None]:
-    """While the block lasts, the services that are started wrap their steps. Makes both folders of steps.py."""
+    """Let services that are started in the block wrap their steps. Creates both folders of steps.py."""
     orders.mkdir()
     reached.mkdir()
     inject = str(Path(__file__).parent / "inject")

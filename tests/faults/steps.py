@@ -108,7 +108,7 @@ def not_reached(folder: Path) -> list[str]:
 
 
 def order(folder: Path, step: Step) -> Path:
-    """Make the service die when it reaches the step; the file is gone when it did."""
+    """Order a service to kill itself at a step. :return: the file of the order, which the service deletes then."""
     part, file = folder / f"{step.service}.part", folder / step.service
     part.write_text(step.name, encoding="ascii")
     part.rename(file)
@@ -125,7 +125,7 @@ def arm(service: str) -> None:
 
 
 def locate(step: Step) -> tuple[Any, str]:
-    """The module or class that has the function of this step, and the function's name."""
+    """Return the module or class that has the function of a step, and the function's name."""
     module, _, path = step.target.partition(":")
     owner: Any = importlib.import_module(module)
     *classes, name = path.split(".")

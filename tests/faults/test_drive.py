@@ -1,4 +1,4 @@
-"""The short form of the full run (``make faults``): some hundred mails through kills, restarts, cuts, a wipe."""
+"""The short form of the full run (``make faults``): some hundred mails during kills, restarts, cuts and a wipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.faults.plan import SHORT
 
 
 @pytest.mark.timeout(1800)
-def test_faults_of_every_part_lose_double_alter_or_misdirect_nothing() -> None:
+def test_faults_of_every_part_lose_duplicate_alter_or_misdirect_no_mail() -> None:
     run = drive(SHORT, seed=4)
     assert run.clean, "\n".join(run.lines)
     assert run.not_reached == []

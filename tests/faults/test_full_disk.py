@@ -1,4 +1,4 @@
-"""A RabbitMQ whose disk was full: it runs on without its queues, and is started again by ``up``."""
+"""A RabbitMQ whose disk was full: the node runs without its queues, until ``up`` restarts it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def small() -> Iterator[tuple[System, Disk]]:
 
 
 def arrives(system: System, token: str) -> float:
-    """Seconds until a mail for Alex is readable."""
+    """Put a mail for Alex into the maildrop. Return the seconds until it is readable."""
     began = time.monotonic()
     system.provider.put("support@company.com", f'To: "Alex" <support@company.com>\r\nSubject: {token}\r\n\r\n'.encode())
     until(lambda: system.who_has(token, ["alex@local.com"]), 3 * MOST_SECONDS)

@@ -1,4 +1,4 @@
-"""The short form of ``make hostile``: some of the worst mails of each kind, and the worst headers of a user."""
+"""The short form of ``make hostile``: two of the worst mails of each kind, and the worst headers of a user."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.servers import scratch
 
 
 @pytest.mark.timeout(1800)
-def test_the_worst_mails_stop_nothing_and_need_no_operator() -> None:
+def test_the_worst_mails_block_no_service_and_need_no_operator() -> None:
     with scratch() as folder:
         measured = hostile.measure(folder, mails=2 * len(hostile_mails.kinds()))
-    # then all mail arrives, nothing ends; the times are judged by ``make hostile`` on a quiet machine
+    # then all mail arrives and no service ends; ``make hostile`` judges the times on an idle machine
     assert not measured.broken, "\n".join(measured.lines)
     assert not [name for name in measured.missed if "memory" in name], "\n".join(measured.lines)
 

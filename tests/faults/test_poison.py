@@ -1,4 +1,4 @@
-"""A mail that ends every process that reads it is parked in the end; no other mail is, whatever is killed."""
+"""A mail that ends every process which reads it is parked after its last try; other mail is not, even after kills."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ AT_WORK = ("router", "mailbox", "sender")
 
 @pytest.fixture(scope="module")
 def poisons() -> Iterator[Path]:
-    """Where the system looks for what is deadly."""
+    """The folder of the files that make a text a poison."""
     with scratch() as folder:
         yield folder
 
@@ -44,8 +44,8 @@ def system(poisons: Path) -> Iterator[System]:
 
 
 def test_a_poison_message_is_parked_alone_after_five_crashes_of_its_own(system: System, poisons: Path) -> None:
-    # given a mail that is deadly to each stage, two of them within one process, among others that go the same way
-    inside = mail("poison-mailbox", f'"Alex" <{SUPPORT}>') + b"deadly to who delivers it\r\n"
+    # given a poison message for each stage (two of the stages are in one process), among other mail for these stages
+    inside = mail("poison-mailbox", f'"Alex" <{SUPPORT}>') + b"deadly to the service mailbox\r\n"
     deadly = {
         "router": "poison-router",
         "mailbox": f"octets={len(inside)}",
@@ -64,16 +64,16 @@ def test_a_poison_message_is_parked_alone_after_five_crashes_of_its_own(system: 
     sent = [f"fine-out-{number}" for number in range(20)]
     for token in [*sent[:10], "poison-sender", "poison-relay", *sent[10:]]:
         system.submit(ALEX, [CUSTOMER], submission(token))
-    # then the others arrive, once each
+    # then the other mails arrive, once each
     settled(system, expected, "fine-in")
     until(lambda: not set(sent) - set(at_customer(system, "fine-out")))
-    # and so does what comes while the deadly ones are tried again
+    # and so does a mail that comes while the poison messages are retried
     offered = time.monotonic()
     later = {"fine-in-later": [ALEX]}
     system.provider.put(SUPPORT, mail("fine-in-later", f'"Alex" <{SUPPORT}>'))
     settled(system, later, "fine-in-later")
     assert time.monotonic() - offered < 60  # a poll and some restarts: a few seconds, but on a busy machine
-    # until those are parked, each with what it did
+    # until the poison messages are parked, each with its reason
     until(lambda: len(parked(system)) == len(deadly))
     for each in parked(system):
         assert "The process ended each of the 5 times that it handled this mail in isolation" in each["error"]
@@ -85,8 +85,8 @@ def test_a_poison_message_is_parked_alone_after_five_crashes_of_its_own(system: 
     }
     assert any("4 mails need attention" in problem for problem in system.json("status")["problems"])
     assert in_mailboxes(system, "fine-in") == Counter((token, ALEX) for token in expected | later)
-    assert_told(system, at_customer(system, "fine-out"))
-    # when what was wrong is mended and the operator requeues them, they arrive
+    assert_duplicates_are_traced(system, at_customer(system, "fine-out"))
+    # when the cause is fixed and the operator requeues them, they arrive
     for name in deadly:
         (poisons / name).unlink()
     system.run("parked", "requeue", *(str(each["id"]) for each in parked(system)))
@@ -103,20 +103,20 @@ def test_thirty_kills_from_outside_park_no_mail(system: System) -> None:
         for number in range(30):
             expected |= offer(system, 10, f"kills-{number}")
             time.sleep(random.uniform(0.1, 0.8))
-            with suppress(KeyError, ProcessLookupError):  # it is dead already
+            with suppress(KeyError, ProcessLookupError):  # it has ended already
                 os.kill(system.instance.pids()[AT_WORK[number % len(AT_WORK)]], signal.SIGKILL)
     wanted = settled(system, expected, "kills")
     assert in_mailboxes(system, "kills") == wanted
     until(lambda: not set(accepted) - set(at_customer(system, "kills")))
-    assert_told(system, at_customer(system, "kills"))
-    # then nothing is parked, and nothing is suspected any more
+    assert_duplicates_are_traced(system, at_customer(system, "kills"))
+    # then no mail is parked, and no message is suspected any more
     assert parked(system) == []
     until(lambda: suspected(system) == [])
     until(lambda: system.json("status")["ok"])
 
 
-def assert_told(system: System, relayed: Counter[str]) -> None:
-    """What was on the wire when its sender died was sent once more, and its trace says so."""
+def assert_duplicates_are_traced(system: System, relayed: Counter[str]) -> None:
+    """Check that the trace of each mail that was relayed twice says that its outcome was uncertain."""
     for token in (token for token, copies in relayed.items() if copies > 1):
         [found] = system.json("trace", f"{token}@customer.example")
         assert "uncertain" in [event["event"] for event in found["events"]], token

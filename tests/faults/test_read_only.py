@@ -1,4 +1,4 @@
-"""A PostgreSQL that accepts no changes for a while, as a guard of a full disk or an old primary sets it."""
+"""A PostgreSQL server that is read-only for a while, as a tool sets it on a full disk or after a failover."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.system import System, until
 
 SECONDS = 30.0 if "FAULTS_LONG" in os.environ else 10.0
 MAX_LINES = 12
-"""Lines that one place may write meanwhile: at pauses of 1, 2, 4 … seconds, by each of its causes."""
+"""Limit of log lines of one event meanwhile: retries pause for 1, 2, 4 … seconds, for each cause."""
 RECOVERY_SECONDS = 8.0
 ANNA = "anna@customer.example"
 
@@ -48,7 +48,7 @@ def outgoing(token: str) -> bytes:
 
 
 def submitted(system: System, token: str) -> bool:
-    """Hand in a mail to the customer; False if it is refused for now. Any other refusal is an error."""
+    """Submit a mail to the customer. :return: False if it is refused temporarily; any other refusal is an error."""
     try:
         system.submit("alex@local.com", [ANNA], outgoing(token))
     except smtplib.SMTPServerDisconnected:
@@ -65,7 +65,7 @@ def submitted(system: System, token: str) -> bool:
 
 
 def deleted(system: System) -> bool:
-    """Delete the first mail in Alex's mailbox; False if that is refused for now."""
+    """Delete the first mail in Alex's mailbox. :return: False if that is refused temporarily."""
     session = poplib.POP3("127.0.0.1", system.settings.pop3_port, timeout=60)
     try:
         session.user("alex@local.com")
@@ -89,7 +89,7 @@ def subjects(mails: list[bytes]) -> Counter[str]:
 
 
 def lines(log: Path, since: int) -> Counter[str]:
-    """The warnings and errors that a service has written since then, by event."""
+    """Count the warnings and errors in a log by event. :param since: the offset to read from: octets."""
     found: Counter[str] = Counter()
     for line in log.read_bytes()[since:].decode().splitlines():
         if line.startswith("{") and (entry := json.loads(line))["level"] != "info":
@@ -106,7 +106,7 @@ def test_services_wait_and_no_mail_is_lost_or_sent_twice(system: System) -> None
     pids = {name: system.instance.pids()[name] for name in SERVICES}
     logs = {name: system.settings.data / "log" / f"{name}.log" for name in SERVICES}
     sizes = {name: log.stat().st_size for name, log in logs.items()}
-    # given mail in both directions on its way
+    # given mail in transit in both directions
     pool = ThreadPoolExecutor(4)
     submitting = {f"out{number}": pool.submit(submitted, system, f"out{number}") for number in range(100)}
     for number in range(25):
@@ -116,7 +116,7 @@ def test_services_wait_and_no_mail_is_lost_or_sent_twice(system: System) -> None
     with read_only(system), pool:
         end = time.monotonic() + SECONDS
         tries = 0
-        time.sleep(1.0)  # the sessions in use learn it with their next statement
+        time.sleep(1.0)  # sessions in use notice it at their next statement
         while time.monotonic() < end:
             # then clients get temporary failures
             assert not submitted(system, f"refused{tries}")
@@ -126,7 +126,7 @@ def test_services_wait_and_no_mail_is_lost_or_sent_twice(system: System) -> None
         assert any("read-only" in problem for problem in system.json("status")["problems"])
     back = time.monotonic()
     accepted = [token for token, future in submitting.items() if future.result()]
-    # and at once afterwards everything goes on
+    # and afterwards mail flows again
     assert until(lambda: submitted(system, "after"), 20)
     accepted.append("after")
     until(lambda: all(f"in{number}" in subjects(system.mails("alex@local.com")) for number in range(25)), 60)
@@ -134,7 +134,7 @@ def test_services_wait_and_no_mail_is_lost_or_sent_twice(system: System) -> None
     print(f"{tries} tries refused; all mail was readable {recovered:.1f} s after the database accepted changes")
     assert recovered < RECOVERY_SECONDS
     until(lambda: len(subjects(system.provider.mail_of(ANNA))) >= len(accepted), 60)
-    # nothing was sent twice, nothing that was refused was sent, and nothing is in a mailbox twice
+    # no mail was sent twice, no refused mail was sent, and no mailbox has a mail twice
     time.sleep(2.0)
     assert subjects(system.provider.mail_of(ANNA)) == Counter(accepted)
     in_mailbox = subjects(system.mails("alex@local.com"))

@@ -1,4 +1,4 @@
-"""RabbitMQ is away: what needs only the database works, and says that it is ready."""
+"""Without RabbitMQ, services that need only the database work and report that they are ready."""
 
 from __future__ import annotations
 
