@@ -139,7 +139,7 @@ def test_a_header_of_a_megabyte_is_delivered_and_so_is_the_next_mail(system: Sys
     assert system.json("status")["ok"]
 
 
-def test_a_mail_that_is_too_large_stays_upstream_and_recipients_get_a_notice(system: System) -> None:
+def test_a_too_large_mail_stays_upstream_and_its_recipients_are_notified(system: System) -> None:
     system.apply(system.company())
     too_large = (
         b'From: anna@x.example\r\nTo: "Jim" <support@company.com>\r\nSubject: too-large\r\n\r\n'
