@@ -1,4 +1,4 @@
-"""Claws Mail, on a screen that nobody sees: its command line tells it what to do, mails to send lie in its queue."""
+"""Runs Claws Mail on a virtual screen: its command line starts the action, and mails to send are in its queue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(account: Account) -> list[bytes]:
     log = account.folder / "claws.log"
     _configure(account)
     with _running(account, "--receive-all"):
-        _wait(lambda: b"): destroyed" in log.read_bytes())  # the session, as its debugging tells
+        _wait(lambda: b"): destroyed" in log.read_bytes())  # the session ended, as the debug log says
         return [file.read_bytes() for file in _numbered(account.folder / "Mail" / "inbox")]
 
 
@@ -38,12 +38,12 @@ def send(account: Account, letters: list[Letter]) -> None:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """The mails of a folder, as MH numbers them."""
+    """Return the mails of an MH folder, whose names are numbers."""
     return sorted(folder.glob("[0-9]*"))
 
 
 def _configure(account: Account) -> None:
-    """One account; the certificate is a known one already, as when somebody has looked at it and agreed."""
+    """Write the configuration of one account. Its certificate is trusted, as after a user has accepted it."""
     settings = account.folder / ".claws-mail"
     (settings / "certs").mkdir(parents=True)
     for name in _FOLDERS:
@@ -53,7 +53,7 @@ def _configure(account: Account) -> None:
     (settings / "folderlist.xml").write_text(f'<?xml version="1.0"?>\n<folderlist>{mailbox}</folderlist>\n')
     (settings / "clawsrc").write_text("[Common]\nconfig_version=3\nreceive_dialog_mode=2\nsend_dialog_mode=1\n")
     (settings / "passwordstorerc").write_text(
-        f"[account:1]\nrecv {account.password}\nsend {account.password}\n"  # passwords in clear are taken, from of old
+        f"[account:1]\nrecv {account.password}\nsend {account.password}\n"  # the old format, without encryption
     )
     (settings / "accountrc").write_text(
         f"""\
@@ -101,13 +101,13 @@ def _running(account: Account, order: str) -> Iterator[None]:
         try:
             yield
         finally:
-            program.kill()  # it would ask whether to; all that it has is in the folder
+            program.kill()  # a normal end asks for confirmation; all data is in the folder
             program.wait()
 
 
 @contextmanager
 def _screen() -> Iterator[str]:
-    """A screen of its own; the name of the display."""
+    """Run a virtual screen for the block. Yield the name of its display."""
     reading, writing = os.pipe()
     try:
         server = subprocess.Popen(
@@ -119,7 +119,7 @@ def _screen() -> Iterator[str]:
         os.close(writing)
     try:
         with os.fdopen(reading) as chosen:
-            number = chosen.readline().strip()  # once it is ready; nothing if it could not start
+            number = chosen.readline().strip()  # written when Xvfb is ready; empty if it cannot start
         if not number:
             raise Failed("Xvfb does not start")
         yield f":{number}"

@@ -1,4 +1,4 @@
-"""The three mails that everybody moves, and how what arrived is compared with what was sent."""
+"""The three mails that every program transfers, and their comparison with the mails that arrived."""
 
 from __future__ import annotations
 
@@ -10,29 +10,26 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 
 ATTACHMENT_OCTETS = 3_750_000
-"""In base64 that makes a mail of 5 MB."""
+"""Size of the attachment: octets; with base64 a mail of 5 MB."""
 
 KINDS = ("empty", "dots", "large")
 
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A mail and what it consists of. raw: with CRLF line ends. token: in the subject, of this letter alone.
+    """A mail and its parts."""
 
-    text: of the body, with LF line ends. attachment: the octets of the one attachment, if it has one.
-    """
-
-    kind: str
-    token: str
+    kind: str  # one of KINDS
+    token: str  # unique text in the subject
     author: str
     recipients: tuple[str, ...]
-    raw: bytes
-    text: str
+    raw: bytes  # the whole mail, with CRLF line ends
+    text: str  # of the body, with LF line ends
     attachment: bytes | None = None
 
 
 def letter(kind: str, token: str, author: str, recipients: tuple[str, ...], to: str = "") -> Letter:
-    """:param kind: one of KINDS. :param to: the To field, if it is not the recipients."""
+    """Make a mail. :param kind: one of KINDS. :param to: value of the To field; "": the recipients."""
     text, attachment = _CONTENT[kind]
     head = [
         f"From: {author}",
@@ -64,21 +61,21 @@ _CONTENT: dict[str, tuple[str, bytes | None]] = {
 
 
 def difference(sent: bytes, got: bytes) -> str:
-    """What was changed on the way, in words; empty if nothing was.
+    """Describe the first difference between two mails; "" if there is none.
 
-    Line ends are those of the place where a mail lies. A server may add fields to the header.
+    Line ends may differ, and a server may add fields to the header.
     """
     head, _, body = _lines(sent).partition(b"\n\n")
     got_head, _, got_body = _lines(got).partition(b"\n\n")
     if got_body != body:
-        return f"the body has {len(got_body)} octets instead of {len(body)}, or others"
+        return f"the body differs; it has {len(got_body)} octets, expected {len(body)}"
     left = iter(got_head.split(b"\n"))
-    missing = [line for line in head.split(b"\n") if line not in left]  # in this order, with others between
+    missing = [line for line in head.split(b"\n") if line not in left]  # in this order, other lines may be between
     return f"the header lacks {missing[0]!r}" if missing else ""
 
 
 def difference_in_content(letter: Letter, got: bytes) -> str:
-    """For clients that write a mail themselves: what became of its text and its attachment; empty if all is well."""
+    """Describe the first difference in text or attachment; "" if there is none. For clients that compose the mail."""
     mail = email.message_from_bytes(got, _class=EmailMessage, policy=email.policy.default)
     text, attachment = "", None
     for part in mail.walk():
@@ -87,7 +84,7 @@ def difference_in_content(letter: Letter, got: bytes) -> str:
         elif part.get_content_type() == "text/plain":
             text += part.get_content().replace("\r\n", "\n")
     if text.rstrip("\n") != letter.text.rstrip("\n"):
-        return f"the text is {text[:60]!r} instead of {letter.text[:60]!r}"
+        return f"the text is {text[:60]!r}, expected {letter.text[:60]!r}"
     if attachment != letter.attachment:
         return "the attachment has other octets"
     return ""

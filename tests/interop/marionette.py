@@ -1,4 +1,4 @@
-"""The remote control of Mozilla's programs: a small client of the protocol Marionette."""
+"""A small client of Marionette, the protocol for remote control of Mozilla's programs."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from typing import Any
 
 
 class Refused(Exception):
-    """The program answered with an error; its kind and its message."""
+    """The program answered with an error. The text is its kind and message."""
 
 
 class Marionette:
     """One session with a running program, in its privileged context."""
 
     def __init__(self, port: int, seconds: float) -> None:
-        """:param seconds: for each answer. :raises OSError: nobody answers on the port."""
+        """:param seconds: timeout of each answer. :raises OSError: no program answers on the port."""
         self._connection = socket.create_connection(("127.0.0.1", port), timeout=seconds)
         self._number = 0
         self._data = b""
-        self._receive()  # who it is
+        self._receive()  # the server's greeting
         self._ask("WebDriver:NewSession", {})
         self._ask("WebDriver:SetTimeouts", {"script": int(seconds * 1000)})
         self._ask("Marionette:SetContext", {"value": "chrome"})
 
     def run(self, library: str, function: str, *arguments: Any) -> Any:
-        """Call one of the library's asynchronous functions there; what it comes to.
+        """Call an asynchronous function of a script library in the program, and return its result.
 
-        :raises Refused: it failed. :raises OSError: the program is gone, or takes too long.
+        :raises Refused: the function failed. :raises OSError: the program has ended, or does not answer in time.
         """
         script = f"{library}\nreturn {function}(...arguments);"
         return self._ask("WebDriver:ExecuteScript", {"script": script, "args": arguments, "sandbox": "system"})["value"]
 
     def close(self) -> None:
-        """End the session; the program goes on."""
+        """Close the connection; the program continues."""
         self._connection.close()
 
     def _ask(self, command: str, parameters: dict[str, Any]) -> Any:

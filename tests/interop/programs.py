@@ -1,6 +1,6 @@
-"""Mail programs of the command line: how each reads a mailbox and sends a mail.
+"""Reads a mailbox and sends mails with each command-line mail program.
 
-Every one checks the certificate, against the file that it is given.
+Each program checks the server's certificate against the given file.
 """
 
 from __future__ import annotations
@@ -28,49 +28,44 @@ Send = Callable[[Account, list[Letter]], None]
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A mail client. version: the command that prints it.
-
-    read: fetches all mails of an account, keeping them there; as the client stored them. send: sends letters, each to
-    all of its recipients. None: the client does no such thing. reads, sends: in which ways.
-    composes: it writes the mail itself, from the letter's text and attachment.
-    """
+    """A mail client."""
 
     name: str
-    version: tuple[str, ...]
-    read: Read | None = None
-    send: Send | None = None
-    composes: bool = False
-    reads: tuple[Tls, ...] = WAYS
-    sends: tuple[Tls, ...] = WAYS
+    version: tuple[str, ...]  # the command that prints the version
+    read: Read | None = None  # fetches all mails without deleting them, as the client stores them; None: cannot
+    send: Send | None = None  # sends letters, each to all of its recipients; None: cannot
+    composes: bool = False  # the client writes the mail itself, from the letter's text and attachment
+    reads: tuple[Tls, ...] = WAYS  # TLS modes for POP3
+    sends: tuple[Tls, ...] = WAYS  # TLS modes for SMTP
 
 
 class Failed(Exception):
-    """A client ended with an error; what it said."""
+    """A program failed or did not end. The text is its output."""
 
 
 def run(command: Sequence[str], folder: Path, stdin: bytes = b"", seconds: float = SECONDS) -> bytes:
-    """What it prints. :raises Failed: it ends with an error, or takes too long."""
+    """Run a command and return its output. :raises Failed: it ends with an error, or takes too long."""
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "TERM": "xterm"}
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, input=stdin, capture_output=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise Failed(f"no end after {seconds:g} s: {_last_lines(error.stderr or error.stdout or b'')}") from error
+        raise Failed(f"still runs after {seconds:g} s: {_last_lines(error.stderr or error.stdout or b'')}") from error
     if done.returncode:
         raise Failed(f"status {done.returncode}: {_last_lines(done.stderr or done.stdout)}")
     return done.stdout
 
 
 def run_on_terminal(command: Sequence[str], folder: Path, seconds: float = SECONDS) -> None:
-    """As ``run``, for a program that needs a terminal; nobody types."""
+    """Run a command on a pseudo-terminal without input. :raises Failed: as ``run``."""
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (24, 80))  # a new one has no lines at all, which mutt takes for no terminal
+    termios.tcsetwinsize(theirs, (24, 80))  # a new terminal has no lines, which mutt does not accept
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "TERM": "xterm"}
     shown = bytearray()
 
     def watch() -> None:
-        with suppress(OSError):  # the terminal is gone with its last program
+        with suppress(OSError):  # reading fails when the last program closes the terminal
             while data := os.read(ours, 65536):
                 shown.extend(data)
 
@@ -85,7 +80,7 @@ def run_on_terminal(command: Sequence[str], folder: Path, seconds: float = SECON
     except subprocess.TimeoutExpired as error:
         program.kill()
         program.wait()
-        raise Failed(f"no end after {seconds:g} s: {_last_lines(bytes(shown))}") from error
+        raise Failed(f"still runs after {seconds:g} s: {_last_lines(bytes(shown))}") from error
     finally:
         watcher.join(5)
         os.close(ours)
@@ -98,14 +93,14 @@ def _last_lines(output: bytes) -> str:
 
 
 def maildir(path: Path) -> Path:
-    """A new, empty one."""
+    """Create an empty Maildir and return its path."""
     for name in ("tmp", "new", "cur"):
         (path / name).mkdir(parents=True)
     return path
 
 
 def mails_in(path: Path) -> list[bytes]:
-    """The mails of a Maildir."""
+    """Return the mails of a Maildir."""
     return [file.read_bytes() for name in ("new", "cur") for file in sorted((path / name).glob("*"))]
 
 
@@ -136,7 +131,7 @@ def send_with_curl(account: Account, letters: list[Letter]) -> None:
 
 
 def _delivery(account: Account) -> tuple[Path, Path]:
-    """A program that writes the mail on its standard input into a file of its own, and the folder of these files."""
+    """Return a program that writes its standard input to a new file, and the folder of these files."""
     box = account.folder / "mails"
     box.mkdir()
     deliver = account.folder / "deliver"
@@ -166,7 +161,7 @@ def read_with_fetchmail(account: Account) -> list[bytes]:
 
 
 def read_with_getmail(account: Account) -> list[bytes]:
-    deliver, box = _delivery(account)  # into Maildirs it delivers for people only, never for root
+    deliver, box = _delivery(account)  # getmail refuses to deliver into a Maildir as root
     tls = f"ca_certs = {account.ca_file}" if account.tls == "implicit" else ""
     (account.folder / "getmailrc").write_text(
         f"""\
@@ -194,7 +189,7 @@ delete = false
 
 
 def _marlam(account: Account, *more: str) -> Path:
-    """The configuration of mpop and msmtp, which are siblings."""
+    """Write the configuration file of mpop or msmtp, which share a format, and return its path."""
     tls = {"none": ["tls off"], "starttls": ["tls on", "tls_starttls on"], "implicit": ["tls on", "tls_starttls off"]}
     trust = [] if account.tls == "none" else [f"tls_trust_file {account.ca_file}"]
     lines = [f"host {account.host}", f"port {account.port}", f"user {account.user}", f"password {account.password}"]
@@ -225,7 +220,7 @@ def send_with_swaks(account: Account, letters: list[Letter]) -> None:
     trust = [] if account.tls == "none" else ["--tls-verify", "--tls-ca-path", str(account.ca_file)]
     for letter in letters:
         file = account.folder / letter.token
-        file.write_bytes(letter.raw.replace(b"\r\n", b"\n") + b".\n")  # it takes the final dot away and makes its own
+        file.write_bytes(letter.raw.replace(b"\r\n", b"\n") + b".\n")  # swaks removes the final dot and adds its own
         run(
             [
                 *("swaks", "--server", account.host, "--port", str(account.port), *tls, *trust),
@@ -296,7 +291,7 @@ def read_with_s_nail(account: Account) -> list[bytes]:
     url = _s_nail_url(account, "pop3")
     script = f"copy * {shlex.quote(f'maildir://{box}')}\nexit\n"
     run(_s_nail(account, "-S", "newfolders=maildir", "-R", "-f", url), account.folder, script.encode())
-    # It puts an empty line behind each mail, as between the mails of an mbox, unless it ends with one.
+    # s-nail adds an empty line after each mail that does not end with one, as between the mails of an mbox.
     return [mail.removesuffix(b"\n") if mail.partition(b"\n\n")[2] else mail for mail in mails_in(box)]
 
 
@@ -309,7 +304,7 @@ def send_with_s_nail(account: Account, letters: list[Letter]) -> None:
 
 
 def _attachment(account: Account, letter: Letter) -> str:
-    """The file to attach, if there is one."""
+    """Write the attachment to a file and return its path; "" without an attachment."""
     if letter.attachment is None:
         return ""
     file = account.folder / "large.bin"

@@ -1,8 +1,8 @@
-"""Other providers' servers, each private: GNU Mailutils and Courier for POP3, Exim for SMTP.
+"""Private servers of other vendors: GNU Mailutils and Courier for POP3, Exim for SMTP.
 
-Debian lets no two POP3 servers of some families, and no two mail servers, be installed at once. So Courier and Exim are
-not: their packages are unpacked into a root of their own, the machine's files with the package's over them, which is
-gone with the process. That needs root, as the stand-in provider does.
+Debian does not install two mail servers at once, nor some pairs of POP3 servers. So Courier and Exim are not installed:
+their packages are unpacked over the machine's files in an overlay file system, which ends with the process and is the
+root of the server. That needs root, as the demo provider does.
 """
 
 from __future__ import annotations
@@ -25,16 +25,13 @@ _START_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """A server that runs. pop3, smtp: its ports for each way; empty for what it does not do.
-
-    box: from an address to the Maildir of its mailbox.
-    """
+    """A running server."""
 
     name: str
     version: str
-    pop3: Mapping[Tls, int]
-    smtp: Mapping[Tls, int]
-    box: Callable[[str], Path]
+    pop3: Mapping[Tls, int]  # ports by TLS mode; empty: no POP3
+    smtp: Mapping[Tls, int]  # ports by TLS mode; empty: no SMTP
+    box: Callable[[str], Path]  # from an address to the Maildir of its mailbox
 
     def put(self, address: str, mail: bytes) -> None:
         """Put a mail into a mailbox, byte for byte."""
@@ -44,13 +41,13 @@ class Provider:
         give(self.box(address), _USER)
 
     def mail_of(self, address: str) -> list[bytes]:
-        """What lies in a mailbox."""
+        """Return the mails of a mailbox."""
         return [file.read_bytes() for name in ("new", "cur") for file in (self.box(address) / name).glob("*")]
 
 
 _USER = "mail"
 _MAIL_ID = 8
-"""Of that user and its group, on every Debian."""
+"""Numeric id of the user and of its group, the same on every Debian."""
 
 
 def _make_boxes(folder: Path, addresses: Sequence[str], inside: str = "") -> None:
@@ -62,7 +59,7 @@ def _make_boxes(folder: Path, addresses: Sequence[str], inside: str = "") -> Non
 
 @contextmanager
 def mailutils(folder: Path, certificate: Path, addresses: Sequence[str]) -> Iterator[Provider]:
-    """GNU Mailutils' pop3d, of a family of its own. certificate: PEM, with its key."""
+    """Run pop3d of GNU Mailutils for the block. :param certificate: PEM file with certificate and key."""
     clear, tls = ports.choose(2, str(folder), ports.PROVIDER)
     _make_boxes(folder / "mail", addresses, "INBOX")
     (folder / "passwd").mkdir()
@@ -104,7 +101,7 @@ _COURIER = ("courier-pop", "courier-authlib-userdb")
 
 @contextmanager
 def courier(folder: Path, certificate: Path, addresses: Sequence[str]) -> Iterator[Provider]:
-    """Courier's POP3 server with its own authentication daemon, in a root of its own."""
+    """Run Courier's POP3 server and its authentication daemon for the block, in their own root."""
     clear, tls = ports.choose(2, str(folder), ports.PROVIDER)
     _make_boxes(folder / "mail", addresses)
     lines = [
@@ -162,7 +159,7 @@ _EXIM = ("exim4-daemon-light",)
 
 @contextmanager
 def exim(folder: Path, certificate: Path, addresses: Sequence[str]) -> Iterator[Provider]:
-    """Exim, in a root of its own: it takes mail with AUTH alone, and delivers all of it here."""
+    """Run Exim for the block, in its own root: it accepts mail only after AUTH, and delivers all mail locally."""
     clear, tls = ports.choose(2, str(folder), ports.PROVIDER)
     _make_boxes(folder / "mail", addresses)
     script = f"""\
@@ -235,9 +232,9 @@ wait
 
 
 def _downloaded(folder: Path, packages: Sequence[str]) -> Path:
-    """A folder with the files of these Debian packages and of those they need that the machine lacks.
+    """Download Debian packages and their missing dependencies, which apt determines. Return the folder of the files.
 
-    Which ones those are differs from one Debian to the next; apt knows. :raises Failed: they cannot be had.
+    :raises Failed: the download failed.
     """
     place = folder / "packages"
     place.mkdir()
@@ -248,7 +245,7 @@ def _downloaded(folder: Path, packages: Sequence[str]) -> Path:
 
 
 def _in_root(folder: Path, packages: Path, script: str) -> list[str]:
-    """The command that runs a shell script in a root of its own, with these packages in it."""
+    """Return the command that runs a shell script in a new root file system with these packages."""
     root = folder / "root"
     root.mkdir()
     (folder / "inside.sh").write_text(script)
@@ -259,7 +256,7 @@ mount -t tmpfs none {root}
 cd {root}
 mkdir package upper work root
 for each in {packages}/*.deb; do dpkg-deb -x "$each" package; done
-# On the machine /lib is a link.
+# On this machine /lib is a symbolic link.
 if [ -d package/lib ]; then mkdir -p package/usr/lib; cp -a package/lib/. package/usr/lib/; rm -r package/lib; fi
 mount -t overlay none -o lowerdir=package:/,upperdir=upper,workdir=work root
 for each in proc dev tmp; do mount --rbind /$each root/$each; done
@@ -267,7 +264,7 @@ mount -t tmpfs none root/run
 exec chroot root sh {folder}/inside.sh
 """
     )
-    # A namespace of processes, too: whatever the script has started ends with it.
+    # In a PID namespace, all processes that the script has started end with it.
     return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", str(folder / "around.sh")]
 
 
@@ -276,7 +273,7 @@ exec chroot root sh {folder}/inside.sh
 
 @contextmanager
 def _running(name: str, command: list[str], folder: Path, greetings: Mapping[int, bytes]) -> Iterator[None]:
-    """The program, while the block lasts, once it greets. :raises Failed: it does not."""
+    """Run a server for the block, and wait for its greetings. :raises Failed: a greeting does not come."""
     program = Program(name, tuple(command), {"PATH": PATH, "LC_ALL": "C.UTF-8"}, folder, 1, stop_seconds=10)
     process = program.start(folder / f"{name}.log")
     try:
@@ -297,7 +294,7 @@ def _wait(process: Process, greetings: Mapping[int, bytes]) -> None:
 
 
 def version_of(package: str) -> str:
-    """The version of an installed Debian package."""
+    """Return the version of an installed Debian package."""
     return run(["dpkg-query", "--show", "--showformat=${Version}", package], Path("/")).decode()
 
 

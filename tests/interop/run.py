@@ -1,9 +1,9 @@
-"""Tries clients and servers, prints what came of each, and writes docs/interoperation.md after a full run.
+"""Tests clients and servers, prints each result, and writes docs/interoperation.md after a full run.
 
     python -m tests.interop.run                all of them
-    python -m tests.interop.run mutt Courier   these only; nothing is written
+    python -m tests.interop.run mutt Courier   only these; no file is written
 
-The exit status is 1 if anything went wrong, 2 for a name that is not there.
+The exit status is 1 after a failed transfer, 2 for an unknown name.
 """
 
 from __future__ import annotations
@@ -29,10 +29,7 @@ CLIENTS = (THUNDERBIRD, CLAWS, *PROGRAMS)
 
 
 def reading(stand: Stand, client: Client, tls: Tls) -> str | None:
-    """What was wrong with reading the three mails with a client in one way, in words; empty if nothing was.
-
-    None if the client cannot.
-    """
+    """Read the three mails with a client. :return: the problem; "": none; None: the client does not support it."""
     if client.read is None or tls not in client.reads:
         return None
     with _folder() as folder:
@@ -43,7 +40,7 @@ def reading(stand: Stand, client: Client, tls: Tls) -> str | None:
 
 
 def sending(stand: Stand, client: Client, tls: Tls) -> str | None:
-    """The same for sending the three mails, to a colleague and to a customer."""
+    """Send the three mails with a client to a colleague and a customer. :return: as ``reading``."""
     if client.send is None or tls not in client.sends:
         return None
     letters = stand.letters()
@@ -71,7 +68,7 @@ def _folder() -> Iterator[Path]:
 
 
 def client_row(stand: Stand, client: Client) -> Row:
-    """A client in all its ways."""
+    """Test a client in all TLS modes."""
     return Row(
         client.name,
         _version_of(client),
@@ -82,7 +79,7 @@ def client_row(stand: Stand, client: Client) -> Row:
 
 
 def server_row(system: System, name: str) -> Row:
-    """A provider's server in all its ways."""
+    """Test a provider's server in all TLS modes."""
     try:
         with upstream.provider(name, system) as provider:
             return Row(name, provider.version, *upstream.outcomes(system, provider))
@@ -91,34 +88,34 @@ def server_row(system: System, name: str) -> Row:
 
 
 def _version_of(client: Client) -> str:
-    """The first number with dots in what it says of itself."""
+    """Return the first number with dots in the output of the client's version command; "?" if there is none."""
     with _folder() as folder:
         found = re.search(r"\d+\.[\w.]*\d", run(client.version, folder).decode())
     return found.group() if found else "?"
 
 
 def main(names: list[str]) -> int:
-    """The exit status."""
+    """Test the named programs, or all of them. Return the exit status."""
     known = [client.name for client in CLIENTS] + list(upstream.NAMES)
     if unknown := [name for name in names if name not in known]:
-        print(f"there is no {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        print(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}", file=sys.stderr)
         return 2
     clients, servers = [], []
     with stand() as running:
         for client in CLIENTS:
             if not names or client.name in names:
-                clients.append(_told(time.monotonic(), client_row(running, client)))
+                clients.append(_printed(time.monotonic(), client_row(running, client)))
         for name in upstream.NAMES:
             if not names or name in names:
-                servers.append(_told(time.monotonic(), server_row(running.system, name)))
+                servers.append(_printed(time.monotonic(), server_row(running.system, name)))
     if not names:
         table.write(clients, servers)
     return 1 if any(row.problems for row in (*clients, *servers)) else 0
 
 
-def _told(started: float, row: Row) -> Row:
+def _printed(started: float, row: Row) -> Row:
     seconds = time.monotonic() - started
-    print(f"{row.name} {row.version}: {'; '.join(row.problems) or 'all is well'} ({seconds:.0f} s)", flush=True)
+    print(f"{row.name} {row.version}: {'; '.join(row.problems) or 'no problems'} ({seconds:.0f} s)", flush=True)
     return row
 
 

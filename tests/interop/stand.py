@@ -1,4 +1,4 @@
-"""The running system with a person who reads, a colleague and a customer who get what is sent, and what they got."""
+"""The running system with a reader, who also sends mail to a colleague and a customer."""
 
 from __future__ import annotations
 
@@ -25,31 +25,27 @@ WAYS: tuple[Tls, ...] = ("none", "starttls", "implicit")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What a client is set up with, for one of its two servers. ca_file: PEM of what it is to trust.
-
-    folder: empty, for all that the client writes. console_port: where a client that can fetches its settings;
-    clear_ports: what it does not find there, the ports of POP3 and SMTP without TLS.
-    """
+    """The settings of a client for one of its two servers."""
 
     host: str
     port: int
     tls: Tls
     user: str
     password: str
-    ca_file: Path
-    folder: Path
-    console_port: int
-    clear_ports: tuple[int, int]
+    ca_file: Path  # PEM of the trusted certificate
+    folder: Path  # empty, for all files of the client
+    console_port: int  # serves the settings for clients that discover them (autoconfig)
+    clear_ports: tuple[int, int]  # of POP3 and SMTP without TLS, which autoconfig does not announce
 
     @property
     def certificate(self) -> bytes:
-        """The one in ca_file, without the key behind which it stands there; DER."""
+        """The certificate in ca_file without its key: DER."""
         pem = self.ca_file.read_text(encoding="ascii")
         return ssl.PEM_cert_to_DER_cert(pem[pem.index("-----BEGIN CERTIFICATE") :])
 
 
 class Stand:
-    """mailgroup with the accounts of this room; ``waiting`` lies in the reader's mailbox."""
+    """The gateway with the accounts of these tests. waiting: the mails in the reader's mailbox."""
 
     def __init__(self, system: System) -> None:
         self.system = system
@@ -64,7 +60,7 @@ class Stand:
         until(lambda: self._count(READER) == len(self.waiting))
 
     def account(self, protocol: Literal["pop3", "smtp"], tls: Tls, folder: Path, user: str = READER) -> Account:
-        """For a person, over the port that is meant for this protocol with this TLS."""
+        """Return a person's settings, with the port for this protocol and TLS mode."""
         settings = self.system.settings
         port = {
             ("pop3", "none"): settings.pop3_port,
@@ -79,13 +75,13 @@ class Stand:
         return Account("localhost", port, tls, user, PASSWORD, certificate, folder, settings.admin_port, clear)
 
     def letters(self) -> list[Letter]:
-        """The three mails again, from the reader to the colleague and the customer."""
+        """Return three new mails, from the reader to the colleague and the customer."""
         return [letter(kind, secrets.token_hex(6), READER, (COLLEAGUE, CUSTOMER)) for kind in KINDS]
 
     def received(self, letters: list[Letter], seconds: float = 60.0) -> tuple[dict[str, bytes], dict[str, bytes]]:
-        """What the colleague and the customer got, by token; taken out of their mailboxes.
+        """Wait for letters, and return and delete them: those of the colleague and of the customer, by token.
 
-        :raises TimeoutError: not all of it arrived.
+        :raises TimeoutError: not all of them arrived in time.
         """
         inside: dict[str, bytes] = {}
         outside: dict[str, bytes] = {}
@@ -121,9 +117,9 @@ class Stand:
 
 
 def as_relayed(raw: bytes, outside: Mapping[str, str]) -> bytes:
-    """What the customer is to get of a letter: the local people's addresses are replaced, nothing else.
+    """Return a letter as the customer must get it: only the local addresses are replaced.
 
-    :param outside: from a local address to what stands there instead.
+    :param outside: from a local address to its replacement.
     """
     for address, name in outside.items():
         raw = raw.replace(address.encode(), name.encode(), 1)
@@ -134,14 +130,14 @@ OUTSIDE = {READER: f'"Alex" <{SUPPORT}>', COLLEAGUE: f'"Jim" <{SUPPORT}>'}
 
 
 def compared(letters: list[Letter], got: list[bytes]) -> str:
-    """What is wrong with the mails that a client has read, in words; empty if each is there once and unchanged."""
+    """Describe the first problem of the mails that a client has read; "" if each was read once and unchanged."""
     for expected in letters:
         found = [mail for mail in got if expected.token.encode() in mail]
         if len(found) != 1:
             return f"the {expected.kind} mail was read {len(found)} times"
         if why := difference(expected.raw, found[0]):
             return f"the {expected.kind} mail: {why}"
-    return "" if len(got) == len(letters) else f"{len(got)} mails were read instead of {len(letters)}"
+    return "" if len(got) == len(letters) else f"{len(got)} mails were read, expected {len(letters)}"
 
 
 def _by_token(letters: list[Letter], mails: list[bytes]) -> dict[str, bytes]:
@@ -150,6 +146,6 @@ def _by_token(letters: list[Letter], mails: list[bytes]) -> dict[str, bytes]:
 
 @contextmanager
 def stand() -> Iterator[Stand]:
-    """It runs while the block lasts."""
+    """Run the system for the block."""
     with scratch() as folder, running(folder) as system:
         yield Stand(system)

@@ -1,4 +1,4 @@
-"""docs/interoperation.md."""
+"""Writes docs/interoperation.md from the results of a full run."""
 
 from __future__ import annotations
 
@@ -45,24 +45,21 @@ _SERVER_HEAD = ("server", "version", "fetched: in clear", "STLS", "TLS", "sent: 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What came of a client or a server: what was wrong, in each of the ways; empty if nothing was, None if it cannot.
-
-    composes: it writes the mails that it sends.
-    """
+    """The results of a client or a server."""
 
     name: str
     version: str
-    read: Sequence[str | None]
-    sent: Sequence[str | None]
-    composes: bool = False
+    read: Sequence[str | None]  # the problem in each TLS mode; "": none; None: not supported
+    sent: Sequence[str | None]  # as read
+    composes: bool = False  # the client writes the mails that it sends
 
     @property
     def problems(self) -> list[str]:
-        """What was wrong."""
+        """All problems."""
         return [why for why in (*self.read, *self.sent) if why]
 
     def cells(self) -> list[str]:
-        """As they stand in the table."""
+        """Return the cells of the row in the table."""
         star = "*" if self.composes else ""
         return [self.name, self.version, *map(_cell, self.read), *(_cell(why, star) for why in self.sent)]
 
@@ -74,7 +71,7 @@ def _cell(why: str | None, star: str = "") -> str:
 
 
 def write(clients: Iterable[Row], servers: Iterable[Row]) -> None:
-    """The whole page."""
+    """Write the whole page."""
     text = _INTRODUCTION + _table(_CLIENT_HEAD, clients) + _SERVERS + _table(_SERVER_HEAD, servers)
     FILE.write_text(text, encoding="utf-8")
 

@@ -1,9 +1,9 @@
-// What Thunderbird is told to do, in its privileged context. Each function is called by tests/interop/thunderbird.py.
+// Functions that tests/interop/thunderbird.py calls in Thunderbird's privileged context.
 
 const { MailServices } = ChromeUtils.importESModule("resource:///modules/MailServices.sys.mjs");
 
-// Find the settings of an address as the account set-up does, and add the account. Of what was found, the ways with these
-// socket types are taken; one in clear is never offered there, so its ports are given.
+// Find the settings of an address as the account set-up does, and add the account. The settings with the wanted socket
+// type are chosen. Settings without TLS are never announced, so their ports are parameters.
 async function setUp(address, name, password, wanted, clearPorts, certificate) {
   const from = path => ChromeUtils.importESModule(`resource:///modules/accountcreation/${path}.sys.mjs`);
   const { FindConfig } = from("FindConfig");
@@ -36,14 +36,14 @@ async function setUp(address, name, password, wanted, clearPorts, certificate) {
   return [config.subSource, config.incoming.hostname, config.incoming.port, config.outgoing.port];
 }
 
-// What a person does who is asked about a self-signed certificate.
+// Add a security exception, as a user does who accepts a self-signed certificate.
 function trust(host, port, certificate) {
   const store = Cc["@mozilla.org/security/x509certdb;1"].getService(Ci.nsIX509CertDB);
   const exceptions = Cc["@mozilla.org/security/certoverride;1"].getService(Ci.nsICertOverrideService);
   exceptions.rememberValidityOverride(host, port, {}, store.constructX509FromBase64(certificate), false);
 }
 
-// Get new mail. The file or folder of the inbox.
+// Get new mail. Returns the path of the inbox.
 async function getMail() {
   const server = MailServices.accounts.defaultAccount.incomingServer;
   const inbox = server.rootFolder.getFolderWithFlags(Ci.nsMsgFolderFlags.Inbox);
@@ -57,7 +57,7 @@ async function getMail() {
   return inbox.filePath.path;
 }
 
-// Write a mail as the compose window does, and send it.
+// Compose a mail as the compose window does, and send it.
 async function sendMail(recipients, subject, text, attachment) {
   const account = MailServices.accounts.defaultAccount;
   const fields = Cc["@mozilla.org/messengercompose/composefields;1"].createInstance(Ci.nsIMsgCompFields);

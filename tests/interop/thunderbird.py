@@ -1,4 +1,4 @@
-"""Thunderbird, without a screen: it finds its settings by itself, gets mail and sends some."""
+"""Runs Thunderbird without a screen: it discovers its settings, gets mail and sends mail."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def send(account: Account, letters: list[Letter]) -> None:
 
 @contextmanager
 def _set_up(account: Account) -> Iterator[Marionette]:
-    """A Thunderbird that has found the settings of the account's address, with the account's way in force."""
+    """Run a Thunderbird for the block that has discovered the settings of the account, in the account's TLS mode."""
     profile = account.folder / "profile"
     profile.mkdir()
     (profile / "user.js").write_text(_preferences(account, control := ports.choose(1, str(profile), ports.OURS)[0]))
@@ -68,7 +68,7 @@ def _set_up(account: Account) -> Iterator[Marionette]:
         except (Refused, OSError) as error:
             raise Failed(str(error)) from error
         finally:
-            program.kill()  # it would ask, wait and tidy up; the profile goes with its folder
+            program.kill()  # a normal end takes longer; the profile is deleted with its folder
             program.wait()
 
 
@@ -76,17 +76,17 @@ def _connect(program: subprocess.Popen[bytes], control: int) -> Marionette:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         if program.poll() is not None:
-            raise Failed(f"it ended with status {program.returncode} before it started")
+            raise Failed(f"Thunderbird ended with status {program.returncode} during its start")
         try:
             return Marionette(control, _SECONDS)
         except ConnectionRefusedError as error:
             if time.monotonic() > deadline:
-                raise Failed(f"it does not answer after {_START_SECONDS:g} s") from error
+                raise Failed(f"Thunderbird does not answer after {_START_SECONDS:g} s") from error
         time.sleep(0.2)
 
 
 def _preferences(account: Account, control: int) -> str:
-    """Every host name is this machine, and the web is the console: as the LAN's DNS and a proxy would have it."""
+    """Return preferences that map every host name to 127.0.0.1 and port 80 to the console, as a LAN's DNS would."""
     values: dict[str, str | int | bool] = {
         "marionette.port": control,
         "network.dns.forceResolve": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""Our fetcher and our sender with providers' servers: an external account a way, and a person who shares it."""
+"""Tests fetcher and sender with a provider's servers: one external account for each TLS mode, each with one person."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CUSTOMER = "anna@customer.example"
 NAMES = ("Dovecot", "Postfix", "GNU Mailutils", "Courier", "Exim")
 
 _SECONDS = 90.0
-"""Courier wants ten seconds between two logins."""
+"""Limit of each wait for mail: seconds; Courier allows one login every ten seconds."""
 _OTHERS = {"GNU Mailutils": providers.mailutils, "Courier": providers.courier, "Exim": providers.exim}
 
 
 @contextmanager
 def provider(name: str, system: System) -> Iterator[Provider]:
-    """One of NAMES, with all mailboxes of this room. :raises Failed: it cannot be had."""
+    """Run a provider with the mailboxes of these tests. :param name: of NAMES. :raises Failed: it does not start."""
     stand_in = system.provider
     with ExitStack() as stack:
         if name in _OTHERS:
@@ -47,9 +47,9 @@ def provider(name: str, system: System) -> Iterator[Provider]:
 
 
 def outcomes(system: System, provider: Provider) -> tuple[list[str | None], list[str | None]]:
-    """What was wrong with fetching from it and with sending to it in each way, in words; empty if nothing was.
+    """Fetch from a provider and send to it in each TLS mode.
 
-    None for the ways that it does not have.
+    :return: the problems of fetching and of sending; "": none; None: the provider does not support the mode.
     """
     _make_accounts(system, provider)
     return (
@@ -61,7 +61,7 @@ def outcomes(system: System, provider: Provider) -> tuple[list[str | None], list
 def _tried(how: Callable[[System, Provider, Tls], str], system: System, provider: Provider, tls: Tls) -> str:
     try:
         return how(system, provider, tls)
-    except (AssertionError, OSError) as error:  # not in time, or refused
+    except (AssertionError, OSError) as error:  # too late, or refused
         return "; ".join([str(error), *system.json("status")["problems"]])
 
 
@@ -70,7 +70,7 @@ def _fetch(system: System, provider: Provider, tls: Tls) -> str:
     for each in letters:
         provider.put(_external(tls), each.raw.replace(b"\r\n", b"\n"))
     until(lambda: len(system.mails(_person(tls))) >= len(letters), _SECONDS)
-    until(lambda: not provider.mail_of(_external(tls)), _SECONDS)  # deleted there, once they are safe here
+    until(lambda: not provider.mail_of(_external(tls)), _SECONDS)  # deleted there after they are stored here
     return compared(letters, system.mails(_person(tls)))
 
 
@@ -93,7 +93,7 @@ def _letters(author: str, to: str) -> list[Letter]:
 
 
 def _make_accounts(system: System, provider: Provider) -> None:
-    """An external account for each way, at this provider as far as it has it; the stand-in provider has the rest."""
+    """Make an external account for each TLS mode. The demo provider serves protocols that this provider lacks."""
     system.empty()
     system.provider.add_mailbox(CUSTOMER, PASSWORD)
     externals = []
