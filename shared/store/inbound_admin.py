@@ -171,6 +171,19 @@ async def find_inbound(connection: Connection, what: str, limit: int = 100) -> d
     return {int(row[0]): row[1] for row in sorted(await cursor.fetchall())}
 
 
+async def list_inside(connection: Connection, submissions: Collection[int]) -> dict[int, int]:
+    """Return the mails that these submissions became inside: to local accounts, or to external accounts of ours.
+
+    :return: id of the mail to id of its submission.
+    """
+    cursor = await connection.execute(
+        """select id, submission_id from inbound
+           where submission_id = any(%s::bigint[]) and source in ('local', 'submitted')""",
+        (array_literal(submissions),),
+    )
+    return {int(row[0]): int(row[1]) for row in await cursor.fetchall()}
+
+
 @dataclass(frozen=True, slots=True)
 class InboundDetail:
     """A mail with its state."""

@@ -30,6 +30,9 @@ parked = group(
 )
 held = group("Mails on hold (held): no enabled user shares the external account.")
 Id = typer.Argument(help="Id as listed.", metavar="ID", min=1, max=2**63 - 1)
+Search = Annotated[
+    str, typer.Option("--search", help="Only mails with these words in subject, names and addresses.", metavar="WORDS")
+]
 Ids = Annotated[list[int], typer.Argument(help="Ids as listed.", metavar="ID...", min=1, max=2**63 - 1)]
 
 
@@ -91,7 +94,9 @@ def _print_status(found: dict[str, Any]) -> None:
 
 
 def trace(
-    what: Annotated[str, typer.Argument(help="A Message-ID, an address, or an id.", metavar="WHAT")],
+    what: Annotated[
+        str, typer.Argument(help="An id, a Message-ID, an address, or words of subject and names.", metavar="WHAT")
+    ],
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -106,7 +111,7 @@ def trace(
         if json:
             print_json(mails)
         elif not mails:
-            raise Permanent(f"{what}: no mail has this id, Message-ID or address")
+            raise Permanent(f"{what}: no mail has this id, Message-ID, address, or these words")
         else:
             for mail in mails:
                 _print_history(mail)
@@ -121,6 +126,8 @@ def trace(
 def _print_history(mail: dict[str, Any]) -> None:
     title = f"Mail {mail['id']}  <{mail['message_id'] or 'no Message-ID'}>  {mail['status']}"
     console.print(title, style="bold", markup=False)
+    if mail["sender"] or mail["subject"]:
+        console.print(f"  {moment(mail['at'])}  {mail['sender']}: {mail['subject']}", markup=False)
     for event in mail["events"]:
         facts = [event["who"], f"rule {event['rule']}" if event["rule"] else None, event["reply"]]
         words = ": ".join(fact for fact in facts if fact)
@@ -187,7 +194,7 @@ def route(
 
 
 @queue.command("list")
-def queue_list(data: Data = None, json: Json = False) -> None:
+def queue_list(search: Search = "", data: Data = None, json: Json = False) -> None:
     """List the submissions that wait to be relayed, the oldest first.
 
     Example: mailgroup queue list
@@ -195,21 +202,22 @@ def queue_list(data: Data = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with open_context(data) as system, system.database.transaction() as connection:
-            rows = await operations.list_queue(connection)
+            rows = await operations.list_queue(connection, search)
         if json:
             print_json(rows)
             return
         now = datetime.datetime.now(datetime.UTC)
         print_table(
             "Queue",
-            ("Id", "From", "To", "Status", "Age", "Tries", "Next try"),
+            ("Id", "Time (UTC)", "From", "To", "Subject", "Status", "Tries", "Next try"),
             (
                 (
                     row["id"],
+                    moment(row["at"]),
                     row["author"],
                     ", ".join(r["address"] for r in row["recipients"] if r["state"] == "waiting"),
+                    row["subject"],
                     row["status"],
-                    ago(row["age_seconds"]),
                     row["tries"],
                     _next_try(row, now),
                 )
@@ -286,7 +294,7 @@ def _act(
 
 
 @parked.command("list")
-def parked_list(data: Data = None, json: Json = False) -> None:
+def parked_list(search: Search = "", data: Data = None, json: Json = False) -> None:
     """List the mails that need attention (parked), with the service and the error that parked them.
 
     Example: mailgroup parked list
@@ -294,10 +302,10 @@ def parked_list(data: Data = None, json: Json = False) -> None:
 
     def cells(row: dict[str, Any]) -> tuple[object, ...]:
         last_line = (row["error"] or "").strip().rpartition("\n")[2]
-        return row["id"], row["kind"], row["message_id"], moment(row["since"]), row["origin"], last_line
+        return row["id"], row["kind"], moment(row["since"]), row["sender"], row["subject"], row["origin"], last_line
 
-    columns = ("Id", "Kind", "Message-ID", "Since (UTC)", "Parked by", "Error")
-    _list(_title("parked"), columns, cells, data, json, operations.list_parked)
+    columns = ("Id", "Kind", "Since (UTC)", "From", "Subject", "Parked by", "Error")
+    _list(_title("parked"), columns, cells, data, json, lambda each: operations.list_parked(each, text=search))
 
 
 @parked.command("show")
@@ -347,16 +355,18 @@ def parked_discard(
 
 
 @held.command("list")
-def held_list(data: Data = None, json: Json = False) -> None:
+def held_list(search: Search = "", data: Data = None, json: Json = False) -> None:
     """List the mails on hold (held). They are delivered as soon as an enabled user shares their external account.
 
     Example: mailgroup held list
     """
 
     def cells(row: dict[str, Any]) -> tuple[object, ...]:
-        return row["id"], row["message_id"], moment(row["since"]), (row["reason"] or "").removeprefix("held: ")
+        reason = (row["reason"] or "").removeprefix("held: ")
+        return row["id"], moment(row["since"]), row["sender"], row["subject"], reason
 
-    _list(_title("held"), ("Id", "Message-ID", "Since (UTC)", "Reason"), cells, data, json, operations.list_held)
+    columns = ("Id", "Since (UTC)", "From", "Subject", "Reason")
+    _list(_title("held"), columns, cells, data, json, lambda each: operations.list_held(each, search))
 
 
 def undelete(
@@ -367,6 +377,7 @@ def undelete(
             help="Ids of mails to restore; without ids the mails are listed.", metavar="[ID...]", min=1, max=2**63 - 1
         ),
     ] = None,
+    search: Search = "",
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -380,12 +391,11 @@ def undelete(
         return
 
     def cells(row: dict[str, Any]) -> tuple[object, ...]:
-        return row["id"], row["octets"], moment(row["deleted_at"])
+        return row["id"], moment(row["deleted_at"]), row["sender"], row["subject"], row["octets"]
 
-    columns = ("Id", "Octets", "Deleted at (UTC)")
-    _list(
-        f"Deleted mails of {address}", columns, cells, data, json, lambda each: operations.list_deleted(each, address)
-    )
+    columns = ("Id", "Deleted at (UTC)", "From", "Subject", "Octets")
+    title = f"Deleted mails of {address}"
+    _list(title, columns, cells, data, json, lambda each: operations.list_deleted(each, address, search))
 
 
 def _title(state: str) -> str:

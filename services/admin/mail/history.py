@@ -62,7 +62,8 @@ async def load_mail_history(connection: Connection, mail_id: int) -> MailHistory
         blob_id, octets, at = content
     summary = await header_summary.load_summary(connection, blob_id)
     holders = await inbound_admin.list_holders(connection, mail_id) if arrived is not None else []
-    mail, submission = ([mail_id], []) if arrived is not None else ([], [mail_id])
+    submission = [] if arrived is not None else [mail_id]
+    mail = [mail_id] if arrived is not None else list(await inbound_admin.list_inside(connection, submission))
     history = await maillog.load_history(connection, mail, submission, MAX_EVENTS + 1)
     return MailHistory(
         mail_id,

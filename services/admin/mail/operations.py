@@ -6,6 +6,7 @@ its result in the form of the JSON output.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from services.admin.access import audit
 from services.admin.accounts import apply
 from services.admin.formatting import mail_status
+from services.admin.mail import search_index
 from services.admin.monitoring.status import find_account_problem, iso
 from shared.db.database import Connection
 from shared.errors import Permanent
@@ -52,19 +54,32 @@ class OperationResult:
         return cls(sorted(done), sorted(set(requested or ()) - set(done)))
 
 
+async def _with_headlines(connection: Connection, rows: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """Return the rows with sender and subject of their mails: '' until the mail is indexed, after some seconds.
+
+    :param text: return only the rows of mails with all its terms, as ``search_index.search``; '': all rows.
+    """
+    ids = [row["id"] for row in rows]
+    found = await search_index.matching(connection, ids, text) if text.strip() else set(ids)
+    known = await search_index.subjects(connection, found)
+    shown = [(row, *known.get(row["id"], ("", ""))) for row in rows if row["id"] in found]
+    return [row | {"sender": sender, "subject": subject} for row, sender, subject in shown]
+
+
 # ---------------------------------------------------------------------------------------------- the queue
 
 
-async def list_queue(connection: Connection) -> list[dict[str, Any]]:
+async def list_queue(connection: Connection, text: str = "") -> list[dict[str, Any]]:
     """List the submissions that wait to be relayed, the oldest first; ``why``: the error of the account, or the
-    provider's last reply."""
+    provider's last reply. :param text: of a search."""
     submissions = await submissions_admin.list_submissions(connection, WAITING)
     addresses = {external.id: external.address for external in await accounts.load_externals(connection)}
     problems = {
         addresses.get(external_id): find_account_problem(relay)
         for external_id, relay in (await relay_status.load_status(connection)).items()
     }
-    return [
+    now = datetime.datetime.now(datetime.UTC)
+    rows: list[dict[str, Any]] = [
         {
             "id": s.id,
             "message_id": s.message_id,
@@ -74,6 +89,7 @@ async def list_queue(connection: Connection) -> list[dict[str, Any]]:
             "status": mail_status(s.state),
             "tries": s.tries,
             "uncertain": s.uncertain,
+            "at": iso(now - datetime.timedelta(seconds=s.age)),
             "age_seconds": round(s.age),
             "next_try_at": iso(s.next_try_at),
             "why": problems.get(s.external) or next((r.reply for r in s.recipients if r.reply), None),
@@ -84,6 +100,7 @@ async def list_queue(connection: Connection) -> list[dict[str, Any]]:
         }
         for s in submissions
     ]
+    return await _with_headlines(connection, rows, text)
 
 
 async def retry(connection: Connection, ids: Collection[int] | None = None) -> OperationResult:
@@ -158,9 +175,12 @@ async def record_skipped(
 # ---------------------------------------------------------------------------------------------- parked and held
 
 
-async def list_parked(connection: Connection, ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-    """List the parked mails and submissions (these, or all); ``error``: the last traceback, or the reason."""
-    return [
+async def list_parked(connection: Connection, ids: Sequence[int] | None = None, text: str = "") -> list[dict[str, Any]]:
+    """List the parked mails and submissions (these, or all); ``error``: the last traceback, or the reason.
+
+    :param text: of a search.
+    """
+    rows: list[dict[str, Any]] = [
         {
             "id": m.id,
             "kind": "inbound",
@@ -187,6 +207,7 @@ async def list_parked(connection: Connection, ids: Sequence[int] | None = None) 
         }
         for s in await submissions_admin.list_submissions(connection, ["parked"], ids)
     ]
+    return await _with_headlines(connection, rows, text)
 
 
 async def requeue(connection: Connection, ids: Collection[int]) -> OperationResult:
@@ -209,9 +230,12 @@ async def discard(connection: Connection, ids: Collection[int], reason: str) -> 
     return OperationResult.of([*arrived, *sent], ids)
 
 
-async def list_held(connection: Connection) -> list[dict[str, Any]]:
-    """List the mails on hold, the oldest first: no enabled user shares their external account."""
-    return [
+async def list_held(connection: Connection, text: str = "") -> list[dict[str, Any]]:
+    """List the mails on hold, the oldest first: no enabled user shares their external account.
+
+    :param text: of a search.
+    """
+    rows: list[dict[str, Any]] = [
         {
             "id": m.id,
             "state": m.state,
@@ -223,19 +247,24 @@ async def list_held(connection: Connection) -> list[dict[str, Any]]:
         }
         for m in await inbound_admin.list_inbound(connection, "held")
     ]
+    return await _with_headlines(connection, rows, text)
 
 
 # ---------------------------------------------------------------------------------------------- what was deleted
 
 
-async def list_deleted(connection: Connection, address: str) -> list[dict[str, Any]]:
-    """List the deleted mails of a person that are still kept. :raises Permanent: there is no such local account."""
+async def list_deleted(connection: Connection, address: str, text: str = "") -> list[dict[str, Any]]:
+    """List the deleted mails of a person that are still kept.
+
+    :param text: of a search. :raises Permanent: there is no such local account.
+    """
     person = await _load_person(connection, address)
-    return [
+    rows: list[dict[str, Any]] = [
         {"id": entry.inbound_id, "octets": entry.octets, "deleted_at": iso(entry.deleted_at)}
         for entry in await maildrops.list_mails(connection, person.id, deleted=True)
         if entry.deleted_at is not None
     ]
+    return await _with_headlines(connection, rows, text)
 
 
 async def undelete(connection: Connection, address: str, ids: Collection[int]) -> OperationResult:

@@ -268,6 +268,15 @@ async def subjects(connection: Connection, ids: Collection[int]) -> dict[int, tu
     return {mail_id: (sender, subject) for mail_id, sender, subject in await cursor.fetchall()}
 
 
+async def matching(connection: Connection, ids: Collection[int], text: str) -> set[int]:
+    """Return those of these mails that have all terms of a search text."""
+    cursor = await connection.execute(
+        "select mail_id from search_index where mail_id = any(%s) and terms @> %s::text[]",
+        (list(ids), query_terms(text)),
+    )
+    return {int(row[0]) for row in await cursor.fetchall()}
+
+
 async def search(
     connection: Connection,
     text: str = "",
@@ -323,15 +332,31 @@ async def search(
     ]
 
 
-async def load_states(connection: Connection, ids: Collection[int]) -> dict[int, tuple[str, str]]:
-    """Return the state and the status (the word for people) of mails and submissions, by id."""
+class TracedMail(NamedTuple):
+    """A mail or a submission with its state and its headline."""
+
+    at: datetime.datetime  # when it arrived or was submitted
+    message_id: str | None
+    sender: str  # '' until it is indexed, as the subject
+    subject: str
+    state: str  # as in the database
+    status: str  # the same for people
+
+
+async def load_mails(connection: Connection, ids: Collection[int]) -> dict[int, TracedMail]:
+    """Load mails and submissions, by id."""
     cursor = await connection.execute(
-        f"""select m.id, coalesce(s.state, i.state), {_RECIPIENT_STATES}
+        f"""select m.id, coalesce(s.created_at, i.created_at), coalesce(s.message_id, i.message_id),
+                   coalesce(t.sender, ''), coalesce(t.subject, ''), coalesce(s.state, i.state), {_RECIPIENT_STATES}
             from unnest(%s::bigint[]) as m (id) left join submissions s using (id) left join inbound i using (id)
+                left join search_index t on t.mail_id = m.id
             where s.id is not null or i.id is not null""".encode(),
         (list(ids),),
     )
-    return {mail_id: (state, mail_status(state, recipients)) for mail_id, state, recipients in await cursor.fetchall()}
+    return {
+        mail_id: TracedMail(at, message_id, sender, subject, state, mail_status(state, recipients))
+        for mail_id, at, message_id, sender, subject, state, recipients in await cursor.fetchall()
+    }
 
 
 async def _find_rare(connection: Connection, parameters: Mapping[str, object]) -> list[int] | None:

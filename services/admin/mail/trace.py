@@ -1,12 +1,13 @@
-"""The trace of a mail: its events, found by Message-ID, address or id."""
+"""The trace of a mail: its events, found by id, Message-ID, address, or words in subject, names and addresses."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from services.admin.mail import search_index
+from services.admin.monitoring.status import iso
 from shared.db.database import Connection
 from shared.store import inbound_admin, maillog, submissions_admin
 
@@ -15,34 +16,50 @@ MAX_MAILS = 100
 
 
 async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
-    """Return the trace of each mail and submission that is found, in the form of ``trace --json``."""
+    """Return the trace of each mail and submission that is found, in the form of ``trace --json``.
+
+    :param what: an id, a Message-ID, an address, or words as in the console's search.
+    """
     what = what.strip().removeprefix("<").removesuffix(">")
+    arrived = await inbound_admin.find_inbound(connection, what, MAX_MAILS)
+    sent = await submissions_admin.find_submission(connection, what, MAX_MAILS)
+    further = []
+    is_named = what.isdigit() or what in (*arrived.values(), *sent.values())
+    if not is_named and search_index.query_terms(what):
+        further = await search_index.search(connection, what, limit=MAX_MAILS)
     return await describe(
         connection,
-        await inbound_admin.find_inbound(connection, what, MAX_MAILS),
-        await submissions_admin.find_submission(connection, what, MAX_MAILS),
+        sorted({*arrived, *(mail.id for mail in further if not mail.sent)})[-MAX_MAILS:],
+        sorted({*sent, *(mail.id for mail in further if mail.sent)})[-MAX_MAILS:],
     )
 
 
 async def describe(
-    connection: Connection,
-    arrived: Mapping[int, str | None],
-    sent: Mapping[int, str | None],
-    max_events: int = maillog.MAX_EVENTS,
+    connection: Connection, arrived: Sequence[int], sent: Sequence[int], max_events: int = maillog.MAX_EVENTS
 ) -> list[dict[str, Any]]:
-    """Return the traces of these mails and submissions. :param arrived, sent: their Message-IDs by id."""
-    history = await maillog.load_history(connection, list(arrived), list(sent), max_events)
-    states = await search_index.load_states(connection, [*arrived, *sent])
+    """Return the traces of the mails and submissions with these ids.
+
+    A submission is traced to its end: what it became inside has its events there, and is listed as no other mail.
+    """
+    inside = await inbound_admin.list_inside(connection, sent)
+    history = await maillog.load_history(connection, [*arrived, *inside], sent, max_events)
     events: dict[int | None, list[dict[str, Any]]] = defaultdict(list)
     for at, event in history:
         mail_id = event.inbound_id if event.inbound_id in arrived else event.submission_id
-        events[mail_id].append(
+        events[inside.get(event.inbound_id or 0, mail_id)].append(
             {"at": at, "event": event.event, "rule": event.rule, "who": event.who, "reply": event.reply}
         )
-    mails = []
-    for mail_id, message_id in sorted({**arrived, **sent}.items()):
-        state, status = states[mail_id]
-        mails.append(
-            {"id": mail_id, "message_id": message_id, "state": state, "status": status, "events": events[mail_id]}
-        )
-    return mails
+    mails = await search_index.load_mails(connection, {*arrived, *sent} - {*inside})
+    return [
+        {
+            "id": mail_id,
+            "message_id": mail.message_id,
+            "at": iso(mail.at),
+            "sender": mail.sender,
+            "subject": mail.subject,
+            "state": mail.state,
+            "status": mail.status,
+            "events": events[mail_id],
+        }
+        for mail_id, mail in sorted(mails.items())
+    ]

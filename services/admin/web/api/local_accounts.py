@@ -100,11 +100,11 @@ async def add_name(context: PageDep, user: Administrator, address: AddressInPath
 
 
 @router.get("/local-accounts/{address}/deleted-mails", response_model=list[DeletedMailEntry], tags=["mail"])
-async def deleted(context: PageDep, user: Reader, address: AddressInPath) -> Any:
-    """List the deleted mail of a local account that is still kept."""
+async def deleted(context: PageDep, user: Reader, address: AddressInPath, q: ApiText = "") -> Any:
+    """List the deleted mail of a local account that is still kept; `q` as in the search of mail."""
     async with context.system.database.transaction() as connection:
         await require_local(connection, address)
-        return await operations.list_deleted(connection, context.storable(address))
+        return await operations.list_deleted(connection, context.storable(address), q)
 
 
 @router.post("/local-accounts/{address}/undelete", response_model=OperationOutcome, tags=["mail"])

@@ -50,9 +50,8 @@ async def show_mail(context: PageDep, user: Reader, id: Id) -> Any:
     """Return one mail with its recipients, the reasons, and its history: the first 2,000 events."""
     async with context.system.database.transaction() as connection:
         story = await require_history(connection, id)
-        arrived, sent = story.arrived, story.sent
         [traced] = await trace.describe(
-            connection, {id: arrived.message_id} if arrived else {}, {id: sent.message_id} if sent else {}, MAX_EVENTS
+            connection, [id] if story.arrived else [], [id] if story.sent else [], MAX_EVENTS
         )
     return {
         **traced,

@@ -11,6 +11,7 @@ from services.admin.access import audit
 from services.admin.access.users import CurrentUser
 from services.admin.mail import operations
 from services.admin.web.api.schemas import (
+    ApiText,
     HeldMail,
     MailSelection,
     OperationOutcome,
@@ -25,10 +26,10 @@ router = APIRouter()
 
 
 @router.get("/queue", response_model=list[QueuedSubmissionEntry], tags=["mail"])
-async def queue(context: PageDep, user: Reader) -> Any:
-    """List the submissions that wait to be sent, the oldest first."""
+async def queue(context: PageDep, user: Reader, q: ApiText = "") -> Any:
+    """List the submissions that wait to be sent, the oldest first; `q` as in the search of mail."""
     async with context.system.database.transaction() as connection:
-        return await operations.list_queue(connection)
+        return await operations.list_queue(connection, q)
 
 
 @router.post("/queue/retry", response_model=OperationOutcome, tags=["mail"])
@@ -47,17 +48,17 @@ async def cancel(context: PageDep, user: Administrator, chosen: MailSelection) -
 
 
 @router.get("/held", response_model=list[HeldMail], tags=["mail"])
-async def held(context: PageDep, user: Reader) -> Any:
-    """List mail on hold (held): no enabled user shares the account."""
+async def held(context: PageDep, user: Reader, q: ApiText = "") -> Any:
+    """List mail on hold (held): no enabled user shares the account; `q` as in the search of mail."""
     async with context.system.database.transaction() as connection:
-        return await operations.list_held(connection)
+        return await operations.list_held(connection, q)
 
 
 @router.get("/parked", response_model=list[ParkedMail], tags=["mail"])
-async def parked(context: PageDep, user: Reader) -> Any:
-    """List mail that needs attention (parked)."""
+async def parked(context: PageDep, user: Reader, q: ApiText = "") -> Any:
+    """List mail that needs attention (parked); `q` as in the search of mail."""
     async with context.system.database.transaction() as connection:
-        return await operations.list_parked(connection)
+        return await operations.list_parked(connection, text=q)
 
 
 @router.post("/parked/requeue", response_model=OperationOutcome, tags=["mail"])

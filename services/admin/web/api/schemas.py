@@ -232,6 +232,8 @@ class DeletedMailEntry(BaseModel):
     """A deleted mail that is still kept."""
 
     id: int
+    sender: str = Field(examples=["Anna Customer"])
+    subject: str = Field(examples=["My printer does not print"])
     octets: int
     deleted_at: str
 
