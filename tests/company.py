@@ -46,7 +46,7 @@ COMPANY = {
 async def apply(database: Database, document: dict[str, Any], prune: bool = False) -> list[str]:
     """Make the accounts what the document says; the lines that ``apply`` prints."""
     async with database.transaction() as connection:
-        outcome = await apply_accounts(connection, check(document, "test"), Vault(KEY), HashingPool(), prune)
+        outcome = await apply_accounts(connection, check(document), Vault(KEY), HashingPool(), prune)
     return outcome.lines
 
 

@@ -107,7 +107,7 @@ def test_a_bad_certificate_is_reported_everywhere_until_it_is_pinned(system: Sys
     [
         (
             {"local_accounts": [local("Alex", naem="x")]},
-            "local_accounts[0].naem (alex@local.com): there is no such field",
+            "local account alex@local.com: naem: there is no such field; allowed here are address",
         ),
         (
             {"local_accounts": [local("Alex"), local("Jim", user_name="alex")]},

@@ -105,11 +105,11 @@ def test_changes_are_also_printed_as_json(system: System) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("local", "set", "alex@local.com", "aliases=Al,Lex"), "aliases (alex@local.com): 'Al,Lex': has to be a list"),
+        (("local", "set", "alex@local.com", "aliases=Al,Lex"), "alex@local.com: aliases: 'Al,Lex' is not a list"),
         (("local", "set", "alex@local.com", "address=new@local.com"), "an account keeps its address"),
-        (("local", "set", "alex@local.com", "enabled=on"), "has to be true or false"),
+        (("local", "set", "alex@local.com", "enabled=on"), "enabled: 'on' is not true or false"),
         (("external", "set", SUPPORT, "pop3=x"), "is made of the fields host, port"),
-        (("local", "add", "x@local.com", "password=x"), "user_name (x@local.com): is missing"),
+        (("local", "add", "x@local.com", "password=x"), "local account x@local.com: user_name: is missing"),
     ],
 )
 def test_a_field_with_an_invalid_value_is_named(system: System, words: tuple[str, ...], said: str) -> None:

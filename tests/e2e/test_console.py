@@ -217,7 +217,7 @@ def test_a_refused_form_says_why_and_keeps_what_was_typed(page: Page, system: Sy
     add_external(page, system, "support@company.com")
     page.get_by_label("POP3 port").fill("many")
     page.get_by_role("button", name="Add", exact=True).click()
-    expect(page.get_by_role("alert")).to_contain_text("POP3 port: 'many': has to be a whole number")
+    expect(page.get_by_role("alert")).to_contain_text("POP3 port: 'many' is not a number from 1 to 65535")
     expect(page.get_by_label("POP3 port")).to_have_attribute("aria-invalid", "true")
     expect(page.get_by_label("Email address")).to_have_value("support@company.com")
 

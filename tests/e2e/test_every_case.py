@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import check
-from services.admin.accounts.plan import find_conflicts
 from shared.model import Local
 from tests.company import local
 from tests.system import System, until
@@ -73,7 +73,7 @@ def may_be_saved(case: Case) -> bool:
     locals_ = [
         Local(id_, address, True, "", name, (), (), 1, None) for id_, (name, address) in enumerate(case.people.items())
     ]
-    return not any("user_name" in problem for problem in find_conflicts([], locals_))
+    return not any(problem.field == ("user_name",) for problem in find_conflicts([], locals_))
 
 
 def accounts_of(case: Case) -> list[dict[str, Any]]:

@@ -315,14 +315,23 @@ async def test_going_back_to_a_password_needs_one(database: Database, account: E
 @pytest.mark.parametrize(
     ("oauth", "words"),
     [
-        ({"issuer": "gogle", "client_id": "x"}, "oauth.issuer (support@company.com): 'gogle': "),
-        ({"issuer": "google"}, "oauth.client_id (support@company.com): is missing"),
+        (
+            {"issuer": "gogle", "client_id": "x"},
+            "support@company.com: oauth.issuer: 'gogle' is not one of google, microsoft; did you mean google?",
+        ),
+        ({"issuer": "google"}, "support@company.com: oauth.client_id: is missing"),
         (
             {"issuer": {"token_url": "x", "scope": "s"}, "client_id": "x"},
-            "oauth.issuer.token_url (support@company.com): an endpoint",
+            "support@company.com: oauth.issuer.token_url: an endpoint",
         ),
-        ({"issuer": {"token": "x"}, "client_id": "x"}, "allowed here are token_url, scope"),
-        ({"issuer": "google", "client_id": "x", "client_secret": 7}, "client_secret (support@company.com): has to be"),
+        (
+            {"issuer": {"token": "x"}, "client_id": "x"},
+            "oauth.issuer.token: there is no such field; did you mean token_url?",
+        ),
+        (
+            {"issuer": "google", "client_id": "x", "client_secret": 7},
+            "support@company.com: oauth.client_secret: is not text",
+        ),
         ({"issuer": "google", "client_id": "x", "more": 1}, "allowed here are issuer, client_id"),
     ],
 )

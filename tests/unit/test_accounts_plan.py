@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountsError
-from services.admin.accounts.file_format import check
-from services.admin.accounts.plan import AccountsPlan, build_local, describe_change, plan_changes
+from services.admin.accounts.file_format import check, read_file
+from services.admin.accounts.plan import AccountsPlan, build_local, describe_change, expected_accounts, plan_changes
 from shared.model import External, Local, Server
 from tests.company import COMPANY, HASH, SALES, SUPPORT, external, local
 
@@ -26,7 +29,7 @@ def stored_local(name: str, account_id: int = 1, delegate_id: int | None = None)
 def planned(
     document: dict[str, Any], externals: list[External], people: list[Local], prune: bool = False
 ) -> AccountsPlan:
-    return plan_changes(check(document, "test"), externals, people, prune)
+    return plan_changes(check(document), externals, people, prune)
 
 
 def test_everything_in_a_file_is_saved_beside_what_is_stored() -> None:
@@ -52,15 +55,19 @@ def test_accounts_that_the_file_does_not_name_are_removed_only_to_prune(prune: b
 @pytest.mark.parametrize(
     ("document", "problem"),
     [
-        ({"external_accounts": [external(), external()]}, f"external_accounts: address '{SUPPORT}': is given twice"),
+        (
+            {"external_accounts": [external(), external()]},
+            f"external account {SUPPORT}: address: '{SUPPORT}' is given twice",
+        ),
         (
             {"local_accounts": [local("Alex", SALES)]},
             f"local account alex@local.com: external: '{SALES}': there is no such external account; "
-            f"there are {SUPPORT}",
+            f"there are: {SUPPORT}",
         ),
         (
             {"local_accounts": [local("Alex", delegate="tom@local.com")]},
-            "local account alex@local.com: delegate: 'tom@local.com': there is no such local account",
+            "local account alex@local.com: delegate: 'tom@local.com': there is no such local account; "
+            "there are: alex@local.com",
         ),
         (
             {"local_accounts": [{key: value for key, value in local("Alex").items() if key != "password_hash"}]},
@@ -74,9 +81,55 @@ def test_a_file_that_refers_to_nothing_or_lacks_something_has_no_plan(document: 
     assert caught.value.lines == [problem]
 
 
+def test_all_mistakes_are_told_at_once_those_of_the_file_and_those_of_the_whole(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.yaml"
+    file.write_text(
+        "external_accounts:\n"
+        f"- {{address: {SALES}, password: x, pop3: {{host: h}}, smtp: {{host: h}}, poll_seconds: 0}}\n"
+        "local_accounts:\n"
+        f"- {{address: alex@local.com, user_name: Tom, password: x, external: {SUPPORT}}}\n"
+        f"- {{address: jim@local.com, user_name: Jim, password: x, external: suport@company.com}}\n"
+        f"- {{address: kim@local.com, user_name: Kim, password: x, external: {SALES}, delegate: kimm@local.com}}\n"
+        f"- {{address: ann@local.com, user_name: Ann, external: {SUPPORT}}}\n"
+    )
+    with pytest.raises(AccountsError) as caught:
+        plan_changes(read_file(file), [stored_external(SUPPORT)], [stored_local("Tom")], prune=False)
+    assert [(problem.address, problem.field_name, problem.where) for problem in caught.value.problems] == [
+        (SALES, "poll_seconds", f"{file}: line 2, column 93"),
+        ("alex@local.com", "user_name", f"{file}: line 4, column 40"),
+        ("jim@local.com", "external", f"{file}: line 5, column 67"),
+        ("kim@local.com", "delegate", f"{file}: line 6, column 96"),
+        ("ann@local.com", "password", f"{file}: line 7, column 3"),
+    ]
+    assert "did you mean support@company.com?" in caught.value.lines[2]
+    assert "did you mean kim@local.com?" in caught.value.lines[3]
+
+
+@pytest.mark.parametrize("saved", ["alex@local.com", "jim@local.com"])
+def test_the_account_that_is_saved_is_told_of_a_name_that_is_taken(saved: str) -> None:
+    people = [replace(stored_local("Alex", 1), user_name="Same"), replace(stored_local("Jim", 2), user_name="Same")]
+    [problem] = find_conflicts([stored_external(SUPPORT)], people, {("local", saved)})
+    assert (problem.address, problem.field) == (saved, ("user_name",))
+
+
+def test_accounts_are_expected_as_a_plan_leaves_them() -> None:
+    stored = [stored_local("Alex", 1, delegate_id=2), stored_local("Tom", 2)]
+    document = {
+        "external_accounts": [external()],
+        "local_accounts": [local("Alex"), local("Jim", delegate="alex@local.com")],
+    }
+    plan = planned(document, [stored_external(SUPPORT)], stored, prune=True)
+    externals, people = expected_accounts(plan, [stored_external(SUPPORT)], stored)
+    assert [(external.address, external.id) for external in externals] == [(SUPPORT, 1)]
+    assert [(p.address, p.id, p.delegate_id) for p in people] == [
+        ("alex@local.com", 1, None),
+        ("jim@local.com", -2, 1),
+    ]
+
+
 def test_a_person_who_is_to_share_an_account_that_is_pruned_has_no_plan() -> None:
     document = {"external_accounts": [external(SALES)], "local_accounts": [local("Alex")]}
-    with pytest.raises(AccountsError, match="there is no such external account; there are sales"):
+    with pytest.raises(AccountsError, match="there is no such external account; there are: sales"):
         planned(document, [stored_external(SUPPORT)], [], prune=True)
     assert planned(document, [stored_external(SUPPORT)], []).save_locals
 

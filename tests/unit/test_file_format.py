@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from services.admin.accounts.errors import AccountsError
-from services.admin.accounts.file_format import check, read_file
+from services.admin.accounts.file_format import ExternalFields, LocalFields, SmtpFields, check, read_file
 from tests.company import COMPANY, SUPPORT, external, local
 
 
@@ -44,24 +45,30 @@ def test_tls_defaults_to_implicit_and_login_to_the_address() -> None:
         (
             {"external_accounts": [external(pasword="x")]},
             [
-                "external_accounts[0].pasword",
-                SUPPORT,
-                "there is no such field; allowed here are address, enabled, login",
+                f"external account {SUPPORT}: pasword: there is no such field; did you mean password?",
             ],
         ),
         (
             {"external_accounts": [external(pop3={"host": "h", "prot": 1})]},
-            ["pop3.prot", "allowed here are host, port"],
+            ["pop3.prot: there is no such field; did you mean port?"],
         ),
-        ({"externals": []}, ["externals: there is no such field; allowed here are external_accounts, local_accounts"]),
-        ({"external_accounts": [external(poll_seconds=0)]}, ["poll_seconds", "0:", "greater than or equal to 1"]),
-        ({"external_accounts": [external(pop3={"host": "h", "port": 70000})]}, ["pop3.port", "70000", "65535"]),
+        (
+            {"external_accounts": [external(smtp={"host": "h", "xyz": 1})]},
+            ["smtp.xyz: there is no such field; allowed here are host, port, tls"],
+        ),
+        ({"externals": []}, ["externals: there is no such field; there are: external_accounts, local_accounts"]),
+        ({"local_acounts": []}, ["local_acounts: there is no such field; did you mean local_accounts?"]),
+        ({"external_accounts": [external(poll_seconds=0)]}, ["poll_seconds: 0 is not a number from 1 to 86400"]),
+        (
+            {"external_accounts": [external(pop3={"host": "h", "port": 70000})]},
+            ["pop3.port: 70000 is not a number from 1 to 65535"],
+        ),
         (
             {"external_accounts": [external(pop3={"host": "h", "tls": "ssl"})]},
-            ["pop3.tls", "'ssl'", "'none', 'starttls'"],
+            ["pop3.tls: 'ssl' is not one of none, starttls, implicit"],
         ),
         ({"external_accounts": [external(pop3={"host": "h h"})]}, ["pop3.host", "'h h'", "a name or an IP address"]),
-        ({"external_accounts": [external(history="some")]}, ["history", "'some'", "'all' or 'from_now'"]),
+        ({"external_accounts": [external(history="some")]}, ["history: 'some' is not one of all, from_now"]),
         ({"external_accounts": [external(enabled="yes")]}, ["enabled", "'yes'", "true or false"]),
         ({"external_accounts": [external("support")]}, ["address", "'support'", "name@domain"]),
         ({"external_accounts": [external("a" * 200 + "@b.c")]}, ["at most 200 octets"]),
@@ -84,6 +91,50 @@ def test_a_mistake_is_named(document: Any, words: list[str]) -> None:
 def test_every_mistake_is_named_at_once() -> None:
     said = complaints({"external_accounts": [external(pasword="x", poll_seconds=-1)], "local_accounts": [{}]})
     assert len(said.splitlines()) >= 4
+
+
+@pytest.mark.parametrize("value", [None, True, 7, 1.5, "x", "", [], [1], {}, {"a": 1}], ids=repr)
+def test_no_wrong_type_is_told_in_the_words_of_a_library(value: Any) -> None:
+    entry = dict.fromkeys(ExternalFields.model_fields, value)
+    inside = external(pop3=dict.fromkeys(SmtpFields.model_fields, value), oauth={"issuer": value})
+    person = dict.fromkeys(LocalFields.model_fields, value)
+    for document in ({"external_accounts": [entry, inside], "local_accounts": [person]}, {"local_accounts": [value]}):
+        said = complaints(document)
+        assert not re.search(
+            r"[Ii]nput|should|dict|instance|Fields|NoneType|valid (string|integer|list)|None|True", said
+        )
+
+
+def test_each_mistake_of_a_file_has_its_line_and_column(tmp_path: Path) -> None:
+    file = tmp_path / "accounts.yaml"
+    file.write_text(
+        "external_accounts:\n"
+        "  - address: support@company.com\n"
+        "    pop3: {host: pop3.company.com, port: abc}\n"
+        "    smtp: {host: smtp.company.com, tls: startls}\n"
+        "local_accounts:\n"
+        "  - address: alex@local.com\n"
+        "    usr_name: Alex\n"
+        "    external: support@company.com\n"
+    )
+    with pytest.raises(AccountsError) as caught:
+        read_file(file).require_valid()
+    assert caught.value.lines == [
+        f"{file}: line 3, column 42: external account {SUPPORT}: pop3.port: 'abc' is not a number from 1 to 65535",
+        f"{file}: line 4, column 41: external account {SUPPORT}: smtp.tls: 'startls' is not one of none, starttls, "
+        "implicit; did you mean starttls?",
+        f"{file}: line 6, column 5: local account alex@local.com: user_name: is missing",
+        f"{file}: line 7, column 5: local account alex@local.com: usr_name: there is no such field; did you mean "
+        "user_name?",
+    ]
+
+
+def test_a_problem_names_its_field_for_a_form() -> None:
+    with pytest.raises(AccountsError) as caught:
+        check({"external_accounts": [external(pop3={"host": "h", "port": "abc"}, aliases=["x"])]})
+    port, alias = caught.value.problems
+    assert (port.kind, port.address, port.field, port.value) == ("external", SUPPORT, ("pop3", "port"), "'abc'")
+    assert (alias.field_name, alias.path) == ("aliases[0]", ("external_accounts", 0, "aliases", 0))
 
 
 def test_a_wrong_password_never_shows_in_the_message() -> None:
@@ -130,7 +181,7 @@ def test_a_password_file_is_read_beside_the_accounts_file(tmp_path: Path) -> Non
     assert read_file(file).local_accounts[0].password == "s3cret"
     (tmp_path / "alex.txt").unlink()
     with pytest.raises(AccountsError, match=r"password_file: alex.txt: No such file"):
-        read_file(file)
+        read_file(file).require_valid()
 
 
 def test_json_escapes_of_letters_beyond_the_bmp_are_one_letter(tmp_path: Path) -> None:
@@ -139,7 +190,7 @@ def test_json_escapes_of_letters_beyond_the_bmp_are_one_letter(tmp_path: Path) -
     assert read_file(file).local_accounts[0].user_name == "Alex \U0001f389"
     file.write_text('{"local_accounts": [{"address": "a@b.c", "user_name": "\\ud83c", "external": "s@c.com"}]}')
     with pytest.raises(AccountsError, match="user_name"):
-        read_file(file)
+        read_file(file).require_valid()
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from services.admin.accounts.applied_passwords import Progress, hash_passwords
-from services.admin.accounts.errors import AccountsError
+from services.admin.accounts.conflicts import find_conflicts
+from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
 from services.admin.accounts.plan import (
     AccountsPlan,
+    build_external,
     build_local,
     changed_hosts,
     describe_change,
-    find_conflicts,
     plan_changes,
     why_password_needed,
 )
@@ -25,7 +26,7 @@ from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.mime.display_names import normalise
-from shared.model import External, Issuer, Local, OAuth, Server
+from shared.model import External, Issuer, Local, OAuth
 from shared.provider.credentials import Grant
 from shared.provider.oauth import ISSUERS
 from shared.provider.vault import Vault
@@ -64,7 +65,6 @@ async def apply(
     execution = _Execution(connection, vault, externals, people)
     await execution.run(plan, hashes)
     await transfer_former_names(connection)
-    await check_conflicts(connection)
     released = await inbound.release_held(connection, [external.id for external in execution.externals.values()])
     if released:
         execution.result.lines.append(f"{len(released)} mails on hold are routed again")
@@ -146,10 +146,10 @@ class _Execution:
             self.result.lines.append(f"local account {new.address}: delegate {shown}")
 
 
-async def check_conflicts(connection: Connection) -> None:
-    """:raises AccountsError: the stored accounts together break a rule."""
+async def check_conflicts(connection: Connection, kind: Kind, address: str) -> None:
+    """Check all accounts after one was changed without ``apply``. :raises AccountsError: together they break a rule."""
     externals, people = await accounts.load_externals(connection), await accounts.load_locals(connection)
-    problems = await asyncio.to_thread(find_conflicts, externals, people)
+    problems = await asyncio.to_thread(find_conflicts, externals, people, {(kind, address.casefold())})
     if problems:
         raise AccountsError(problems)
 
@@ -162,27 +162,8 @@ def external_of(wanted: ExternalFields, old: External | None, vault: Vault, acco
     """
     oauth = _oauth(wanted)
     if (why := why_password_needed(wanted, old)) is not None:
-        raise AccountsError([f"external account {wanted.address}: password: {why}"])
-    assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
-    return External(
-        account_id,
-        wanted.address,
-        wanted.enabled,
-        wanted.login,
-        _secret(wanted, oauth, old, vault),
-        Server(wanted.pop3.host, wanted.pop3.port, wanted.pop3.tls, wanted.pop3.tls_fingerprint),
-        Server(wanted.smtp.host, wanted.smtp.port, wanted.smtp.tls, wanted.smtp.tls_fingerprint),
-        wanted.smtp.auth,
-        wanted.smtp.connections,
-        wanted.poll_seconds,
-        wanted.history,
-        wanted.delete_after_days,
-        wanted.delete_history,
-        wanted.reply_to_author,
-        tuple(wanted.aliases),
-        oauth,
-        answer_notes=wanted.answer_notes,
-    )
+        raise AccountsError([AccountProblem(why, "external", address=wanted.address, field=("password",))])
+    return build_external(wanted, _secret(wanted, oauth, old, vault), oauth, account_id)
 
 
 def _oauth(wanted: ExternalFields) -> OAuth | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from services.admin.access import audit
 from services.admin.accounts import export
-from services.admin.accounts.errors import AccountsError
-from services.admin.accounts.export import Kind
+from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, check
 from shared.db.database import Connection
 from shared.errors import Permanent
@@ -79,7 +79,8 @@ async def prepare(
         if new:
             raise Permanent(f"{address}: this {kind} account is there already; change it with '{kind} set'")
     if str(fields.get("address", address)).casefold() != address.casefold():
-        raise AccountsError(["address: an account keeps its address; add another account, and remove this one"])
+        words = "an account keeps its address; add another account, and remove this one"
+        raise AccountsError([AccountProblem(words, kind, address=address, field=("address",))])
     entry = export.merge(old, fields)
     for server in ("pop3", "smtp"):
         given = fields.get(server)
@@ -98,9 +99,9 @@ async def add_name(connection: Connection, address: str, name: str) -> AccountsF
 def check_entry(kind: Kind, entry: dict[str, Any], folder: Path | None = None) -> AccountsFile:
     """Check the entry of one account, without the other accounts. Parameters and errors as ``prepare``."""
     try:
-        return check({f"{kind}_accounts": [entry]}, f"{kind} account", folder)
+        return check({f"{kind}_accounts": [entry]}, folder=folder)
     except AccountsError as error:
-        raise AccountsError([line.replace(f"{kind}_accounts[0].", "") for line in error.lines]) from error
+        raise AccountsError([replace(problem, index=None) for problem in error.problems]) from error
 
 
 async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:

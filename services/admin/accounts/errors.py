@@ -1,11 +1,68 @@
-"""The error of accounts that break a rule."""
+"""The error of accounts that break a rule: its problems, as fields for a form and as lines for people."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["external", "local"]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountProblem:
+    """A rule that a field or an account breaks. ``str`` is the line for people."""
+
+    words: str  # what is wrong and what is allowed; "is not ..." continues the value: 'abc' is not a number from ...
+    kind: Kind | None = None  # of the account; None: of the whole file
+    index: int | None = None  # of the account's entry in the accounts file
+    address: str = ""  # of the account
+    field: tuple[str | int, ...] = ()  # names and positions in the account's entry: ("pop3", "port"), ("aliases", 0)
+    value: str = ""  # the given value, as shown; "" for none, for a secret, and for a list or mapping
+    of_name: bool = False  # the name of the field is wrong, not the value
+    where: str = ""  # name of the file, with line and column
+
+    @property
+    def path(self) -> tuple[str | int, ...]:
+        """Names and positions in the accounts file, from its top."""
+        entry = () if self.kind is None or self.index is None else (f"{self.kind}_accounts", self.index)
+        return (*entry, *self.field)
+
+    @property
+    def field_name(self) -> str:
+        """The field as it is written for people and on the command line: pop3.port, aliases[0]."""
+        return show_path(self.field)
+
+    def __str__(self) -> str:
+        account = ""
+        if self.kind is not None:
+            account = f"{self.kind} account {self.address}" if self.address else self._entry()
+        place = ": ".join(part for part in (self.where, account, self.field_name) if part)
+        sign = "" if not self.value else " " if self.words.startswith("is ") else ": "
+        words = f"{self.value}{sign}{self.words}"
+        return f"{place}: {words}" if place else words
+
+    def _entry(self) -> str:
+        return f"{self.kind} account" if self.index is None else show_path((f"{self.kind}_accounts", self.index))
+
 
 class AccountsError(ValueError):
-    """The accounts break a rule. Each line names the field, the value and what is allowed."""
+    """The accounts break rules. Each problem names the field, the value and what is allowed."""
 
-    def __init__(self, lines: list[str]) -> None:
-        super().__init__("\n".join(lines))
-        self.lines = lines
+    def __init__(self, problems: Sequence[AccountProblem | str]) -> None:
+        """:param problems: all that were found; a text is a problem of no single field."""
+        self.problems = [AccountProblem(each) if isinstance(each, str) else each for each in problems]
+        super().__init__("\n".join(self.lines))
+
+    @property
+    def lines(self) -> list[str]:
+        """The problems for people, a line each."""
+        return [str(problem) for problem in self.problems]
+
+
+def show_path(path: Sequence[str | int]) -> str:
+    """Return a path for people: pop3.port, aliases[0]. Pure."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

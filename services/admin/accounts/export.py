@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 from ruamel.yaml import YAML
 
+from services.admin.accounts.errors import Kind
+from services.admin.suggestions import say_unknown
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External, Local, OAuth
 from shared.store import accounts
-
-Kind = Literal["external", "local"]
 
 
 async def build_document(connection: Connection) -> dict[str, Any]:
@@ -112,5 +112,9 @@ async def find_entry(connection: Connection, kind: Kind, address: str) -> dict[s
     for entry in entries:
         if entry["address"].casefold() == address.casefold():
             return dict(entry)
-    there = ", ".join(entry["address"] for entry in entries) or "none"
-    raise Permanent(f"{address}: there is no such {kind} account; there are: {there}")
+    raise Permanent(say_no_account(kind, address, [entry["address"] for entry in entries]))
+
+
+def say_no_account(kind: Kind, address: str, known: Collection[str]) -> str:
+    """Return the error for an address that no account has. :param known: the addresses of all accounts of the kind."""
+    return f"{address}: there is no such {kind} account{say_unknown(address, known)}"

@@ -1,4 +1,4 @@
-"""The accounts file (YAML 1.2, so JSON too): its fields with defaults and limits, and the texts of its errors.
+"""The accounts file (YAML 1.2, so JSON too): its fields with defaults and limits.
 
 This module checks all that needs no database; ``services.admin.accounts.plan`` checks the rest.
 """
@@ -6,15 +6,17 @@ This module checks all that needs no database; ``services.admin.accounts.plan`` 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from services.admin.accounts.errors import AccountsError
-from services.admin.accounts.yaml_text import MAX_OCTETS, load_yaml
+from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
+from services.admin.accounts.field_problems import find_problems, find_unknown_name, show_value
+from services.admin.accounts.yaml_text import MAX_OCTETS, find_places, load_yaml
 from shared.errors import Permanent
 from shared.mime.display_names import normalise
 from shared.net.http_client import server_of
@@ -142,8 +144,8 @@ class ExternalFields(_Strict):
     def _complete(self) -> ExternalFields:
         _one_of(self, "password", "password_file", "oauth")
         self.login = self.login or self.address
-        for field, kind in ((self.pop3, "pop3"), (self.smtp, "smtp")):
-            field.port = field.port or PORTS[kind][field.tls]
+        for server, kind in ((self.pop3, "pop3"), (self.smtp, "smtp")):
+            server.port = server.port or PORTS[kind][server.tls]
         return self
 
 
@@ -167,11 +169,40 @@ class LocalFields(_Strict):
         return self
 
 
-class AccountsFile(_Strict):
-    """The whole file."""
+@dataclass(slots=True)
+class AccountsFile:
+    """The whole file. ``services.admin.accounts.apply`` refuses one that has problems, and tells its own with them."""
 
-    external_accounts: list[ExternalFields] = []
-    local_accounts: list[LocalFields] = []
+    external_accounts: list[ExternalFields] = field(default_factory=list)
+    local_accounts: list[LocalFields] = field(default_factory=list)
+    indexes: dict[tuple[Kind, str], int] = field(default_factory=dict)  # of each entry, by its folded address
+    problems: list[AccountProblem] = field(default_factory=list)  # their entries are in neither list
+    refused: dict[Kind, dict[str, str]] = field(default_factory=lambda: {"external": {}, "local": {}})
+    # the addresses of those entries, by the folded ones
+    name: str = ""  # of the file, for errors; "" for fields of a command, a form or a request
+    text: str | None = None  # of the file: gives problems their lines
+
+    def locate(self, problems: Sequence[AccountProblem]) -> list[AccountProblem]:
+        """Return the problems with their places in the file, in its order."""
+        found = [
+            replace(each, index=self.indexes.get((each.kind, each.address.casefold())))
+            if each.kind is not None and each.index is None
+            else each
+            for each in problems
+        ]
+        places = find_places(self.text, found) if self.text else [""] * len(found)
+        located = [
+            replace(each, where=": ".join(part for part in (self.name, place) if part))
+            for each, place in zip(found, places, strict=True)
+        ]
+        order = sorted(range(len(located)), key=lambda i: [int(digits) for digits in re.findall(r"\d+", places[i])])
+        return [located[i] for i in order]
+
+    def require_valid(self) -> AccountsFile:
+        """Return the file. :raises AccountsError: it has problems."""
+        if self.problems:
+            raise AccountsError(self.locate(self.problems))
+        return self
 
 
 def _one_of(fields: BaseModel, *names: str) -> None:
@@ -181,9 +212,9 @@ def _one_of(fields: BaseModel, *names: str) -> None:
 
 
 def read_file(path: Path) -> AccountsFile:
-    """Read and check an accounts file; paths of password files are relative to it.
+    """Read an accounts file; paths of password files are relative to it. The problems of fields are in the result.
 
-    :raises AccountsError: all errors, a line each.
+    :raises AccountsError: it cannot be read, or is not YAML.
     """
     try:
         with path.open("rb") as file:
@@ -196,94 +227,81 @@ def read_file(path: Path) -> AccountsFile:
 def read_text(text: str, where: str, folder: Path | None) -> AccountsFile:
     """Do the same for a text. :param where: the start of each error line. :param folder: as ``check``."""
     data = load_yaml(text, where)
-    return check(data if data is not None else {}, where, folder)
+    found = _read(data if data is not None else {}, folder)
+    found.name, found.text = where, text
+    return found
 
 
-def check(data: Any, where: str, folder: Path | None = None) -> AccountsFile:
-    """Check the data of a file, a command or a request, and read the password files.
+def check(data: Any, where: str = "", folder: Path | None = None) -> AccountsFile:
+    """Check the data of a command, a form or a request, and read the password files.
 
-    :param folder: of the password files; None: no file of this machine is allowed.
-    :raises AccountsError: all errors, a line each; each line starts with ``where``.
+    :param where: the start of each error line. :param folder: of the password files; None: no file of this machine is
+        allowed.
+    :raises AccountsError: with all problems.
     """
+    found = _read(data, folder)
+    found.name = where
+    return found.require_valid()
+
+
+def _read(data: Any, folder: Path | None) -> AccountsFile:
+    found = AccountsFile()
+    groups: tuple[tuple[Kind, type[ExternalFields] | type[LocalFields], list[Any]], ...] = (
+        ("external", ExternalFields, found.external_accounts),
+        ("local", LocalFields, found.local_accounts),
+    )
+    names = [f"{kind}_accounts" for kind, _, _ in groups]
+    if not isinstance(data, dict):
+        found.problems.append(AccountProblem(f"is made of the fields {', '.join(names)}"))
+        return found
+    found.problems += [find_unknown_name(name, names) for name in data if name not in names]
+    for kind, model, accepted in groups:
+        entries = data.get(f"{kind}_accounts", [])
+        if not isinstance(entries, list):
+            found.problems.append(
+                AccountProblem("is not a list of accounts", field=(f"{kind}_accounts",), value=show_value(entries))
+            )
+            continue
+        for index, entry in enumerate(entries):
+            problems = _read_entry(kind, model, index, entry, folder, accepted)
+            found.problems += problems
+            address = entry.get("address") if isinstance(entry, dict) else None
+            if isinstance(address, str):
+                found.indexes[kind, address.casefold()] = index
+                if problems:
+                    found.refused[kind][address.casefold()] = address
+    return found
+
+
+def _read_entry(
+    kind: Kind,
+    model: type[ExternalFields] | type[LocalFields],
+    index: int,
+    entry: Any,
+    folder: Path | None,
+    accepted: list[Any],
+) -> list[AccountProblem]:
+    """Check one account, and add it to ``accepted`` unless it has problems. :return: the problems."""
     try:
-        accounts = AccountsFile.model_validate(data)
+        fields = model.model_validate(entry)
     except ValidationError as error:
-        raise AccountsError([f"{where}: {line}" for line in _lines(error, data)]) from error
-    problems = []
-    for group in ("external_accounts", "local_accounts"):
-        for position, fields in enumerate(getattr(accounts, group)):
-            if fields.password_file is not None and folder is None:
-                problems.append(
-                    f"{where}: {group}[{position}].password_file: is for a file beside the accounts file; give the "
-                    "password itself"
-                )
-            elif fields.password_file is not None:
-                try:
-                    fields.password = (
-                        ((folder or Path()) / fields.password_file).read_text(encoding="utf-8").rstrip("\r\n")
-                    )
-                except (OSError, UnicodeDecodeError) as error:
-                    problems.append(
-                        f"{where}: {group}[{position}].password_file: {fields.password_file}: "
-                        f"{getattr(error, 'strerror', None) or error}"
-                    )
-                else:
-                    if not fields.password:
-                        problems.append(f"{where}: {group}[{position}].password_file: {fields.password_file}: is empty")
-    if problems:
-        raise AccountsError(problems)
-    return accounts
+        return find_problems(error, model, kind, index, entry)
+    if why := _read_password_file(fields, folder):
+        return [AccountProblem(why, kind, index, fields.address, ("password_file",), fields.password_file or "")]
+    accepted.append(fields)
+    return []
 
 
-_SECRET = re.compile("^password|^client_secret|_url$")
-"""Fields whose value no error shows; the path or query of a URL may be a key."""
-_WORDS = {
-    "bool_type": "has to be true or false",
-    "int_type": "has to be a whole number, without quotes",
-    "list_type": "has to be a list, for example [one, two]",
-    "string_type": "has to be text; put it in quotes",
-}
-
-
-def _lines(error: ValidationError, data: Any) -> Iterator[str]:
-    for problem in error.errors():
-        path = ""
-        location = tuple(part for part in problem["loc"] if part not in ("known", "endpoints"))
-        for part in location:
-            path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
-        who = _owner(data, location)
-        if problem["type"] == "extra_forbidden":
-            yield f"{path}{who}: there is no such field; allowed here are {', '.join(_allowed(problem['loc']))}"
-        elif problem["type"] == "missing":
-            yield f"{path}{who}: is missing"
-        elif problem["type"] == "model_type":
-            yield f"{path or 'it'}{who}: is made of the fields {', '.join(_allowed((*problem['loc'], '')))}"
-        else:
-            secret = any(_SECRET.search(str(part)) for part in location)
-            shown = "" if isinstance(problem["input"], dict | list) or secret else f"{problem['input']!r}: "
-            words = _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Value error, ")
-            yield f"{path}{who}: {shown}{words}"
-
-
-def _owner(data: Any, location: tuple[int | str, ...]) -> str:
-    """Return the address of the account that an error is in, for people."""
+def _read_password_file(fields: ExternalFields | LocalFields, folder: Path | None) -> str | None:
+    """Set the password to the content of the password file. :return: why that is not possible."""
+    if fields.password_file is None:
+        return None
+    if folder is None:
+        return "is for a file beside the accounts file; give the password itself"
     try:
-        address = data[location[0]][location[1]]["address"]
-    except (LookupError, TypeError):
-        return ""
-    return f" ({address})" if isinstance(address, str) and len(location) > 2 else ""
-
-
-def _allowed(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = AccountsFile
-    steps: dict[str, type[BaseModel]] = {
-        "external_accounts": ExternalFields,
-        "local_accounts": LocalFields,
-        "pop3": ServerFields,
-        "smtp": SmtpFields,
-        "oauth": OAuthFields,
-        "issuer": IssuerFields,
-    }
-    for part in location[:-1]:
-        model = steps.get(str(part), model)
-    return list(model.model_fields)
+        fields.password = (folder / fields.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+    except OSError as error:
+        return error.strerror or str(error)
+    except UnicodeDecodeError:
+        return "is not UTF-8 text"
+    return None if fields.password else "is empty"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
-from services.admin.accounts.errors import AccountsError
+from services.admin.accounts.conflicts import find_conflicts
+from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
-from services.admin.accounts.public_domains import PUBLIC_DOMAINS
-from shared.mime.addresses import fold_address
+from services.admin.suggestions import say_unknown
 from shared.mime.display_names import normalise
 from shared.model import External, Local, OAuth, Server
 from shared.net.http_client import place_of
 
 Account = TypeVar("Account", External, Local)
+_SUGGESTED = 20
+"""Limits the wrong addresses for which similar known ones are suggested: addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,56 +35,120 @@ def plan_changes(
     """Compare an accounts file with the stored accounts.
 
     :param prune: remove the stored accounts that the file does not name.
-    :raises AccountsError: an account is given twice, has no password, or refers to an account that does not exist.
+    :raises AccountsError: with all problems: those of the file, and where the accounts together break a rule.
     """
     stored_externals = {external.address.casefold(): external for external in externals}
     stored_locals = {person.address.casefold(): person for person in people}
-    problems = _find_repeated(wanted) + _find_without_password(wanted, stored_externals, stored_locals)
-    if problems:
-        raise AccountsError(problems)
     plan = AccountsPlan(
         [(entry, stored_externals.get(entry.address.casefold())) for entry in wanted.external_accounts],
-        _not_named(stored_locals, wanted.local_accounts) if prune else [],
+        _not_named(stored_locals, wanted.local_accounts, wanted.refused["local"]) if prune else [],
         [(entry, stored_locals.get(entry.address.casefold())) for entry in wanted.local_accounts],
-        _not_named(stored_externals, wanted.external_accounts) if prune else [],
+        _not_named(stored_externals, wanted.external_accounts, wanted.refused["external"]) if prune else [],
     )
-    problems = _find_unknown_externals(plan, stored_externals) or _find_unknown_delegates(plan, stored_locals)
+    problems = [
+        *wanted.problems,
+        *_find_repeated(wanted),
+        *_find_without_password(plan),
+        *_find_unknown_externals(plan, stored_externals, wanted.refused["external"]),
+        *_find_unknown_delegates(plan, stored_locals, wanted.refused["local"]),
+        *find_conflicts(*expected_accounts(plan, externals, people), _addresses_of(wanted)),
+    ]
     if problems:
-        raise AccountsError(problems)
+        raise AccountsError(wanted.locate(problems))
     return plan
 
 
-def _not_named(stored: Mapping[str, Account], entries: Iterable[ExternalFields | LocalFields]) -> list[Account]:
-    named = {entry.address.casefold() for entry in entries}
+def _addresses_of(wanted: AccountsFile) -> set[tuple[Kind, str]]:
+    externals: set[tuple[Kind, str]] = {("external", entry.address.casefold()) for entry in wanted.external_accounts}
+    return externals | {("local", entry.address.casefold()) for entry in wanted.local_accounts}
+
+
+def expected_accounts(
+    plan: AccountsPlan, externals: Sequence[External], people: Sequence[Local]
+) -> tuple[list[External], list[Local]]:
+    """Return the accounts as the plan will leave them, without secrets; new ones have ids below 0.
+
+    A person whose external account does not exist is left out.
+    """
+    externals_after = _replace_saved(
+        externals,
+        plan.remove_externals,
+        [
+            build_external(entry, b"", None, old.id if old else -1 - position)
+            for position, (entry, old) in enumerate(plan.save_externals)
+        ],
+    )
+    external_ids = {external.address.casefold(): external.id for external in externals_after}
+    people_after = _replace_saved(
+        people,
+        plan.remove_locals,
+        [
+            replace(build_local(entry, old, external_ids[entry.external.casefold()], ""), id=old.id if old else -1 - at)
+            for at, (entry, old) in enumerate(plan.save_locals)
+            if entry.external.casefold() in external_ids
+        ],
+    )
+    ids = {person.address.casefold(): person.id for person in people_after}
+    delegates = {entry.address.casefold(): ids.get((entry.delegate or "").casefold()) for entry, _ in plan.save_locals}
+    left = {None, *ids.values()}
+    return externals_after, [
+        replace(
+            person,
+            delegate_id=delegates.get(
+                person.address.casefold(), person.delegate_id if person.delegate_id in left else None
+            ),
+        )
+        for person in people_after
+    ]
+
+
+def _replace_saved(stored: Iterable[Account], removed: Iterable[Account], saved: Sequence[Account]) -> list[Account]:
+    """Return the stored accounts without the removed ones; a saved one replaces that of its address."""
+    accounts = {account.address.casefold(): account for account in stored}
+    for account in removed:
+        del accounts[account.address.casefold()]
+    for account in saved:
+        accounts[account.address.casefold()] = account
+    return list(accounts.values())
+
+
+def _not_named(
+    stored: Mapping[str, Account], entries: Iterable[ExternalFields | LocalFields], refused: Collection[str]
+) -> list[Account]:
+    named = {entry.address.casefold() for entry in entries} | set(refused)
     return [account for key, account in stored.items() if key not in named]
 
 
-def _find_repeated(wanted: AccountsFile) -> list[str]:
+def _find_repeated(wanted: AccountsFile) -> list[AccountProblem]:
     problems = []
-    groups: Mapping[str, Sequence[ExternalFields | LocalFields]] = {
-        "external_accounts": wanted.external_accounts,
-        "local_accounts": wanted.local_accounts,
-    }
-    for group, entries in groups.items():
+    groups: Sequence[tuple[Kind, Sequence[ExternalFields | LocalFields]]] = (
+        ("external", wanted.external_accounts),
+        ("local", wanted.local_accounts),
+    )
+    for kind, entries in groups:
         seen: set[str] = set()
         for entry in entries:
             if entry.address.casefold() in seen:
-                problems.append(f"{group}: address {entry.address!r}: is given twice")
+                problems.append(
+                    AccountProblem(
+                        "is given twice", kind, address=entry.address, field=("address",), value=repr(entry.address)
+                    )
+                )
             seen.add(entry.address.casefold())
     return problems
 
 
-def _find_without_password(
-    wanted: AccountsFile, externals: Mapping[str, External], people: Mapping[str, Local]
-) -> list[str]:
-    problems = []
-    for entry in wanted.external_accounts:
-        if (why := why_password_needed(entry, externals.get(entry.address.casefold()))) is not None:
-            problems.append(f"external account {entry.address}: password: {why}")
-    for person in wanted.local_accounts:
-        if person.address.casefold() not in people and not (person.password or person.password_hash):
-            problems.append(f"local account {person.address}: password: is missing, and none is stored")
-    return problems
+def _find_without_password(plan: AccountsPlan) -> list[AccountProblem]:
+    problems = [
+        AccountProblem(why, "external", address=entry.address, field=("password",))
+        for entry, old in plan.save_externals
+        if (why := why_password_needed(entry, old)) is not None
+    ]
+    return problems + [
+        AccountProblem("is missing, and none is stored", "local", address=person.address, field=("password",))
+        for person, old in plan.save_locals
+        if old is None and not (person.password or person.password_hash)
+    ]
 
 
 def why_password_needed(wanted: ExternalFields, old: External | None) -> str | None:
@@ -110,91 +176,74 @@ def _host(name: str) -> str:
     return name.strip("[]").rstrip(".").casefold()
 
 
-def _find_unknown_externals(plan: AccountsPlan, externals: Mapping[str, External]) -> list[str]:
-    addresses = {key: external.address for key, external in externals.items()}
-    addresses |= {entry.address.casefold(): entry.address for entry, _ in plan.save_externals}
+def _find_unknown_externals(
+    plan: AccountsPlan, externals: Mapping[str, External], refused: dict[str, str]
+) -> list[AccountProblem]:
     leaving = {external.address.casefold() for external in plan.remove_externals}
+    addresses = {key: external.address for key, external in externals.items() if key not in leaving}
+    addresses |= refused | {entry.address.casefold(): entry.address for entry, _ in plan.save_externals}
+    unknown = [person for person, _ in plan.save_locals if person.external.casefold() not in addresses]
     return [
-        f"local account {person.address}: external: {person.external!r}: there is no such external account; there are "
-        f"{', '.join(sorted(addresses.values())) or 'none'}"
+        _find_unknown(person, "external", person.external, addresses.values(), position)
+        for position, person in enumerate(unknown)
+    ]
+
+
+def _find_unknown_delegates(
+    plan: AccountsPlan, people: Mapping[str, Local], refused: dict[str, str]
+) -> list[AccountProblem]:
+    leaving = {person.address.casefold() for person in plan.remove_locals}
+    addresses = {key: person.address for key, person in people.items() if key not in leaving}
+    addresses |= refused | {entry.address.casefold(): entry.address for entry, _ in plan.save_locals}
+    unknown = [
+        (person, person.delegate)
         for person, _ in plan.save_locals
-        if person.external.casefold() not in addresses.keys() - leaving
+        if person.delegate is not None and person.delegate.casefold() not in addresses
     ]
-
-
-def _find_unknown_delegates(plan: AccountsPlan, people: Mapping[str, Local]) -> list[str]:
-    known = people.keys() - {person.address.casefold() for person in plan.remove_locals}
-    known |= {entry.address.casefold() for entry, _ in plan.save_locals}
     return [
-        f"local account {person.address}: delegate: {person.delegate!r}: there is no such local account"
-        for person, _ in plan.save_locals
-        if person.delegate is not None and person.delegate.casefold() not in known
+        _find_unknown(person, "delegate", delegate, addresses.values(), position)
+        for position, (person, delegate) in enumerate(unknown)
     ]
 
 
-# ---------------------------------------------------------------------------------------------- all accounts together
-
-
-def find_conflicts(externals: Sequence[External], people: Sequence[Local]) -> list[str]:
-    """Return the rules that all accounts together break; one line each, none if all is well."""
-    problems = _find_shared_addresses(externals, people)
-    external_ids = {external.id for external in externals}
-    by_id = {person.id: person for person in people}
-    names: dict[tuple[int, str], Local] = {}
-    for person in people:
-        label = f"local account {person.address}"
-        if person.external_id not in external_ids:
-            problems.append(f"{label}: external: its external account is removed; name another")
-        problems += [f"{label}: {problem}" for problem in _find_public_domains(person)]
-        problems += [f"{label}: {problem}" for problem in _find_shared_names(person, names)]
-        if not _is_delegate_allowed(person, by_id):
-            problems.append(f"{label}: delegate: has to be another local account that shares the same external account")
-    return problems
-
-
-def _find_shared_addresses(externals: Sequence[External], people: Sequence[Local]) -> list[str]:
-    problems = []
-    owners: dict[str, str] = {}
-    claims = [(f"external account {e.address}", (e.address, *e.aliases)) for e in externals]
-    claims += [(f"local account {p.address}", (p.address, *p.addresses)) for p in people]
-    for label, addresses in claims:
-        for address in addresses:
-            owner = owners.setdefault(fold_address(address), label)
-            if owner != label:
-                problems.append(f"{label}: address {address!r}: is an address of {owner} already")
-    return problems
-
-
-def _find_public_domains(person: Local) -> list[str]:
-    return [
-        f"address {address!r}: {domain} is a public mail provider's domain; mail to everyone there would stay here. "
-        "Use one of your own, for example local.com"
-        for address in (person.address, *person.addresses)
-        if (domain := address.rpartition("@")[2].casefold()) in PUBLIC_DOMAINS
-    ]
-
-
-def _find_shared_names(person: Local, names: dict[tuple[int, str], Local]) -> list[str]:
-    """:param names: the owner of each name of an external account so far; the names of this person are added."""
-    problems = []
-    for name in (person.user_name, *person.aliases):
-        owner = names.setdefault((person.external_id, normalise(name)), person)
-        if owner is not person:
-            problems.append(
-                f"user_name or aliases: {name!r}: {owner.address} has this name in the same share; a name may belong "
-                "to one person only"
-            )
-    return problems
-
-
-def _is_delegate_allowed(person: Local, people: Mapping[int, Local]) -> bool:
-    if person.delegate_id is None:
-        return True
-    delegate = people.get(person.delegate_id)
-    return delegate is not None and delegate.id != person.id and delegate.external_id == person.external_id
+def _find_unknown(person: LocalFields, name: str, given: str, known: Collection[str], position: int) -> AccountProblem:
+    kind = "external" if name == "external" else "local"
+    # Ten thousand wrong addresses would be compared with ten thousand known ones.
+    suggestion = say_unknown(given, known) if position < _SUGGESTED else ""
+    return AccountProblem(
+        f"there is no such {kind} account{suggestion}",
+        "local",
+        address=person.address,
+        field=(name,),
+        value=repr(given),
+    )
 
 
 # ---------------------------------------------------------------------------------------------- one account
+
+
+def build_external(wanted: ExternalFields, secret: bytes, oauth: OAuth | None, account_id: int) -> External:
+    """Return the external account with these fields. :param secret: sealed. :param account_id: 0 for a new account."""
+    assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
+    return External(
+        account_id,
+        wanted.address,
+        wanted.enabled,
+        wanted.login,
+        secret,
+        Server(wanted.pop3.host, wanted.pop3.port, wanted.pop3.tls, wanted.pop3.tls_fingerprint),
+        Server(wanted.smtp.host, wanted.smtp.port, wanted.smtp.tls, wanted.smtp.tls_fingerprint),
+        wanted.smtp.auth,
+        wanted.smtp.connections,
+        wanted.poll_seconds,
+        wanted.history,
+        wanted.delete_after_days,
+        wanted.delete_history,
+        wanted.reply_to_author,
+        tuple(wanted.aliases),
+        oauth,
+        answer_notes=wanted.answer_notes,
+    )
 
 
 def build_local(wanted: LocalFields, old: Local | None, external_id: int, password_hash: str) -> Local:

@@ -5,14 +5,16 @@ Anchors and aliases are refused: a few lines of them stand for billions of value
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
-from services.admin.accounts.errors import AccountsError
+from services.admin.accounts.errors import AccountProblem, AccountsError
 
 MAX_OCTETS = 4 * 1024 * 1024
 """Longest text: octets; ten thousand local accounts have 1 MiB."""
@@ -57,10 +59,8 @@ def load_yaml(text: str, where: str) -> Any:
     """
     if len(text) > MAX_OCTETS or len(text.encode("utf-8", "replace")) > MAX_OCTETS:
         raise AccountsError([f"{where}: is longer than {MAX_OCTETS} octets"])
-    yaml = YAML(typ="safe", pure=True)
-    yaml.Composer = _LimitedComposer
     try:
-        return _joined(yaml.load(text))
+        return _joined(_reader().load(text))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -68,6 +68,37 @@ def load_yaml(text: str, where: str) -> Any:
         raise AccountsError([f"{where}:{place}: {kind}{error.problem or error.context}"]) from error
     except (YAMLError, ValueError, RecursionError) as error:
         raise AccountsError([f"{where}: not YAML: {error}"]) from error
+
+
+def find_places(text: str, problems: Sequence[AccountProblem]) -> list[str]:
+    """Return "line 3, column 5" for each problem: of the wrong name or value, or of what should contain it.
+
+    :param text: has been loaded by ``load_yaml``. It is read again, since few texts have problems.
+    """
+    root = _reader().compose(text)
+    return [_place(root, problem) for problem in problems]
+
+
+def _place(node: Node | None, problem: AccountProblem) -> str:
+    mark = node.start_mark if node is not None else None
+    for part in problem.path:
+        name: Node | None = None
+        if isinstance(node, MappingNode):
+            name, node = next(((key, value) for key, value in node.value if key.value == part), (None, None))
+        elif isinstance(node, SequenceNode) and isinstance(part, int):
+            node = node.value[part] if part < len(node.value) else None
+        else:
+            node = None
+        if node is None:
+            break
+        mark = name.start_mark if problem.of_name and name is not None else node.start_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}" if mark is not None else ""
+
+
+def _reader() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Composer = _LimitedComposer
+    return yaml
 
 
 def _joined(data: Any) -> Any:

@@ -12,8 +12,8 @@ import typer
 from services.admin.access import audit
 from services.admin.accounts import connection_check, edit
 from services.admin.accounts.apply import apply as apply_accounts
-from services.admin.accounts.errors import AccountsError
-from services.admin.accounts.export import Kind, as_yaml, build_document, find_entry
+from services.admin.accounts.errors import AccountsError, Kind
+from services.admin.accounts.export import as_yaml, build_document, find_entry, say_no_account
 from services.admin.accounts.file_format import AccountsFile, read_file
 from services.admin.accounts.yaml_text import load_yaml
 from services.admin.cli.authorize import authorize as authorize_account
@@ -25,6 +25,7 @@ from services.admin.mail import operations
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External
+from shared.settings import load
 from shared.store import accounts
 
 CHANGE_SECONDS = 3600.0
@@ -56,6 +57,8 @@ def apply(
 
     async def work() -> None:
         wanted = read_file(file)
+        if wanted.problems and load(data=data).database_url is None:
+            wanted.require_valid()  # with a database, these are told together with those that need it
 
         async def read(_: Connection) -> AccountsFile:
             return wanted
@@ -408,7 +411,7 @@ def _print_skipped(rows: list[dict[str, Any]]) -> None:
 async def _external(system: AdminContext, address: str) -> External:
     """Load an external account. :raises Permanent: there is no such account."""
     async with system.database.transaction() as connection:
-        found = [e for e in await accounts.load_externals(connection) if e.address.casefold() == address.casefold()]
-    if not found:
-        raise Permanent(f"{address}: there is no such external account")
-    return found[0]
+        externals = {e.address.casefold(): e for e in await accounts.load_externals(connection)}
+    if address.casefold() not in externals:
+        raise Permanent(say_no_account("external", address, [e.address for e in externals.values()]))
+    return externals[address.casefold()]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from services.admin.access import audit
+from services.admin.accounts.export import say_no_account
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
 from services.admin.context import open_context
@@ -154,12 +155,11 @@ def route(
         if b"\r\n" not in head:
             head = head.replace(b"\n", b"\r\n")
         async with open_context(data) as system, system.database.transaction() as connection:
-            account = next(
-                (e for e in await accounts.load_externals(connection) if e.address.casefold() == external.casefold()),
-                None,
-            )
+            externals = {e.address.casefold(): e for e in await accounts.load_externals(connection)}
+            account = externals.get(external.casefold())
             if account is None:
-                raise Permanent(f"--external {external}: there is no such external account")
+                addresses = [each.address for each in externals.values()]
+                raise Permanent(f"--external {say_no_account('external', external, addresses)}")
             sharers = (await accounts.load_sharers(connection, [account.id]))[account.id]
             facts = routing.read_facts(head, account)
             known = await sent_mail.find_sent(connection, routing.referenced_ids(facts))
@@ -169,11 +169,11 @@ def route(
             decision = own_copy.decision
         else:
             decision = routing.decide(facts, account, sharers, known)
-        addresses = {person.id: person.address for person in sharers}
+        people = {person.id: person.address for person in sharers}
         if json:
             print_json(
                 {
-                    "recipients": [addresses[r.local_id] for r in decision.recipients],
+                    "recipients": [people[r.local_id] for r in decision.recipients],
                     "rule": decision.rule,
                     "reason": decision.reason,
                 }
@@ -183,7 +183,7 @@ def route(
         print_table(
             "Recipients",
             ("Address", "Rule", "Reason"),
-            ((addresses[r.local_id], r.rule, r.reason) for r in decision.recipients),
+            ((people[r.local_id], r.rule, r.reason) for r in decision.recipients),
             empty="none: the mail would be on hold (held)",
         )
 

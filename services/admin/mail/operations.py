@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from services.admin.access import audit
-from services.admin.accounts import apply
+from services.admin.accounts import apply, export
 from services.admin.formatting import mail_status
 from services.admin.mail import search_index
 from services.admin.monitoring.status import find_account_problem, iso
+from services.admin.suggestions import say_unknown
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External, Local
@@ -282,7 +283,8 @@ async def undelete(connection: Connection, address: str, ids: Collection[int]) -
 async def _load_person(connection: Connection, address: str) -> Local:
     person = await accounts.local_by_login(connection, address)
     if person is None:
-        raise Permanent(f"{address}: there is no such local account")
+        known = [each.address for each in await accounts.load_locals(connection)]
+        raise Permanent(export.say_no_account("local", address, known))
     return person
 
 
@@ -297,7 +299,8 @@ async def restore_account(connection: Connection, address: str) -> Local:
         raise Permanent(f"{address}: is there already, not removed")
     person = await account_changes.restore_local(connection, address)
     if person is None:
-        raise Permanent(f"{address}: no removed local account has this address")
+        removed = [each.address for each, _ in await accounts.removed_locals(connection)]
+        raise Permanent(f"{address}: no removed local account has this address{say_unknown(address, removed)}")
     if not await maildrops.load_versions(connection, [person.id]):
         raise Permanent(f"{address}: was removed longer ago than mail is kept, its mail is purged; add it again")
     sharers = await accounts.load_sharers(connection, [person.external_id])
@@ -305,7 +308,7 @@ async def restore_account(connection: Connection, address: str) -> Local:
         person = replace(person, delegate_id=None)  # the delegate shares another account now
         await account_changes.save_local(connection, person)
     await apply.transfer_former_names(connection)
-    await apply.check_conflicts(connection)
+    await apply.check_conflicts(connection, "local", address)
     await inbound.release_held(connection, [person.external_id])
     return person
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from services.admin.access import audit
 from services.admin.access.users import CurrentUser
-from services.admin.accounts import edit, export
+from services.admin.accounts import edit
+from services.admin.accounts.errors import Kind
 from services.admin.web.page_context import NotFound, PageContext
 from shared.db.database import Connection
 from shared.model import External, Local
@@ -30,7 +31,7 @@ async def require_local(connection: Connection, address: str) -> Local:
 
 
 async def save_account(
-    context: PageContext, user: CurrentUser, kind: export.Kind, entry: dict[str, Any], if_match: str | None
+    context: PageContext, user: CurrentUser, kind: Kind, entry: dict[str, Any], if_match: str | None
 ) -> dict[str, list[str]]:
     """Save the entry of one account. :param if_match: of the request; None: any version of the account.
 
@@ -45,9 +46,7 @@ async def save_account(
     return {"changed": outcome.lines}
 
 
-async def remove_account(
-    context: PageContext, user: CurrentUser, kind: export.Kind, address: str
-) -> dict[str, list[str]]:
+async def remove_account(context: PageContext, user: CurrentUser, kind: Kind, address: str) -> dict[str, list[str]]:
     """Remove an account. :raises NotFound: it does not exist. :raises Permanent: as ``edit.remove``."""
     async with context.system.database.transaction() as connection:
         if kind == "external":
