@@ -63,6 +63,7 @@ class External:
     smtp_size: int | None = field(default=None, compare=False)  # octets: the SIZE limit that its server announces
     smtp_refused: int | None = field(default=None, compare=False)  # octets of the smallest mail refused as too large
     answer_notes: bool = False  # notify the sharers when one of them has answered a mail to everyone
+    hold: bool = False  # its mail is on hold until the operator says that everybody is there
 
     @property
     def max_octets(self) -> int | None:

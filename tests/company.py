@@ -24,7 +24,7 @@ HASH = "$argon2id$v=19$m=19456,t=2,p=1$Ma+5Liag4+oEtQMoa2SkzQ$pmAWR+H8XdP0iRY3X6
 def external(address: str = SUPPORT, **fields: Any) -> dict[str, Any]:
     """An external account as in the accounts file."""
     server = {"host": "127.0.0.1", "port": 1, "tls": "none"}
-    return {"address": address, "password": "secret", "pop3": server, "smtp": server} | fields
+    return {"address": address, "password": "secret", "pop3": server, "smtp": server, "history": "all"} | fields
 
 
 def local(name: str, external: str = SUPPORT, **fields: Any) -> dict[str, Any]:

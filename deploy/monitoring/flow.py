@@ -42,6 +42,13 @@ FLOW = Board(
                 1,
             ),
             figure(
+                "Waits for the start",
+                "Mails of accounts that are not started: nobody has said that everybody is there.",
+                "short",
+                "max(mailgroup_unstarted_messages)",
+                1,
+            ),
+            figure(
                 "Needs attention",
                 "Parked mails: set apart until an administrator decides.",
                 "short",

@@ -30,7 +30,7 @@ class Decision:
     recipients: tuple[RoutedRecipient, ...]
     rule: int
     reason: str
-    held: bool = False  # no user is enabled
+    held: bool = False  # no user is enabled, or the account is not started
     own_copy: bool = False  # a copy of a mail that we sent: only its author gets it, as deleted mail
 
 
@@ -61,6 +61,8 @@ def decide(
     :param known: the mails that we sent, by the ids of ``referenced_ids``, the earliest first.
     :param source: inbound.source: fetched, submitted or notice.
     :param author_id: the local account that wrote a submitted mail.
+
+    An account that is not started (``hold``) holds every mail: its first user is not to get what is for the others.
     """
     writer = author_id if source == "submitted" else None
     choice = _choose(facts, external, sharers, known, writer)
@@ -74,6 +76,8 @@ def decide(
         choice = _Choice(5, tuple((local, why) for local in everyone))
     else:
         why = _join([reason for _, reason in (*choice.people, *choice.besides)])
+    if external.hold:
+        return Decision((), choice.rule, f"held: {external.address} is not started yet", held=True)
     recipients = _recipients(choice, sharers, everyone)
     if not recipients:
         return Decision((), choice.rule, f"held: nobody who shares {external.address} is enabled", held=True)

@@ -21,14 +21,14 @@ from shared.model import External, Issuer, Local, OAuth, Server
 _EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
     smtp_host, smtp_port, smtp_tls, smtp_tls_fingerprint, smtp_auth, smtp_connections, poll_seconds, history,
     delete_after_days, delete_history, reply_to_author, aliases, oauth, smtp_size, smtp_refused,
-    answer_notes from external_accounts"""
+    answer_notes, hold from external_accounts"""
 _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id,
     former_names from local_accounts"""
 
 
 def _external(row: Row) -> External:
     external_id, address, enabled, login, password, *servers = row[:13]
-    auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused, notes = row[13:]
+    auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused, notes, hold = row[13:]
     return External(
         external_id,
         address,
@@ -49,6 +49,7 @@ def _external(row: Row) -> External:
         size,
         refused,
         notes,
+        hold,
     )
 
 

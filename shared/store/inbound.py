@@ -343,13 +343,15 @@ async def park_looping(connection: Connection, rows: Sequence[int], origin: str,
 
 
 async def release_held(connection: Connection, external_ids: Sequence[int]) -> list[int]:
-    """Send held mail of these external accounts to the router again, at most SWEEP_LIMIT; sweeps send the rest.
+    """Send held mail of these external accounts to the router again, at most SWEEP_LIMIT; sweeps send the rest. Mail of
+    an account that is not started (``hold``) stays.
 
     :return: its ids.
     """
     cursor = await connection.execute(
         """with free as (
-               select id from inbound where state = 'held' and external_id = any(%s)
+               select id from inbound where state = 'held'
+                   and external_id in (select e.id from external_accounts e where e.id = any(%s) and not e.hold)
                order by id limit %s for update skip locked)
            update inbound i set state = 'fetched', state_at = now() - interval '1 hour', swept_at = null
            from free where i.id = free.id returning i.id""",
@@ -359,7 +361,7 @@ async def release_held(connection: Connection, external_ids: Sequence[int]) -> l
 
 
 async def route_again(connection: Connection) -> None:
-    """Release held mail that has recipients now, at most SWEEP_LIMIT at a time.
+    """Release held mail that has recipients now, at most SWEEP_LIMIT at a time; never that of an account with ``hold``.
 
     ``release_held`` acts on a change at once, but a router that read the accounts before the change may hold the mail
     after it.
@@ -369,7 +371,8 @@ async def route_again(connection: Connection) -> None:
                select id from inbound i where state = 'held'
                  and (external_id in (select l.external_id from local_accounts l join external_accounts e
                                       on e.id = l.external_id
-                                      where l.enabled and l.removed_at is null and e.removed_at is null)
+                                      where l.enabled and l.removed_at is null and e.removed_at is null
+                                          and not e.hold)
                       or external_id is null and exists (
                           select from deliveries d join local_accounts l on l.id = d.local_id
                           where d.inbound_id = i.id and d.done_at is null and l.removed_at is null))

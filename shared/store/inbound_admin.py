@@ -88,15 +88,39 @@ async def oldest_in_flight(connection: Connection) -> dict[int | None, float]:
 
 
 async def count_problems(connection: Connection) -> tuple[int, int, int]:
-    """Count the held mails, the parked mails, and those parked for a mail loop."""
+    """Count the held mails of started accounts, the parked mails, and those parked for a mail loop."""
     cursor = await connection.execute(
-        """select count(*) filter (where state = 'held'), count(*) filter (where state = 'parked'),
-               count(*) filter (where state = 'parked' and origin = %s)
-           from inbound where state in ('held', 'parked')""",
+        """select count(*) filter (where i.state = 'held' and e.hold is not true),
+               count(*) filter (where i.state = 'parked'), count(*) filter (where i.state = 'parked' and i.origin = %s)
+           from inbound i left join external_accounts e on e.id = i.external_id where i.state in ('held', 'parked')""",
         (LOOP,),
     )
     held, parked, looping = await cursor.fetchone() or (0, 0, 0)
     return int(held), int(parked), int(looping)
+
+
+@dataclass(frozen=True, slots=True)
+class UnstartedMail:
+    """The mail that waits for the start of an external account."""
+
+    external_id: int
+    address: str  # of the account
+    people: int  # enabled users who share it
+    mails: int  # on hold
+    oldest: float  # seconds since the first of them was held; 0.0 without mail
+
+
+async def count_unstarted(connection: Connection) -> list[UnstartedMail]:
+    """Count the held mails of each external account that is not started (``hold``); ordered by address."""
+    cursor = await connection.execute(
+        """select e.id, e.address,
+                  (select count(*) from local_accounts l
+                   where l.external_id = e.id and l.enabled and l.removed_at is null),
+                  count(i.id), coalesce(extract(epoch from now() - min(i.state_at)), 0)::float8
+           from external_accounts e left join inbound i on i.external_id = e.id and i.state = 'held'
+           where e.hold and e.removed_at is null group by e.id order by e.address"""
+    )
+    return [UnstartedMail(*row) for row in await cursor.fetchall()]
 
 
 async def count_held(connection: Connection, external_id: int) -> int:

@@ -66,8 +66,11 @@ def open_page(page: Page, name: str) -> None:
     page.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
 
 
-def add_external(page: Page, system: System, address: str) -> None:
-    """Fill in the form of a new external account (manual 4.1 and figure 4-3-1-1)."""
+def add_external(page: Page, system: System, address: str, existing: str | None = "They are delivered, too") -> None:
+    """Fill in the form of a new external account (manual 4.1 and figure 4-3-1-1).
+
+    :param existing: the answer what is to happen to existing mail.
+    """
     open_page(page, "External accounts")
     page.get_by_role("link", name="Add external account").click()
     page.get_by_label("Email address").fill(address)
@@ -76,6 +79,8 @@ def add_external(page: Page, system: System, address: str) -> None:
         page.get_by_label(f"{protocol} server").fill(system.provider.host)
         page.get_by_label(f"{protocol} port").fill(str(port))
         page.get_by_label(f"{protocol} security").select_option("None")
+    if existing:
+        page.get_by_role("radio", name=existing).check()
     page.get_by_text("More: interval").click()
     page.get_by_label("Check for new mail every").fill("1")
 
@@ -123,6 +128,11 @@ def test_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(page: P
         expect(page.get_by_role("heading", level=1)).to_have_text(address)
     for name, external in (("Alex", "support"), ("Jim", "support"), ("Kim", "sales"), ("Tom", "sales")):
         add_local(page, name, f"{external}@company.com")
+    # and everybody is here
+    for _ in range(2):
+        open_page(page, "Overview")
+        page.get_by_role("button", name="Everybody is here, start").first.click()
+        expect(page.get_by_role("status").first).to_contain_text("started for 2 people")
     # then the page of an external account lists the people who share it
     page.goto(f"{system.instance.urls()['console']}/external/support@company.com")
     expect(page.locator(".people li")).to_have_text([re.compile("Alex"), re.compile("Jim")])
@@ -148,6 +158,42 @@ def test_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(page: P
     expect(page.locator("tbody")).to_contain_text("printer smokes")
     expect(page.locator("tbody")).to_contain_text("Alex after")
     _look_at_every_page(page, system)
+
+
+def test_old_mail_waits_until_everybody_is_said_to_be_here(page: Page, system: System) -> None:
+    # given two mails at the provider, and the form of a new account
+    system.provider.add_mailbox("support@company.com", PASSWORD)
+    for subject in ("old one", "old two"):
+        customer_writes(system, "support@company.com", subject)
+    sign_in(page, system)
+    add_external(page, system, "support@company.com", existing=None)
+    # when it is tested, the question shows how many there are, and has no answer
+    page.get_by_role("button", name="Test").click()
+    expect(page.locator("#history")).to_contain_text("Test found 2 mails there")
+    expect(page.locator("#test")).not_to_contain_text("will be delivered")
+    answers = page.get_by_role("radio")
+    expect(answers).to_have_count(2)
+    for answer in answers.all():
+        expect(answer).not_to_be_checked()
+    # then it is not added without one
+    page.get_by_role("button", name="Add", exact=True).click()
+    assert page.evaluate("document.querySelector('[name=history]').validity.valueMissing")
+    assert system.json("external", "list") == []
+    page.get_by_role("radio", name="They are delivered, too").check()
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("status").first).to_contain_text("on hold until it is started")
+    # and whoever is added first gets nothing
+    add_local(page, "Alex", "support@company.com")
+    until(lambda: len(system.json("held", "list")) == 2)
+    assert system.mails("alex@local.com") == []
+    add_local(page, "Jim", "support@company.com")
+    open_page(page, "Overview")
+    expect(page.locator("form.start")).to_contain_text("support@company.com: 2 people, 2 mails are on hold")
+    # until everybody is said to be here
+    page.get_by_role("button", name="Everybody is here, start").click()
+    expect(page.get_by_role("status").first).to_contain_text("started for 2 people; 2 mails on hold are routed now")
+    people = ["alex@local.com", "jim@local.com"]
+    until(lambda: system.who_has("old one", people) == people == system.who_has("old two", people))
 
 
 def _search(page: Page, words: str) -> bool:

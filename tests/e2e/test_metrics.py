@@ -18,6 +18,8 @@ PROMISED = [
     "relay_queue_messages",
     "relay_oldest_seconds",
     "held_messages",
+    "unstarted_messages",
+    "unstarted_oldest_seconds",
     "parked_messages",
     "books_difference_messages",
     "stage_seconds",
@@ -29,6 +31,8 @@ ONCE = {
     "relay_queue_messages",
     "relay_oldest_seconds",
     "held_messages",
+    "unstarted_messages",
+    "unstarted_oldest_seconds",
     "parked_messages",
     "books_difference_messages",
 }

@@ -199,6 +199,8 @@ async def test_only_one_process_shows_the_gauges_of_the_system(
             "mailgroup_relay_queue_messages",
             "mailgroup_relay_oldest_seconds",
             "mailgroup_held_messages",
+            "mailgroup_unstarted_messages",
+            "mailgroup_unstarted_oldest_seconds",
             "mailgroup_parked_messages",
             "mailgroup_alarms_raised",
             "mailgroup_books_difference_messages",
@@ -211,6 +213,32 @@ async def test_only_one_process_shows_the_gauges_of_the_system(
         await look(second)
         assert shown(second)["mailgroup_held_messages"] == 1
     assert b"mailgroup_held_messages" not in generate_latest(REGISTRY)
+
+
+async def test_mail_that_waits_a_day_for_its_start_is_an_alarm_with_its_number(
+    database: Database, database_url: str, tmp_path: Any
+) -> None:
+    # given an account on hold with two mails, of which Jim's other account knows nothing
+    people = [local("Alex"), local("Jim", "sales@company.com")]
+    accounts = [external(hold=True), external("sales@company.com")]
+    await apply(database, {"external_accounts": accounts, "local_accounts": people})
+    await change(database, "update polls set last_success_at = now()")
+    externals, _ = await everyone(database)
+    await RouterWorker(database, 5).handle(await arrive(database, externals[SUPPORT].id, [MAIL, MAIL]))
+    async with watcher(database_url, tmp_path, alert_to=JIM) as process:
+        for hours, alarms in (
+            (23, []),
+            (25, [f"[mailgroup] Alarm: {SUPPORT}: 2 mails wait for a start, the oldest for 1 d"]),
+        ):
+            await change(
+                database, f"update inbound set state_at = now() - interval '{hours} hours' where state = 'held'"
+            )
+            await look(process)
+            await later(database, 2)
+            await look(process)
+            assert shown(process)["mailgroup_unstarted_messages"] == 2
+            assert shown(process)["mailgroup_held_messages"] == 0
+            assert await alarms_of(database, JIM) == alarms
 
 
 async def test_a_webhook_that_fails_is_retried_and_delays_no_mail(

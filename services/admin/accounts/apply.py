@@ -110,6 +110,8 @@ class _Execution:
         # A removed account that is added again keeps its ledger: no mail is delivered twice, and held mail is found.
         before = old or await account_changes.restore_external(self._connection, wanted.address)
         new = external_of(wanted, old, self._vault, before.id if before else 0)
+        if old is None and before is not None and wanted.hold is None:
+            new = replace(new, hold=before.hold)
         if new == old:
             return
         new = replace(new, id=await account_changes.save_external(self._connection, new))
@@ -163,7 +165,7 @@ def external_of(wanted: ExternalFields, old: External | None, vault: Vault, acco
     oauth = _oauth(wanted)
     if (why := why_password_needed(wanted, old)) is not None:
         raise AccountsError([AccountProblem(why, "external", address=wanted.address, field=("password",))])
-    return build_external(wanted, _secret(wanted, oauth, old, vault), oauth, account_id)
+    return build_external(wanted, old, _secret(wanted, oauth, old, vault), oauth, account_id)
 
 
 def _oauth(wanted: ExternalFields) -> OAuth | None:

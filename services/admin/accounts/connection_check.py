@@ -29,12 +29,14 @@ class CheckStep:
     ok: bool
     text: str  # the result, or the error and what to change
     seconds: float = 0.0  # duration
+    mails: int | None = None  # the number of mails at the provider, of the step that counts them
 
 
-async def check_connection(system: AdminContext, external: External) -> list[CheckStep]:
+async def check_connection(system: AdminContext, external: External, undecided: bool = False) -> list[CheckStep]:
     """Check both directions; no mail is fetched, sent or deleted. A paused direction that works is resumed.
 
-    :param external: may be unsaved (id 0), or saved with other fields.
+    :param external: may be unsaved (id 0), or saved with other fields. :param undecided: nobody has chosen its
+        ``history`` yet, so nothing is said about what happens to the mail that is there.
     """
     try:
         credential = await _credential(system, external)
@@ -44,7 +46,7 @@ async def check_connection(system: AdminContext, external: External) -> list[Che
     login = ("logged in",) if external.smtp_auth else ()
     relaying = _Checklist("SMTP", external.smtp, _order(external.smtp, *login, "accepted"))
     await asyncio.gather(
-        fetching.run(_try_pop3(system, external, credential, fetching)),
+        fetching.run(_try_pop3(system, external, credential, fetching, undecided)),
         relaying.run(
             probe_smtp(
                 external,
@@ -93,10 +95,10 @@ class _Checklist:
         self._order = list(order)
         self._began = time.perf_counter()
 
-    def done(self, step: str, found: str) -> None:
+    def done(self, step: str, found: str, mails: int | None = None) -> None:
         """Record a step as done."""
         now = time.perf_counter()
-        self.steps.append(CheckStep(f"{self._protocol}: {_NAMES[step]}", True, found, now - self._began))
+        self.steps.append(CheckStep(f"{self._protocol}: {_NAMES[step]}", True, found, now - self._began, mails))
         self._began = now
         self._order = self._order[self._order.index(step) + 1 :]
 
@@ -111,7 +113,9 @@ class _Checklist:
             self.steps.append(CheckStep(f"{self._protocol}: {name}", False, text, time.perf_counter() - self._began))
 
 
-async def _try_pop3(system: AdminContext, external: External, credential: Credential, checklist: _Checklist) -> None:
+async def _try_pop3(
+    system: AdminContext, external: External, credential: Credential, checklist: _Checklist, undecided: bool
+) -> None:
     """List the mails in two sessions: if their UIDLs change in between, every mail would be fetched again."""
     keys = []
     for again in (False, True):
@@ -123,9 +127,8 @@ async def _try_pop3(system: AdminContext, external: External, credential: Creden
             count, octets = await session.stat()
             keys.append([key for _, key in (await session.fetch_list()).mails])
             if not again:
-                checklist.done(
-                    "counted", f"{count} mails, {octets} octets; {await _expected(system, external, keys[0])}"
-                )
+                forecast = "" if undecided else f"; {await _expected(system, external, keys[0])}"
+                checklist.done("counted", f"{count} mails, {octets} octets{forecast}", count)
             await session.quit()
         if not again and session.capabilities.login_delay:
             checklist.done("stable", "not checked: the server requires a pause between two logins")
@@ -154,6 +157,16 @@ def _session(
 async def _credential(system: AdminContext, external: External) -> Credential:
     allow = system.settings.allow_private_upstream
     return await Credentials(system.database, system.vault, allow).credential_for(external)
+
+
+async def count_mails(system: AdminContext, external: External) -> int:
+    """Count the mails at the provider. :raises Temporary, Permanent: the error, as a text."""
+    credential = await _credential(system, external)
+    async with _session(system, external) as session:
+        await session.login(credential)
+        count, _ = await session.stat()
+        await session.quit()
+    return count
 
 
 async def _pop3(system: AdminContext, external: External, credential: Credential) -> str:
@@ -188,6 +201,8 @@ def describe_policy(external: External, listed: Sequence[str], known: Sequence[L
     words = f"{unknown + (history if external.history == 'all' else 0)} of them will be delivered"
     if not external.enabled:
         words += " once the account is enabled"
+    elif external.hold:
+        words += " once everybody is there and the account is started"
     if fetched:
         words += f", {fetched} were fetched already"
     if skipped:

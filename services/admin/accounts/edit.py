@@ -82,11 +82,32 @@ async def prepare(
         words = "an account keeps its address; add another account, and remove this one"
         raise AccountsError([AccountProblem(words, kind, address=address, field=("address",))])
     entry = export.merge(old, fields)
+    if new and kind == "external":
+        entry = waiting_for_start(entry)
     for server in ("pop3", "smtp"):
         given = fields.get(server)
         if isinstance(given, dict) and "tls" in given and "port" not in given:
             entry[server].pop("port", None)  # the port follows the mode unless it is given
     return check_entry(kind, entry, folder)
+
+
+def waiting_for_start(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of a new external account that commands, console or API add by itself: its mail is on hold until
+    the operator says that everybody is there, unless the entry says otherwise.
+
+    :raises AccountsError: the entry does not say what happens to the mail that is at the provider already.
+    """
+    if entry.get("history") is None:
+        words = "is missing: all delivers the mail that is at the provider already, from_now leaves it there"
+        raise AccountsError([AccountProblem(words, "external", address=str(entry.get("address")), field=("history",))])
+    return {"hold": True} | entry
+
+
+async def complete_external(connection: Connection, entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the entry of an external account that is to be added or replaced: a stored one keeps its ``history``, if
+    the entry has none. Errors as ``waiting_for_start``."""
+    old = await accounts.external_by_address(connection, str(entry.get("address", "")))
+    return waiting_for_start(entry) if old is None else {"history": old.history} | entry
 
 
 async def add_name(connection: Connection, address: str, name: str) -> AccountsFile:

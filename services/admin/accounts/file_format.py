@@ -138,6 +138,7 @@ class ExternalFields(_Strict):
     delete_history: bool = False
     reply_to_author: bool = True
     answer_notes: bool = False
+    hold: bool | None = None  # None: as it is stored; false for a new account
     aliases: list[Address] = []
 
     @model_validator(mode="after")

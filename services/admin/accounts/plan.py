@@ -74,7 +74,7 @@ def expected_accounts(
         externals,
         plan.remove_externals,
         [
-            build_external(entry, b"", None, old.id if old else -1 - position)
+            build_external(entry, old, b"", None, old.id if old else -1 - position)
             for position, (entry, old) in enumerate(plan.save_externals)
         ],
     )
@@ -222,8 +222,13 @@ def _find_unknown(person: LocalFields, name: str, given: str, known: Collection[
 # ---------------------------------------------------------------------------------------------- one account
 
 
-def build_external(wanted: ExternalFields, secret: bytes, oauth: OAuth | None, account_id: int) -> External:
-    """Return the external account with these fields. :param secret: sealed. :param account_id: 0 for a new account."""
+def build_external(
+    wanted: ExternalFields, old: External | None, secret: bytes, oauth: OAuth | None, account_id: int
+) -> External:
+    """Return the external account with these fields. :param old: as it is stored; ``hold`` is kept if it is not given.
+
+    :param secret: sealed. :param account_id: 0 for a new account.
+    """
     assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
     return External(
         account_id,
@@ -243,6 +248,7 @@ def build_external(wanted: ExternalFields, secret: bytes, oauth: OAuth | None, a
         tuple(wanted.aliases),
         oauth,
         answer_notes=wanted.answer_notes,
+        hold=wanted.hold if wanted.hold is not None else old is not None and old.hold,
     )
 
 
@@ -278,7 +284,7 @@ def describe_change(old: External | Local | None, new: External | Local, externa
     """Describe a change by the field names of the accounts file. :param external: address of the new external account
     of a person."""
     if old is None:
-        return "added"
+        return "added; its mail is on hold until it is started" if isinstance(new, External) and new.hold else "added"
     changed = []
     for name in (f.name for f in fields(new) if f.name != "id" and getattr(old, f.name) != getattr(new, f.name)):
         if name in ("password", "password_hash"):

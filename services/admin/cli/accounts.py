@@ -7,11 +7,14 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
+import click
 import typer
 
 from services.admin.access import audit
 from services.admin.accounts import connection_check, edit
+from services.admin.accounts import start as account_start
 from services.admin.accounts.apply import apply as apply_accounts
+from services.admin.accounts.apply import external_of
 from services.admin.accounts.errors import AccountsError, Kind
 from services.admin.accounts.export import as_yaml, build_document, find_entry, say_no_account
 from services.admin.accounts.file_format import AccountsFile, read_file
@@ -23,7 +26,7 @@ from services.admin.cli.progress import show_progress
 from services.admin.context import AdminContext, open_context
 from services.admin.mail import operations
 from shared.db.database import Connection
-from shared.errors import Permanent
+from shared.errors import Permanent, Temporary
 from shared.model import External
 from shared.settings import load
 from shared.store import accounts
@@ -121,6 +124,7 @@ def _print_lines(lines: Iterable[str]) -> None:
 # ---------------------------------------------------------------------------------------------- one account at a time
 
 
+_HISTORY = click.Choice(["all", "from_now"])
 _TEXTS = (
     *("password", "password_file", "password_hash", "login", "host", "tls", "user_name", "external"),
     *("client_id", "client_secret", "token_url", "scope", "device_url", "authorize_url"),
@@ -160,6 +164,8 @@ def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, j
             given = any(name.startswith("password") or name == "oauth" for name in fields)
             if new and not given and sys.stdin.isatty():
                 fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
+            if new and kind == "external" and "history" not in fields and sys.stdin.isatty():
+                fields["history"] = await _ask_history(system, address, fields)
 
             async def prepare(connection: Connection) -> AccountsFile:
                 return await edit.prepare(connection, kind, address, fields, new, Path.cwd())
@@ -167,6 +173,19 @@ def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, j
             await _change(system, prepare, json)
 
     run(work)
+
+
+async def _ask_history(system: AdminContext, address: str, fields: dict[str, Any]) -> str:
+    """Ask what happens to the mail that is at the provider already, and say how many mails that are."""
+    entry = edit.check_entry("external", {"address": address} | fields, Path.cwd()).external_accounts[0]
+    try:
+        with show_waiting("Counting the mails at the provider"):
+            mails = await connection_check.count_mails(system, external_of(entry, None, system.vault, 0))
+        print(f"{address}: {mails} mails are at the provider already.")
+    except (Temporary, Permanent) as error:
+        print(f"{address}: the mails at the provider cannot be counted now: {error}")
+    choice: str = typer.prompt("Deliver them (all), or leave them there (from_now)?", type=_HISTORY)
+    return choice
 
 
 def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
@@ -195,7 +214,7 @@ def _list(kind: Kind, data: Path | None, json: bool) -> None:
                 (
                     (
                         e["address"],
-                        "yes" if e["enabled"] else "no",
+                        ("on hold" if e["hold"] else "yes") if e["enabled"] else "no",
                         "{host}:{port} {tls}".format(**e["pop3"]),
                         "{host}:{port} {tls}".format(**e["smtp"]),
                         f"{e['poll_seconds']} s",
@@ -276,7 +295,9 @@ def _change_fields(
     _save(kind, address, values, data, json, new)
 
 
-_define(external, "external", "support@company.com", "pop3.host=pop3.company.com smtp.host=smtp.company.com")
+_define(
+    external, "external", "support@company.com", "pop3.host=pop3.company.com smtp.host=smtp.company.com history=all"
+)
 _define(local, "local", "alex@local.com", "user_name=Alex external=support@company.com")
 
 
@@ -296,6 +317,26 @@ def restore(address: Address, data: Data = None, json: Json = False) -> None:
             print_json({"changed": lines})
         else:
             _print_lines(lines)
+
+    run(work)
+
+
+@external.command("start")
+def start(address: Address, data: Data = None, json: Json = False) -> None:
+    """Release the mail of an account that is on hold: everybody who shares the account is there.
+
+    Mail of an account that 'external add' or the console has added is on hold until then.
+
+    Example: mailgroup external start support@company.com
+    """
+
+    async def work() -> None:
+        async with open_context(data) as system, system.database.transaction() as connection:
+            lines = await account_start.start(connection, address, audit.operator())
+        if json:
+            print_json({"changed": lines})
+        else:
+            _print_lines(lines or [f"external account {address}: is started already"])
 
     run(work)
 

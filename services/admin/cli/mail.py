@@ -29,7 +29,7 @@ parked = group(
     "Mails that need attention (parked): processing failed five times, they are in a mail loop, or a restore from a "
     "backup parked them."
 )
-held = group("Mails on hold (held): no enabled user shares the external account.")
+held = group("Mails on hold (held): no enabled user shares the external account, or it is not started.")
 Id = typer.Argument(help="Id as listed.", metavar="ID", min=1, max=2**63 - 1)
 Search = Annotated[
     str, typer.Option("--search", help="Only mails with these words in subject, names and addresses.", metavar="WORDS")
@@ -356,7 +356,8 @@ def parked_discard(
 
 @held.command("list")
 def held_list(search: Search = "", data: Data = None, json: Json = False) -> None:
-    """List the mails on hold (held). They are delivered as soon as an enabled user shares their external account.
+    """List the mails on hold (held). They are delivered as soon as an enabled user shares their external account, and
+    the account is started ('external start').
 
     Example: mailgroup held list
     """

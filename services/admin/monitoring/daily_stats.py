@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shared.db.database import Connection
 from shared.store import accounts, inbound_admin, relay_queue, submissions_admin
+from shared.store.inbound_admin import UnstartedMail
 
 HOURS = 24
 
@@ -20,8 +21,14 @@ class DailyStats:
     hours: list[tuple[datetime.datetime, int, int]]  # start, mails fetched, mails submitted; the oldest first
     waiting: int  # submissions in the relay queue
     oldest: float  # seconds of the oldest of them
-    held: int  # mails on hold
+    held: int  # mails on hold, those of accounts that are not started included
     parked: int  # mails and submissions that need attention
+    unstarted: list[UnstartedMail]  # the external accounts that are not started
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether there are accounts of both kinds, and an external account is started."""
+        return self.externals > len(self.unstarted) and self.people > 0
 
     @property
     def fetched(self) -> int:
@@ -41,8 +48,10 @@ async def load_daily_stats(connection: Connection, now: datetime.datetime) -> Da
     sent = await submissions_admin.count_per_hour(connection, HOURS)
     waiting, oldest = await relay_queue.measure_backlog(connection)
     held, parked, _ = await inbound_admin.count_problems(connection)
+    unstarted = await inbound_admin.count_unstarted(connection)
+    held += sum(account.mails for account in unstarted)
     stuck, _ = await submissions_admin.count_parked(connection)
     current = now.replace(minute=0, second=0, microsecond=0)
     hours = [current - datetime.timedelta(hours=back) for back in range(HOURS - 1, -1, -1)]
     rows = [(hour, fetched.get(hour, 0), sent.get(hour, 0)) for hour in hours]
-    return DailyStats(externals, people, rows, waiting, oldest, held, parked + stuck)
+    return DailyStats(externals, people, rows, waiting, oldest, held, parked + stuck, unstarted)

@@ -75,6 +75,16 @@ class SystemMetrics(Collector):
                 ("mailgroup_relay_queue_messages", "Submissions in the relay queue.", facts.relaying),
                 ("mailgroup_relay_oldest_seconds", "Age of the oldest of them.", facts.relaying_oldest),
                 ("mailgroup_held_messages", "Mails on hold: no enabled user shares the account.", facts.held),
+                (
+                    "mailgroup_unstarted_messages",
+                    "Mails on hold: their account is not started.",
+                    sum(account.mails for account in facts.unstarted),
+                ),
+                (
+                    "mailgroup_unstarted_oldest_seconds",
+                    "Time that the oldest of them has waited.",
+                    max((account.oldest for account in facts.unstarted), default=0.0),
+                ),
                 ("mailgroup_parked_messages", "Mails that need attention (parked).", facts.parked),
             ):
                 yield GaugeMetricFamily(name, what, value)

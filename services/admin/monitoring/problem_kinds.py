@@ -16,6 +16,8 @@ KINDS = {
     "poll": "No mail of this account arrives. 'mailgroup external test ADDRESS' shows step by step what is wrong.",
     "held": "These mails are on hold ('mailgroup held list'): no enabled user shares their external account. "
     "They are delivered as soon as one does.",
+    "start": "These mails wait until you say that everybody who shares the account is there: choose 'Everybody is "
+    "here, start' on the first page of the console, or run 'mailgroup external start ADDRESS'.",
     "parked": "These mails are not processed any more; 'mailgroup parked list' and 'parked show ID' show why. They "
     "wait for 'parked requeue' or 'parked discard'.",
     "books": "Fetched mails are missing, or there are mails that were never fetched. Something outside of mailgroup "

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from services.admin.formatting import mail_status
+from services.admin.formatting import ago, mail_status
 from services.admin.monitoring import reconciliation
 from services.admin.monitoring.health_client import certificate_problems, fetch_health, health_url
 from services.admin.monitoring.problem_kinds import Problem
@@ -20,9 +20,12 @@ from shared.db.database import Connection, is_read_only
 from shared.model import External
 from shared.settings import Settings
 from shared.store import accounts, inbound_admin, polls, relay_queue, relay_status, submissions_admin
+from shared.store.inbound_admin import UnstartedMail
 from shared.store.polls import PollState
 from shared.store.relay_status import RelayStatus
 
+START_SECONDS = 86_400.0
+"""Seconds that mail waits for the start of its account before that is a problem; people are added within a day."""
 STALE_SECONDS = 900.0
 """Seconds without a successful poll that are a problem."""
 DISK_SHARE, DISK_OCTETS = 0.05, 1024**3
@@ -41,7 +44,7 @@ class SystemFacts:
     externals: Sequence[External]
     polls: dict[int, PollState]  # by id of the external account
     relays: dict[int, RelayStatus]  # by id of the external account
-    held: int  # mails
+    held: int  # mails of started accounts
     parked: int  # mails, restored and looping included
     restored: int  # mails that a restore parked
     looping: int  # mails that are parked for a mail loop
@@ -51,6 +54,7 @@ class SystemFacts:
     relaying_oldest: float  # seconds of the oldest of them
     connections: ConnectionUse  # of PostgreSQL
     read_only: bool = False  # PostgreSQL accepts no changes
+    unstarted: Sequence[UnstartedMail] = ()  # the accounts that are not started, with their mail on hold
 
 
 async def load_facts(connection: Connection) -> SystemFacts:
@@ -73,6 +77,7 @@ async def load_facts(connection: Connection) -> SystemFacts:
         oldest,
         await connection_budget.load_use(connection),
         await is_read_only(connection),
+        await inbound_admin.count_unstarted(connection),
     )
 
 
@@ -81,7 +86,7 @@ def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) ->
     found = [p for external in facts.externals if external.enabled for p in _find_in_account(external, facts)]
     if facts.held:
         found.append(Problem("held", "", describe_held(facts.held)))
-    found += find_parked(facts)
+    found += find_unstarted(facts) + find_parked(facts)
     found += [
         Problem("books", account.address, f"{account.address}: {what}")
         for account in accounted
@@ -109,6 +114,19 @@ def find_in_connections(use: ConnectionUse) -> list[Problem]:
 def describe_held(count: int) -> str:
     """Say how many mails are on hold, and why. Pure."""
     return f"{count} mails are {mail_status('held')}: no enabled user shares their external account"
+
+
+def find_unstarted(facts: SystemFacts) -> list[Problem]:
+    """Return a problem for each account whose mail has waited for its start for a day. Pure."""
+    return [
+        Problem(
+            "start",
+            account.address,
+            f"{account.address}: {account.mails} mails wait for a start, the oldest for {ago(account.oldest)}",
+        )
+        for account in facts.unstarted
+        if account.mails and account.oldest > START_SECONDS
+    ]
 
 
 def find_parked(facts: SystemFacts) -> list[Problem]:

@@ -18,6 +18,7 @@ from services.admin.monitoring.problems import (
     find_in_connections,
     find_in_disks,
     find_parked,
+    find_unstarted,
     load_facts,
 )
 from shared import __version__
@@ -53,6 +54,9 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
             _unreadable(system, external, problems)
         if facts.held:
             problems.append(f"{describe_held(facts.held)} (held list)")
+        problems += [
+            f"{problem.text}; run: mailgroup external start {problem.subject}" for problem in find_unstarted(facts)
+        ]
         problems += [f"{problem.text} (parked list)" for problem in find_parked(facts)]
         database = {"connections": facts.connections.used, "connections_limit": facts.connections.limit}
         problems += [problem.text for problem in find_in_connections(facts.connections)]

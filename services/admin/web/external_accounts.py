@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from services.admin.access import audit
 from services.admin.access.users import CurrentUser
 from services.admin.accounts import apply, connection_check, edit, export, oauth_flow, provider_presets
+from services.admin.accounts import start as account_start
 from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountsError
 from services.admin.mail import operations
@@ -29,7 +30,7 @@ from services.admin.web.page_context import (
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External
-from shared.store import accounts, polls, relay_status
+from shared.store import accounts, inbound_admin, polls, relay_status
 
 router = APIRouter(include_in_schema=False, prefix="/external")
 
@@ -86,13 +87,14 @@ _NEW: dict[str, Any] = {
     "smtp.auth": True,
     "smtp.connections": "2",
     "poll_seconds": "60",
-    "history": "all",
+    "history": "",
     "delete_after_days": "",
     "delete_history": False,
     "reply_to_author": True,
     "answer_notes": False,
     "aliases": "",
     "kept": "",
+    "found": "",  # mails that the latest test counted at the provider
     "version": "",
 }
 
@@ -148,6 +150,18 @@ async def show(request: Request, context: PageDep, user: Reader, address: PathAd
 async def change(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Test the account, or save the changes."""
     return await _submit(request, context, user, await load_external(context, address))
+
+
+@router.post("/{address}/start")
+async def start(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
+    """Start the account: everybody who shares it is there, and its mail on hold is released."""
+    external = await load_external(context, address)
+    try:
+        async with context.system.database.transaction() as connection:
+            lines = await account_start.start(connection, external.address, user.name)
+    except Permanent as error:
+        return await _dialog(request, context, user, external, _values(external), problems=[str(error)])
+    return await context.redirect(user, "/", *(lines or [f"{external.address} is started already."]))
 
 
 @router.post("/{address}/remove")
@@ -209,13 +223,14 @@ def _fields(form: Form, secret: str | None, old: External | None) -> dict[str, A
         "address": form.text("address") if old is None else old.address,
         "enabled": form.flag("enabled"),
         "poll_seconds": form.number("poll_seconds"),
-        "history": form.text("history"),
         "delete_after_days": form.number("delete_after_days"),
         "delete_history": form.flag("delete_history"),
         "reply_to_author": form.flag("reply_to_author"),
         "answer_notes": form.flag("answer_notes"),
         "aliases": form.lines("aliases"),
     }
+    if history := form.text("history"):
+        entry["history"] = history
     if login := form.text("login"):
         entry["login"] = login
     for name in ("pop3", "smtp"):
@@ -246,14 +261,18 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     if form.text("do") == "fill":
         return await _dialog(request, context, user, old, _filled(values, form.text("provider")))
     try:
-        requested = edit.check_entry("external", _fields(form, secret, old))
+        entry = _fields(form, secret, old)
         if form.text("do") == "test":
+            requested = edit.check_entry("external", entry)
             external = apply.external_of(
                 requested.external_accounts[0], old, context.system.vault, old.id if old else 0
             )
-            steps = await connection_check.check_connection(context.system, external)
+            undecided = old is None and "history" not in entry
+            steps = await connection_check.check_connection(context.system, external, undecided)
             values[kept] = context.kept_secrets.store(user.session_id, secret)
+            values["found"] = next((str(step.mails) for step in steps if step.mails is not None), "")
             return await _dialog(request, context, user, old, values, steps=steps)
+        requested = edit.check_entry("external", _answered(entry, old))
         async with context.system.database.transaction() as connection:
             if old is None and await accounts.external_by_address(connection, values["address"]):
                 raise AccountsError([f"external account: address: {values['address']}: is there already"])
@@ -273,6 +292,15 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     return await context.redirect(
         user, context.path_to("/external", address), *lines, *await _described(context, outcome.contacts)
     )
+
+
+def _answered(entry: dict[str, Any], old: External | None) -> dict[str, Any]:
+    """Return the entry to save. :raises AccountsError: a new account does not answer what happens to existing mail."""
+    if old is not None:
+        return {"history": old.history} | entry
+    if "history" not in entry:
+        raise AccountsError(["external account: history: choose whether it is delivered, or stays at the provider"])
+    return edit.waiting_for_start(entry)
 
 
 async def _described(context: PageContext, externals: list[External]) -> list[str]:
@@ -313,7 +341,14 @@ async def _dialog(
     problems: list[str] | None = None,
     invalid: set[str] | None = None,
 ) -> Response:
-    facts: dict[str, Any] = {"skipped": [], "sharers": [], "poll": None, "relay": None, "account_problems": []}
+    facts: dict[str, Any] = {
+        "skipped": [],
+        "sharers": [],
+        "poll": None,
+        "relay": None,
+        "account_problems": [],
+        "held": 0,
+    }
     if external is not None:
         async with context.system.database.transaction() as connection:
             facts = await _load_state(connection, external)
@@ -344,6 +379,7 @@ async def _load_state(connection: Connection, external: External) -> dict[str, A
     return {
         "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
         "skipped": (await operations.list_skipped(connection, external))[:SKIPPED],
+        "held": await inbound_admin.count_held(connection, external.id),
         "poll": poll,
         "relay": relay,
         "account_problems": [line for line in (find_account_problem(poll), find_account_problem(relay)) if line],

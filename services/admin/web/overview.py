@@ -13,6 +13,7 @@ from services.admin.access.users import CurrentUser
 from services.admin.web import charts
 from services.admin.web.page_context import PageContext, PageDep, Reader
 from services.admin.web.server_events import event_stream
+from shared.store import inbound_admin
 
 router = APIRouter(include_in_schema=False)
 
@@ -24,9 +25,10 @@ async def show(request: Request, context: PageDep, user: Reader) -> Response:
     """Show the overview."""
     await context.status.get_fresh()
     day = context.status.day
-    if day is not None and not (day.externals and day.people):
+    if day is not None:
         async with context.system.database.transaction() as connection:
-            await context.status.count_day(connection)  # accounts may have been added since the last check
+            if not day.is_set_up or await inbound_admin.count_unstarted(connection) != day.unstarted:
+                await context.status.count_day(connection)  # accounts were changed since the last check
     return await context.render_page(request, user, "overview.html", **_facts(context, user))
 
 

@@ -75,8 +75,13 @@ def test_a_token_opens_no_page(browser: Browser, url: str) -> None:
 def test_an_account_makes_the_round_trip(browser: Browser, url: str, store: str) -> None:
     script = Script(url, token(browser, "administrator"))
     added = script.call("PUT", "/external-accounts", external()).json()
-    assert added == {"changed": [f"external account {SUPPORT}: added"]}
+    assert added == {"changed": [f"external account {SUPPORT}: added; its mail is on hold until it is started"]}
+    assert script.call("POST", f"/external-accounts/{SUPPORT}/start").status_code == 409
     assert script.call("PUT", "/local-accounts", local("Alex")).ok
+    assert script.call("GET", f"/external-accounts/{SUPPORT}").json()["hold"] is True
+    started = script.call("POST", f"/external-accounts/{SUPPORT}/start").json()
+    assert started == {"changed": [f"external account {SUPPORT}: started for 1 people; 0 mails on hold are routed now"]}
+    assert script.call("POST", f"/external-accounts/{SUPPORT}/start").json() == {"changed": []}
     shown = script.call("GET", f"/external-accounts/{SUPPORT}").json()
     assert shown["pop3"] == {"host": "127.0.0.1", "port": 1, "tls": "none"}
     assert "password" not in shown
@@ -97,6 +102,18 @@ def test_an_account_makes_the_round_trip(browser: Browser, url: str, store: str)
     assert told[0]["who"] == "token administrator script"
 
 
+def test_a_new_external_account_needs_an_answer_and_a_stored_one_keeps_it(browser: Browser, url: str) -> None:
+    script = Script(url, token(browser, "administrator"))
+    silent = {name: value for name, value in external("new@company.com").items() if name != "history"}
+    answer = script.call("PUT", "/external-accounts", silent)
+    assert answer.status_code == 422 and "history: is missing" in answer.json()["detail"]
+    assert script.call("GET", "/external-accounts/new@company.com").status_code == 404
+    assert script.call("PUT", "/external-accounts", silent | {"history": "from_now"}).ok
+    assert script.call("PUT", "/external-accounts", silent).json() == {"changed": []}
+    assert script.call("GET", "/external-accounts/new@company.com").json()["history"] == "from_now"
+    assert script.call("DELETE", "/external-accounts/new@company.com").ok
+
+
 def test_a_mistake_is_named_and_a_password_not_sent_back(browser: Browser, url: str) -> None:
     script = Script(url, token(browser, "administrator"))
     answer = script.call("PUT", "/external-accounts", external(password="the-secret", poll_seconds="often"))
@@ -111,6 +128,7 @@ def test_a_mistake_is_named_and_a_password_not_sent_back(browser: Browser, url: 
         ("PUT", "/local-accounts", local("Eve")),
         ("DELETE", "/local-accounts/alex@local.com", None),
         ("POST", f"/external-accounts/{SUPPORT}/test", None),
+        ("POST", f"/external-accounts/{SUPPORT}/start", None),
         ("POST", "/queue/retry", {"ids": [1]}),
         ("POST", "/mails/1/give", {"to": "alex@local.com"}),
         ("GET", "/mails/1/raw", None),

@@ -95,7 +95,8 @@ def test_an_external_account_is_added_shown_and_changed(browser: Browser, store:
     assert SUPPORT in text(browser.get("/external"))
     # and the audit records the person and the change, without the secret
     told = str(stored(store, "select who, did, target, detail from audit"))
-    assert "('admin', 'changed external account', 'support@pages.example', 'added')" in told
+    added = "added; its mail is on hold until it is started"
+    assert f"('admin', 'changed external account', 'support@pages.example', '{added}')" in told
     assert "poll_seconds 60 -> 30" in told
     assert "secret" not in told
 
@@ -152,6 +153,47 @@ def test_an_invalid_field_is_named_and_the_form_keeps_its_input(
         [tag] = re.findall(rf'<(?:input|textarea|select) id="{re.escape(field)}"[^>]*>', page.text)
         assert 'aria-invalid="true"' in tag
     assert stored(store, "select * from external_accounts") == []
+
+
+def test_a_new_account_asks_what_happens_to_existing_mail(browser: Browser, store: str) -> None:
+    # given the form, which has no answer yet
+    page = browser.get("/external/new")
+    assert len(re.findall(r'<input type="radio"[^>]* name="history"[^>]* required', page.text)) == 2
+    assert not re.search(r'name="history"[^>]* checked', page.text)
+    # when it is sent without one
+    page = browser.post("/external/new", external(history=None))
+    # then it is asked for, and nothing is saved
+    assert page.status_code == 422
+    assert "Existing mail at the provider: choose whether it is delivered, or stays at the provider" in text(page)
+    assert len(re.findall(r'name="history"[^>]* aria-invalid="true"', page.text)) == 2
+    assert stored(store, "select * from external_accounts") == []
+    # and a stored answer is not lost
+    browser.post("/external/new", external(history="from_now"))
+    assert "Nothing was changed" in text(browser.post(f"/external/{SUPPORT}", external(password="", history=None)))
+    assert stored(store, "select history, hold from external_accounts") == [("from_now", True)]
+
+
+def test_an_account_is_started_on_the_first_page_and_its_own(browser: Browser, observer: Browser, store: str) -> None:
+    # given an account without people
+    browser.post("/external/new", external())
+    assert "0 people, 0 mails are on hold. Add a person" in text(browser.get("/"))
+    assert "Everybody is here" not in text(browser.get(f"/external/{SUPPORT}"))
+    refused = browser.post(f"/external/{SUPPORT}/start")
+    assert refused.status_code == 422 and "no enabled user shares it yet" in text(refused)
+    # when there are people, an observer does not start it
+    browser.post("/local/new", local("Alex"))
+    assert "1 person, 0 mails are on hold. Everybody is here, start" in text(browser.get("/"))
+    assert "Everybody is here" not in text(observer.get("/"))
+    assert observer.post(f"/external/{SUPPORT}/start").status_code == 403
+    # then the administrator does
+    page = browser.post(f"/external/{SUPPORT}/start")
+    assert "started for 1 people; 0 mails on hold are routed now" in text(page) and "Welcome" not in text(page)
+    assert "is started already" in text(browser.post(f"/external/{SUPPORT}/start"))
+    assert ("started external account",) in stored(store, "select did from audit")
+    # and a further account does not bring the welcome back
+    browser.post("/external/new", external(address="sales@pages.example"))
+    page = browser.get("/")
+    assert "Welcome" not in text(page) and "Not started yet" in text(page) and "sales@pages.example" in text(page)
 
 
 def test_a_refused_form_keeps_what_was_typed_the_password_too(browser: Browser, store: str) -> None:

@@ -37,8 +37,10 @@ async def save_account(
 
     :raises ChangedMeanwhile: the account has another version. :raises AccountsError: a field is wrong.
     """
-    requested = edit.check_entry(kind, entry)
     async with context.system.database.transaction() as connection:
+        if kind == "external":
+            entry = await edit.complete_external(connection, entry)
+        requested = edit.check_entry(kind, entry)
         if if_match is not None:
             version = if_match.strip().removeprefix("W/").strip('"')
             await edit.require_version(connection, kind, entry["address"], version)

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from services.admin.access.users import CurrentUser
-from services.admin.accounts import connection_check, export
+from services.admin.accounts import connection_check, export, start
 from services.admin.accounts.file_format import ExternalFields
 from services.admin.mail import operations
 from services.admin.web.api.account_requests import remove_account, require_external, save_account
@@ -53,7 +53,8 @@ async def show_external(response: Response, context: PageDep, user: Reader, addr
 async def save_external(context: PageDep, user: Administrator, fields: ExternalFields, if_match: IfMatch = None) -> Any:
     """Add or replace an external account; with If-Match only the version that was read before.
 
-    Without a password the stored one stays, if the servers' hosts do; other fields take their default.
+    Without a password the stored one stays, if the servers' hosts do, and so do `history` and `hold`; other fields take
+    their default. A new account needs `history`, and its mail is on hold until it is started.
     """
     entry = fields.model_dump(exclude_unset=True, exclude={"password_file"})
     return await save_account(context, user, "external", entry, if_match)
@@ -72,6 +73,14 @@ async def test_external(context: PageDep, user: Administrator, address: AddressI
         external = await require_external(connection, address)
     steps = await connection_check.check_connection(context.system, external)
     return [{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps]
+
+
+@router.post("/external-accounts/{address}/start", response_model=ChangeLines, tags=["accounts"])
+async def start_external(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
+    """Release the account's mail that is on hold: everybody who shares the account is there."""
+    async with context.system.database.transaction() as connection:
+        await require_external(connection, address)
+        return {"changed": await start.start(connection, context.storable(address), user.name)}
 
 
 @router.get("/external-accounts/{address}/skipped-mails", response_model=list[SkippedMailEntry], tags=["mail"])

@@ -62,6 +62,7 @@ class ExternalAccount(ResponseModel):
     delete_history: bool
     reply_to_author: bool
     answer_notes: bool
+    hold: bool
     aliases: list[str]
 
 

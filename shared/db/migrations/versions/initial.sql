@@ -33,6 +33,7 @@ create table external_accounts (
     delete_history        boolean not null,
     reply_to_author       boolean not null,
     answer_notes          boolean not null default false,  -- notify sharers of an answer to everyone's mail
+    hold                  boolean not null default false,  -- its mail stays held until the operator starts the account
     aliases               text[] not null default '{}',
     created_at            timestamptz not null default now(),
     removed_at            timestamptz
@@ -306,7 +307,7 @@ create table sent_mail (
 --        routed -> delivered | parked
 --        routed -> fetched             a recipient was removed or disabled meanwhile: routed again
 --        routed -> held                … and it was sent to that person's local address
---        held -> fetched | routed      somebody shares the account now | the recipient is back
+--        held -> fetched | routed      somebody shares the started account now | the recipient is back
 --        parked -> fetched | routed    requeued
 --        parked -> discarded
 create table inbound (

@@ -1,0 +1,37 @@
+"""The start of an external account: its mail stays on hold until the operator says that everybody is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.admin.access import audit
+from shared.db.database import Connection
+from shared.errors import Permanent
+from shared.model import External
+from shared.store import account_changes, accounts, inbound, inbound_admin
+
+
+async def start(connection: Connection, address: str, who: str) -> list[str]:
+    """Release the mail of an account that is on hold, for all who share it; record it in the audit.
+
+    :return: what was done, a line each; nothing if the account is started already.
+    :raises Permanent: there is no such account, or no enabled user shares it: the first one would get all mail.
+    """
+    await account_changes.lock_for_change(connection)
+    external = await accounts.external_by_address(connection, address)
+    if external is None:
+        raise Permanent(f"{address}: there is no such external account")
+    if not external.hold:
+        return []
+    sharers = [p for p in (await accounts.load_sharers(connection, [external.id]))[external.id] if p.enabled]
+    if not sharers:
+        raise Permanent(f"{external.address}: no enabled user shares it yet; add the people first, then start it")
+    lines = [_describe(external, await inbound_admin.count_held(connection, external.id), len(sharers))]
+    await account_changes.save_external(connection, replace(external, hold=False))
+    await inbound.release_held(connection, [external.id])
+    await audit.record_change(connection, who, "started external account", external.address, lines[0])
+    return lines
+
+
+def _describe(external: External, mails: int, people: int) -> str:
+    return f"external account {external.address}: started for {people} people; {mails} mails on hold are routed now"
