@@ -87,11 +87,12 @@ POSTGRES = Board(
             ),
             Panel(
                 "Connections",
-                "Connections by state; those of all programs, and how many PostgreSQL allows.",
+                "Connections by state; those of all programs, those that may be opened, and the limit.",
                 "short",
                 {
                     "{{state}}": 'sum by (state) (pg_stat_activity_count{datname="mailgroup"})',
                     "all programs": 'max(mailgroup_database_connections{state="used"})',
+                    "promised": 'max(mailgroup_database_connections{state="promised"})',
                     "allowed": 'max(mailgroup_database_connections{state="limit"})',
                 },
             ),

@@ -17,6 +17,7 @@ from services.sender.lane import Lane
 from services.sender.outgoing_message import MessageSource
 from services.sender.smtp_transaction import DeliveryResult
 from shared.db.database import Database
+from shared.db.errors import DatabaseCorrupted
 from shared.errors import Temporary
 from shared.metrics import STAGE_SECONDS
 from shared.model import External
@@ -170,6 +171,8 @@ class AccountRelay:
             await self._claims.release([claimed.mail, *self._stop_lane(lane)])
             self.queue.request_claim()
             return False
+        except DatabaseCorrupted as error:
+            await self._claims.count_failure(claimed.mail, error)
         except Temporary as error:
             log.warning("database unavailable, mail not sent", submission_id=claimed.mail.id, error=str(error))
             await asyncio.sleep(UNAVAILABLE_PAUSE)

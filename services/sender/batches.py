@@ -9,6 +9,7 @@ from typing import TypeVar
 import structlog
 
 from shared.db.database import Database
+from shared.db.errors import DatabaseCorrupted
 from shared.errors import Temporary
 
 BATCH_SECONDS = 10.0
@@ -40,7 +41,7 @@ async def run_in_halves(
             async with asyncio.timeout(BATCH_SECONDS):
                 results.append(await work(part))
         except Exception as error:  # every kind: a part of the batch may be the cause
-            if isinstance(error, Temporary) or (isinstance(error, TimeoutError) and not await database.ready()):
+            if await _is_unavailable(database, error):
                 raise Temporary(str(error) or f"database: no answer within {BATCH_SECONDS:g} s") from error
             if len(part) == 1:
                 await on_fault(part[0], error)
@@ -49,3 +50,10 @@ async def run_in_halves(
             middle = len(part) // 2
             parts += [part[middle:], part[:middle]]
     return results
+
+
+async def _is_unavailable(database: Database, error: Exception) -> bool:
+    """Return whether every item would fail now. Corrupted data concerns those that need it."""
+    if isinstance(error, TimeoutError):
+        return not await database.ready()
+    return isinstance(error, Temporary) and not isinstance(error, DatabaseCorrupted)

@@ -19,10 +19,11 @@ from services.sender import outcomes
 from services.sender.outcomes import PostCommit, ResultRecord
 from services.sender.smtp_transaction import DeliveryResult
 from shared.db.database import Connection, Database
+from shared.db.errors import DatabaseCorrupted
 from shared.db.group_commit import GroupCommit
 from shared.errors import MAX_FAILURES, Temporary
 from shared.model import External
-from shared.store import maillog, relay_queue, submissions
+from shared.store import maillog, poison, relay_queue, submissions
 from shared.store.relay_queue import Claimed, ClaimRequest, Mark, MarkOutcome, QueuedMail
 
 CLAIM_SECONDS = 45.0
@@ -203,6 +204,10 @@ class Claims:
 
     async def count_failure(self, mail: QueuedMail, error: Exception) -> None:
         """Count a failure of this software at a claimed mail, and end its claim; the fifth parks the mail."""
+        if isinstance(error, DatabaseCorrupted):
+            await self._isolate(mail.id, error)
+            await self.release([mail])
+            return
         trace = _trace(error)
         log.error("relaying mail failed", submission_id=mail.id, error=repr(error), traceback=trace)
         try:
@@ -215,9 +220,21 @@ class Claims:
 
     async def count_failure_of_unclaimed(self, submission_id: int, error: Exception, failures: int = 1) -> None:
         """Count failures at a mail that nobody has claimed. :raises Temporary: the database is unavailable."""
+        if isinstance(error, DatabaseCorrupted):
+            await self._isolate(submission_id, error)
+            return
         trace = _trace(error)
         log.error("handling mail failed", submission_id=submission_id, error=repr(error), traceback=trace)
         await self._count(submission_id, trace, failures, None)
+
+    async def _isolate(self, submission_id: int, error: Exception) -> None:
+        """Leave a mail that PostgreSQL cannot read out of the claims, until a dry run can (``poison_check``)."""
+        log.warning("mail isolated, its data is corrupted", submission_id=submission_id, error=str(error))
+        try:
+            async with self._database.transaction() as connection:
+                await poison.isolate(connection, relay_queue.STAGE, submission_id, 0)
+        except Exception as unavailable:  # also an error of the database that is not known as temporary
+            log.warning("mail not isolated", submission_id=submission_id, error=repr(unavailable))
 
     async def park(self, submission_id: int, reason: str) -> None:
         """Park a mail that nobody has claimed. :raises Temporary: the database is unavailable."""

@@ -50,6 +50,11 @@ class ConnectionUse:
     processes: int = 0  # these services
     others: int = 0  # used connections that belong to no service
 
+    @property
+    def promised(self) -> int:
+        """The connections that may be used: shares of services, connections of others, and those kept for commands."""
+        return self.shares + self.others + RESERVED
+
 
 def share_name(service: str, connections: int, token: str) -> str:
     """Return the application_name of a service's connections, which shows its share. :param token: of the process."""
@@ -83,7 +88,7 @@ async def load_use(connection: Connection, own_name: str = "") -> ConnectionUse:
 
 def describe_shortage(use: ConnectionUse, share: int) -> str | None:
     """Say why a process with this share does not fit; None if it does. Pure."""
-    if use.shares + use.others + share + RESERVED <= use.limit:
+    if use.promised + share <= use.limit:
         return None
     return (
         f"MAILGROUP_DATABASE_CONNECTIONS: this process needs {share} connections to PostgreSQL, which are not free: of "

@@ -12,11 +12,20 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
+import structlog
+from prometheus_client import Gauge
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from shared.db.errors import as_temporary
+from shared.db.errors import DatabaseCorrupted, as_temporary
 from shared.db.psycopg_connection import WatchedConnection
 from shared.errors import Temporary
+
+CORRUPTED_AT = Gauge(
+    "mailgroup_database_corrupted_timestamp_seconds",
+    "When PostgreSQL last reported corrupted data to this process (SQLSTATE XX001, XX002); 0: never.",
+)
+
+log = structlog.get_logger()
 
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
@@ -210,6 +219,9 @@ def _failures(seconds: float | None) -> Iterator[None]:
         temporary = as_temporary(error)
         if temporary is None:
             raise
+        if isinstance(temporary, DatabaseCorrupted):
+            CORRUPTED_AT.set_to_current_time()
+            log.error("database corrupted", error=str(temporary))
         raise temporary from error
     except TimeoutError as error:
         raise Temporary(f"database: no answer within {seconds} s") from error

@@ -38,8 +38,18 @@ _SCHEMA_CODES = frozenset(
 )
 """Codes that say that a migration is running, or has not been run."""
 
+_CORRUPTED_CODES = frozenset({"XX001", "XX002"})
+"""Codes that say that PostgreSQL cannot read its own files: data corrupted, index corrupted."""
+
 _UNKNOWN_OUTCOME = ("08", "57", "40003")
 """Codes that leave open whether a commit succeeded: connection, shutdown, statement completion unknown."""
+
+
+class DatabaseCorrupted(Temporary):
+    """PostgreSQL cannot read some of its data. It is Temporary because nobody knows how many mails that concerns.
+
+    Stages isolate a mail that meets it alone, so that the other mails pass.
+    """
 
 
 def is_caused_by_data(error: psycopg.Error) -> bool:
@@ -55,8 +65,11 @@ def as_temporary(error: psycopg.Error | PoolTimeout) -> Temporary | None:
     if not isinstance(error, PoolTimeout) and is_caused_by_data(error):
         return None
     text = str(error).strip()
-    if isinstance(error, psycopg.Error) and _sqlstate(error) in _SCHEMA_CODES:
+    code = _sqlstate(error) if isinstance(error, psycopg.Error) else None
+    if code in _SCHEMA_CODES:
         return Temporary(f"database: its schema is not that of this version: {text}")
+    if code in _CORRUPTED_CODES:
+        return DatabaseCorrupted(f"database: its data is corrupted ({code}): {text}")
     return Temporary(f"database: {type(error).__name__}: {text}")
 
 

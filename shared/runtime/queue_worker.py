@@ -26,6 +26,7 @@ from prometheus_client import Counter
 from shared.amqp.broker import Delivery, Publication
 from shared.amqp.payloads import WorkItem, read_payload
 from shared.db.database import Connection, Database
+from shared.db.errors import DatabaseCorrupted
 from shared.errors import MAX_FAILURES, Permanent, Temporary
 from shared.metrics import STAGE_SECONDS
 from shared.runtime.batch import Batch
@@ -215,6 +216,8 @@ class _Stage:
                 publications = await self._attempt(part)
         except _OutOfTime as error:
             await self._divide_slow(batch, error)
+        except DatabaseCorrupted as error:
+            await self._divide_unreadable(batch, error)
         except Temporary:
             raise
         except Exception as error:  # a fault of ours with one mail: halving finds which
@@ -253,8 +256,24 @@ class _Stage:
         if not at_fault and not await self._service.database.ready():
             raise error
         async with self._service.database.statement() as connection:
-            await poison.add_slow(connection, self._worker.name, part[0], int(at_fault))
+            await poison.isolate(connection, self._worker.name, part[0], int(at_fault))
         log.warning("mail isolated, it is out of time alone", stage=self._worker.name, id=part[0], error=str(error))
+        batch.isolate()
+
+    async def _divide_unreadable(self, batch: Batch, error: DatabaseCorrupted) -> None:
+        """Halve a part that meets corrupted data; isolate a single mail, uncounted: it waits until that is repaired.
+
+        :raises Temporary: the database is unavailable.
+        """
+        part = batch.part
+        FAILURES.labels(self._worker.name, "temporary").inc()
+        if len(part) > 1:
+            log.warning("batch unreadable, halving it", stage=self._worker.name, mails=len(part), error=str(error))
+            batch.halve()
+            return
+        async with self._service.database.statement() as connection:
+            await poison.isolate(connection, self._worker.name, part[0], 0)
+        log.warning("mail isolated, its data is corrupted", stage=self._worker.name, id=part[0], error=str(error))
         batch.isolate()
 
     async def _count_failure(self, row: int, error: Exception) -> None:

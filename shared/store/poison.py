@@ -8,7 +8,7 @@ progress, and each such try is counted and committed before it begins. Only a ma
 is cleared. A kill from outside costs the mail that is alone in progress one count until its next try, and the others
 nothing.
 
-A mail that uses up the time of its stage alone is isolated in the same way.
+A mail that uses up the time of its stage alone, or whose data PostgreSQL cannot read, is isolated in the same way.
 
 Where its stage searches for work (``NOT_POISON``), a suspect is left out.
 """
@@ -98,8 +98,11 @@ async def begin_replay(connection: Connection, stage: str, passed: Collection[in
     )
 
 
-async def add_slow(connection: Connection, stage: str, mail_id: int, crashes: int) -> None:
-    """Mark a mail that ran out of time alone, for a later try in isolation. :param crashes: 1 if it is at fault."""
+async def isolate(connection: Connection, stage: str, mail_id: int, crashes: int) -> None:
+    """Mark a mail that ran out of time alone or cannot be read, for a later try in isolation.
+
+    :param crashes: 1 if it is at fault.
+    """
     await connection.execute(
         """insert into poison (stage, id, crashes, next_try_at)
            values (%(stage)s, %(id)s, %(crashes)s, now() + make_interval(secs => %(again)s))

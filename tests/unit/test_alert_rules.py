@@ -11,7 +11,7 @@ import pytest
 
 from services.admin.monitoring import alert_rules, problems
 from services.admin.monitoring.alert_rules import AlertEvent
-from services.admin.monitoring.problem_kinds import Problem
+from services.admin.monitoring.problem_kinds import KINDS, Problem
 from services.admin.monitoring.problems import SystemFacts
 from shared.db.connection_budget import ConnectionUse
 from shared.model import Alert, External, Issuer, OAuth, Server
@@ -174,10 +174,18 @@ def test_a_disk_that_is_nearly_full_is_a_problem(free: int, total: int, full: bo
 def test_the_end_of_a_certificate_is_reported_by_its_service(monkeypatch: pytest.MonkeyPatch) -> None:
     ends = time.time() + 13 * 86_400
     said = {"9104": "", "9105": f"mailgroup_tls_certificate_expiry_timestamp_seconds {ends}\n"}
-    monkeypatch.setattr(problems, "fetch_health", lambda url: ("", said[url.rpartition(":")[2]]))
-    [found] = problems.find_in_listeners(Settings())
+    monkeypatch.setattr(problems, "fetch_health", lambda url: ("", said.get(url.rpartition(":")[2], "")))
+    [found] = problems.find_in_services(Settings())
     assert (found.kind, found.subject) == ("certificate", "smtp_in")
     assert found.text == "service smtp_in: its certificate expires in 13 days"
+
+
+def test_corrupted_data_is_reported_by_the_service_that_met_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"9102": f"mailgroup_database_corrupted_timestamp_seconds {time.time()}\n"}
+    monkeypatch.setattr(problems, "fetch_health", lambda url: ("", said.get(url.rpartition(":")[2], "")))
+    [found] = problems.find_in_services(Settings())
+    assert (found.kind, found.subject, found.min_duration) == ("corrupted", "router", 0.0)
+    assert "PostgreSQL reports corrupted data" in found.text and "corrupted" in KINDS
 
 
 def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,20 @@ def test_less_than_a_fifth_of_free_connections_is_a_problem(used: int, problem: 
     assert "connections" in KINDS
 
 
+def test_services_that_may_open_more_than_is_allowed_are_a_problem() -> None:
+    # given sixteen services, as they fitted when they started
+    def found(limit: int, others: int = 0) -> list[str]:
+        return [each.text for each in find_in_connections(ConnectionUse(30, limit, 16 * SHARE, 16, others))]
+
+    assert found(101) == []
+    # when the limit is lowered, or other programs use more
+    assert found(100) == [
+        "PostgreSQL: 16 services may open 96 connections and other programs use 0; with 5 for commands that is more "
+        "than the limit, 100"
+    ]
+    assert len(found(101, others=1)) == 1
+
+
 def load(file: Path) -> list[dict[str, Any]]:
     return [document for document in YAML(typ="safe").load_all(file.read_text(encoding="utf-8")) if document]
 

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg_pool import PoolTimeout
 
-from shared.db.errors import DATA_CLASSES, as_temporary, is_caused_by_data, is_outcome_unknown
+from shared.db.errors import DATA_CLASSES, DatabaseCorrupted, as_temporary, is_caused_by_data, is_outcome_unknown
 from shared.errors import Temporary
 
 TEMPORARY = """
@@ -95,6 +95,13 @@ def test_errors_without_sqlstate_are_of_the_connection_or_the_value(
 def test_a_schema_of_another_version_is_named() -> None:
     assert "its schema is not that of this version" in str(as_temporary(error_of("42P01")))
     assert "ReadOnlySqlTransaction" in str(as_temporary(error_of("25006")))
+
+
+@pytest.mark.parametrize("code", ["XX001", "XX002"])
+def test_corrupted_data_is_named(code: str) -> None:
+    error = as_temporary(error_of(code))
+    assert isinstance(error, DatabaseCorrupted) and f"its data is corrupted ({code})" in str(error)
+    assert not isinstance(as_temporary(error_of("XX000")), DatabaseCorrupted)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from services.admin.monitoring.health_client import certificate_problems, health_url
+from services.admin.monitoring.health_client import certificate_problems, corruption_problems, health_url
 from shared.settings import load
 
 
@@ -42,3 +42,15 @@ def test_a_certificate_that_expires_or_is_unreadable_is_a_problem(
     found = certificate_problems(metrics, 1_792_540_800.0)
     assert [text.startswith(problem) for text in found if problem] == ([True] if problem else [])
     assert len(found) == (1 if problem else 0)
+
+
+@pytest.mark.parametrize(("ago", "problem"), [(0, True), (3600, True), (3601, False)])
+def test_corrupted_data_is_a_problem_for_an_hour_after_it_was_met(ago: float, problem: bool) -> None:
+    now = 1_792_540_800.0
+    found = corruption_problems(f"mailgroup_database_corrupted_timestamp_seconds {now - ago!r}\n", now)
+    assert [text.partition(";")[0] for text in found] == ["PostgreSQL reports corrupted data"] * problem
+
+
+def test_a_service_that_never_met_corrupted_data_has_no_problem() -> None:
+    assert corruption_problems("mailgroup_database_corrupted_timestamp_seconds 0.0\n", 1_792_540_800.0) == []
+    assert corruption_problems("", 1_792_540_800.0) == []

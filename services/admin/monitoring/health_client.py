@@ -11,6 +11,9 @@ from shared.settings import Settings
 CERTIFICATE_DAYS = 14
 """Days before a certificate expires from which it is a problem; automatic renewal happens earlier."""
 
+CORRUPTED_SECONDS = 3600.0
+"""Seconds for which corrupted data is reported after a service met it last; stages try such mail every half minute."""
+
 
 def certificate_problems(metrics: str, now: float) -> list[str]:
     """Return the problems of the certificate that a service shows its clients, from its metrics. Pure.
@@ -24,6 +27,17 @@ def certificate_problems(metrics: str, now: float) -> list[str]:
     if expires and (days := (float(expires[1]) - now) / 86400) < CERTIFICATE_DAYS:
         problems.append("its certificate has expired" if days < 0 else f"its certificate expires in {days:.0f} days")
     return problems
+
+
+def corruption_problems(metrics: str, now: float) -> list[str]:
+    """Return a problem if PostgreSQL has lately reported corrupted data to a service, from its metrics. Pure.
+
+    :param now: seconds of the Unix epoch.
+    """
+    seen = re.search(r"^mailgroup_database_corrupted_timestamp_seconds ([\d.e+]+)$", metrics, re.M)
+    if seen is None or now - float(seen[1]) > CORRUPTED_SECONDS:
+        return []
+    return ["PostgreSQL reports corrupted data; its log and that of the service name the table or index"]
 
 
 def health_url(settings: Settings, name: str) -> str:

@@ -89,9 +89,12 @@ class SystemMetrics(Collector):
             ):
                 yield GaugeMetricFamily(name, what, value)
             connections = GaugeMetricFamily(
-                "mailgroup_database_connections", "Connections to PostgreSQL: used, and their limit.", labels=["state"]
+                "mailgroup_database_connections",
+                "Connections to PostgreSQL: used, promised (shares of services, others, commands), and their limit.",
+                labels=["state"],
             )
             connections.add_metric(["used"], facts.connections.used)
+            connections.add_metric(["promised"], facts.connections.promised)
             connections.add_metric(["limit"], facts.connections.limit)
             yield connections
             raised = GaugeMetricFamily("mailgroup_alarms_raised", "Alerts that are raised.", labels=["kind"])
@@ -158,7 +161,7 @@ class Monitor:
         self.metrics.facts = replace(facts, externals=(), polls={}, relays={})  # do not keep a thousand accounts
         found = problems.find_problems(facts, self.metrics.books or ())
         found += background_work.find_failures()
-        for find in (problems.find_in_disks, problems.find_in_listeners):
+        for find in (problems.find_in_disks, problems.find_in_services):
             try:
                 found += await asyncio.to_thread(find, self._service.settings)
             except Exception:  # the alerts for the other problems are sent all the same

@@ -26,6 +26,8 @@ KINDS = {
     "disk": "A full disk stops all mail. Free some space, or give the system a larger disk.",
     "certificate": "Mail clients will refuse to connect. Install the renewed certificate; mailgroup reloads it.",
     "background": "A periodic work of the service admin fails. Its log names the cause; the work is tried again.",
+    "corrupted": "PostgreSQL cannot read some of its data: a disk fails, or files were changed. Mail that needs the "
+    "data waits. Make a backup now, then follow the runbook DatabaseCorrupted.",
     "connections": "When all connections of PostgreSQL are used, no service can open another one. Raise "
     "max_connections of PostgreSQL, run fewer replicas, or lower MAILGROUP_DATABASE_CONNECTIONS.",
     "database": "No service works without the database. See the log of PostgreSQL.",

@@ -6,19 +6,25 @@ import datetime
 import shutil
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.admin.formatting import ago, mail_status
 from services.admin.monitoring import reconciliation
-from services.admin.monitoring.health_client import certificate_problems, fetch_health, health_url
+from services.admin.monitoring.health_client import (
+    certificate_problems,
+    corruption_problems,
+    fetch_health,
+    health_url,
+)
 from services.admin.monitoring.problem_kinds import Problem
 from services.admin.monitoring.reconciliation import LATE_SECONDS, AccountBooks
 from shared.db import connection_budget
 from shared.db.connection_budget import ConnectionUse
 from shared.db.database import Connection, is_read_only
 from shared.model import External
-from shared.settings import Settings
+from shared.settings import SERVICES, Settings
 from shared.store import accounts, inbound_admin, polls, relay_queue, relay_status, submissions_admin
 from shared.store.inbound_admin import UnstartedMail
 from shared.store.polls import PollState
@@ -105,10 +111,19 @@ def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) ->
 
 
 def find_in_connections(use: ConnectionUse) -> list[Problem]:
-    """Return a problem if few connections to PostgreSQL are free. Pure."""
-    if use.limit - use.used >= FREE_CONNECTIONS_SHARE * use.limit:
-        return []
-    return [Problem("connections", "", f"PostgreSQL: {use.used} of {use.limit} connections are used")]
+    """Return a problem if few connections to PostgreSQL are free, or too few for what services may open. Pure.
+
+    A service checks that it fits when it starts. Later the limit may be lowered, or other programs may use more.
+    """
+    if use.limit - use.used < FREE_CONNECTIONS_SHARE * use.limit:
+        return [Problem("connections", "", f"PostgreSQL: {use.used} of {use.limit} connections are used")]
+    if use.promised > use.limit:
+        text = (
+            f"PostgreSQL: {use.processes} services may open {use.shares} connections and other programs use "
+            f"{use.others}; with {connection_budget.RESERVED} for commands that is more than the limit, {use.limit}"
+        )
+        return [Problem("connections", "", text)]
+    return []
 
 
 def describe_held(count: int) -> str:
@@ -186,12 +201,24 @@ def is_nearly_full(free: int, total: int) -> bool:
     return free < max(DISK_OCTETS, int(DISK_SHARE * total))
 
 
-def find_in_listeners(settings: Settings) -> list[Problem]:
-    """Return the problems of the certificates that mail clients see, from the metrics of the services."""
-    return [
+def find_in_services(settings: Settings) -> list[Problem]:
+    """Return the problems that the services export as metrics: certificates for mail clients, corrupted data."""
+
+    def fetch(name: str) -> str:
+        return fetch_health(health_url(settings, name))[1]
+
+    with ThreadPoolExecutor(len(SERVICES)) as pool:  # one that hangs delays the alerts by its own time alone
+        metrics = dict(zip(SERVICES, pool.map(fetch, SERVICES), strict=True))
+    now = time.time()
+    found = [
         Problem("certificate", name, f"service {name}: {problem}")
         for name in LISTENING_SERVICES
-        for problem in certificate_problems(fetch_health(health_url(settings, name))[1], time.time())
+        for problem in certificate_problems(metrics[name], now)
+    ]
+    return found + [
+        Problem("corrupted", name, f"service {name}: {problem}", 0.0)
+        for name in SERVICES
+        for problem in corruption_problems(metrics[name], now)
     ]
 
 

@@ -11,7 +11,12 @@ from typing import Any
 from services.admin.context import AdminContext
 from services.admin.monitoring import reconciliation
 from services.admin.monitoring.background_work import describe_failures
-from services.admin.monitoring.health_client import certificate_problems, fetch_health, health_url
+from services.admin.monitoring.health_client import (
+    certificate_problems,
+    corruption_problems,
+    fetch_health,
+    health_url,
+)
 from services.admin.monitoring.problems import (
     STALE_SECONDS,
     describe_held,
@@ -152,7 +157,8 @@ async def _services(settings: Settings, problems: list[str]) -> tuple[list[dict[
             r'^mailgroup_queue_unacked_messages\{queue="(\w+)"\} ([\d.e+]+)$', metrics, re.M
         ):
             unacked[queue] = unacked.get(queue, 0) + int(float(value))
-        found = [*certificate_problems(metrics, time.time()), *describe_failures(metrics)]
+        now = time.time()
+        found = [*certificate_problems(metrics, now), *corruption_problems(metrics, now), *describe_failures(metrics)]
         problems += [f"service {name}: {problem}" for problem in found]
     return services, unacked
 
