@@ -179,18 +179,24 @@ class Drive:
     # ------------------------------------------------------------------------------------------ judging
 
     async def _settle(self) -> None:
-        """Wait until all mail has arrived, then read all mailboxes once more, for duplicates that arrive later."""
-        started = time.monotonic()
+        """Wait until all mail has arrived, then read all mailboxes once more, for duplicates that arrive later.
+
+        The limits count from the last progress: a busy machine needs long for a backlog.
+        """
+        progressed, least = time.monotonic(), sys.maxsize
         hurried = False
-        while time.monotonic() < started + self._plan.settle_seconds:
+        while time.monotonic() < progressed + self._plan.settle_seconds:
             for address in PEOPLE.values():
                 try:
                     await self._read(address)
                 except Gone as error:
                     print(f"not read: {error}", file=sys.stderr)
-            if not await asyncio.to_thread(self._missing):  # in a thread: the loop runs the proxies
+            missing = await asyncio.to_thread(self._missing)  # in a thread: the loop runs the proxies
+            if not missing:
                 break
-            if not hurried and time.monotonic() > started + self._plan.hands_off_seconds:
+            if missing < least:
+                progressed, least = time.monotonic(), missing
+            if not hurried and time.monotonic() > progressed + self._plan.hands_off_seconds:
                 hurried = True
                 self.lines += await asyncio.to_thread(self._list_waiting)
                 print(await asyncio.to_thread(self._stand.system.run, "queue", "retry"), file=sys.stderr)
@@ -229,7 +235,7 @@ class Drive:
         self.not_reached = steps
 
     def _missing(self) -> int:
-        """How much is not where it belongs yet, or not finished."""
+        """Count the copies that have not arrived, and the mails that are not finished."""
         found = self._relayed().found
         _, unknown = self._read_notices(self._told_of())
         inward, outward = self._wanted() - self._delivered(), relays_expected(self._submitted) - found - unknown

@@ -21,8 +21,8 @@ class Plan:
     clocks: int
     misbehaviours: int
     slow_retries: bool  # providers also refuse temporarily, after which the sender waits a minute
-    hands_off_seconds: float  # from the last fault until the driver retries submissions that are due later
-    settle_seconds: float  # from the last fault until all mail must have arrived
+    hands_off_seconds: float  # from the last progress after the last fault until later submissions are retried
+    settle_seconds: float  # from the last progress until missing mail counts as lost
 
 
 FULL = Plan(
