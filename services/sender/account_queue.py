@@ -41,6 +41,7 @@ class AccountQueue:
     prefetched: deque[ClaimedMail] = field(default_factory=deque)
     lane_count: int = 0  # lanes that have a mail
     allowed_lanes: int = 0  # as of the last claim
+    careful: bool = False  # as of the last claim: the account fails, and a lane has to log in anew
     relayed: int = 0  # mails since the account last failed or was idle; limits prefetching
     more_due: bool = False  # the last claim left due mails unclaimed
     claiming: bool = False  # a claim is in progress
@@ -55,7 +56,7 @@ class AccountQueue:
 
     def add_claimed(self, claimed: Claimed) -> None:
         """Note the limits that a claim has returned."""
-        self.allowed_lanes, self.more_due = claimed.lanes, claimed.more
+        self.allowed_lanes, self.more_due, self.careful = claimed.lanes, claimed.more, claimed.careful
 
     def take_for_new_lane(self) -> ClaimedMail | None:
         """Take the first mail if another lane may start for it."""

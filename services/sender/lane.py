@@ -40,8 +40,13 @@ class Lane:
         connections: ConnectionPool,
         status: AccountStatus,
     ) -> None:
-        """Take an idle connection if there is one. :param first: the mail to send first."""
+        """Take an idle connection if there is one, unless the account fails: only a login ends that.
+
+        :param first: the mail to send first.
+        """
         self.external = first.external  # as it was when the connection was opened
+        if queue.careful:
+            connections.discard_idle(first.external)
         self.client: SmtpClient | None = connections.take_idle(first.external)
         self.pipelined: ClaimedMail | None = None
         self._queue = queue

@@ -139,6 +139,7 @@ class Claimed:
     lanes: int  # limit of this owner's mails of the account on the wire now
     more: bool  # other mails may be due
     account_version: int  # of the external account, for the marks of these mails
+    careful: bool  # the account fails to connect or log in: a new login has to show whether that is over
 
 
 async def claim(connection: Connection, request: ClaimRequest) -> Claimed:
@@ -147,10 +148,10 @@ async def claim(connection: Connection, request: ClaimRequest) -> Claimed:
     free = max(0, account.lanes - request.busy_lanes)
     wanted = free + (0 if account.careful or account.lanes == 0 else request.prefetch)
     if wanted == 0:
-        return Claimed([], account.lanes, account.lanes > 0, account.version)
+        return Claimed([], account.lanes, account.lanes > 0, account.version, account.careful)
     mails, due = await _claim_rows(connection, request, free, wanted)
     more = due == wanted or due > len(mails)  # as many as were wanted, or the others exceed the memory limit
-    return Claimed(mails, account.lanes, more, account.version)
+    return Claimed(mails, account.lanes, more, account.version, account.careful)
 
 
 @dataclass(frozen=True, slots=True)

@@ -293,6 +293,38 @@ async def test_an_account_that_fails_keeps_nothing_claimed(harness: SenderHarnes
     await until_states(harness, done=20, queued=40)
 
 
+async def test_after_a_failed_login_all_lanes_return_although_one_has_worked_on(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
+    # given a lane that sends a mail while the login of another one fails
+    provider.gates["END"] = asyncio.Event()
+    ids = [await harness.submit(ANN)]
+    await until(lambda: provider.mails_at_once == 1)
+    provider.say("AUTH", "454 4.7.0 not now")
+    ids += [await harness.submit(ANN) for _ in range(20)]
+
+    async def failures() -> int:
+        [[count]] = await harness.rows(
+            "select failures from relay_status where external_id = %s", harness.externals[SUPPORT].id
+        )
+        return int(count)
+
+    async def failed() -> bool:
+        return await failures() == 1
+
+    await until(failed)
+    provider.gates["END"].set()
+    await harness.until(ids[0], state="done")
+    # when the account may be tried again
+    provider.most_mails_at_once = 0
+    await harness.make_due()
+    for id_ in ids:
+        await harness.until(id_, state="done")
+    # then a new login has ended the failure, and several lanes send again
+    assert await failures() == 0
+    assert provider.most_mails_at_once > 1
+
+
 async def test_claims_are_not_renewed_if_a_failure_cannot_be_recorded(
     harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
