@@ -71,6 +71,8 @@ class Pop3Client:
         if before.answered and (not before.pipelining or before.login_delay_by_user):
             after = await pop3_listing.fetch_capabilities(self._stream)
             self.capabilities = after if after.answered else before
+        if self._transfer.alone:
+            self.fetch_alone()  # whatever the server announces after the login
 
     async def stat(self) -> tuple[int, int]:
         """Return the number of mails and their octets (STAT)."""
@@ -156,7 +158,7 @@ class Pop3Client:
         return self._stream.past_half_time
 
     def fetch_alone(self) -> None:
-        """Send each further command only after the reply to the previous one, and a fence behind each mail."""
+        """Send each further command only after the reply to the previous one, and a whole fence behind each mail."""
         self.capabilities = replace(self.capabilities, pipelining=False)
         self._transfer.alone = True
 

