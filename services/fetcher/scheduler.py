@@ -31,6 +31,7 @@ from shared.provider.credentials import Credentials
 from shared.runtime.liveness import CHECK_SECONDS, FOLDER, find_dead, forget_dead, hold_process_lock
 from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
+from shared.runtime.tasks import cancel_tasks
 from shared.store import polls, uidl_ledger
 from shared.store.accounts import load_externals
 from shared.store.polls import LEASE_SECONDS, LeaseLost
@@ -89,9 +90,7 @@ async def serve(service: Service, credentials: Credentials) -> None:
         with hold_process_lock(service.settings.data / FOLDER, service.owner):
             await _poll_all(service, credentials)
     finally:
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await cancel_tasks(background)
 
 
 async def _take_over_dead_fetchers(service: Service) -> None:
@@ -147,9 +146,7 @@ async def _poll_all(service: Service, credentials: Credentials) -> None:
             task.cancel()
     if running:
         _, unfinished = await asyncio.wait(set(running), timeout=STOP_SECONDS)
-        for task in unfinished:
-            task.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)
+        await cancel_tasks(unfinished)
 
 
 async def _claim_due(

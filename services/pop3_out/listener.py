@@ -22,6 +22,7 @@ from shared.net import listening, server_tls
 from shared.net.listening import Acceptor
 from shared.runtime.memory_budget import MemoryBudget
 from shared.runtime.process import Service
+from shared.runtime.tasks import cancel_tasks
 from shared.settings import Settings
 from shared.store.last_logins import LAST_SECONDS, LastLogins
 
@@ -175,8 +176,6 @@ async def serve(service: Service) -> None:
         await service.stopping.wait()
     finally:
         await listener.close()
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await cancel_tasks(background)
         await last.write(LAST_SECONDS)
         logins.close()

@@ -17,6 +17,7 @@ from shared.db.database import Connection
 from shared.runtime.liveness import CHECK_SECONDS, FOLDER, hold_process_lock
 from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
+from shared.runtime.tasks import cancel_tasks
 from shared.store import account_changes, relay_notices, relay_queue, relay_status
 
 DUE_SECONDS = 1.0
@@ -144,6 +145,4 @@ async def _run_periodic_tasks(service: Service, delivery: OutboundDelivery) -> N
         )
         await delivery.stop()
     finally:  # claims are renewed until the last mail is finished
-        for task in until_finished:
-            task.cancel()
-        await asyncio.gather(*until_finished, return_exceptions=True)
+        await cancel_tasks(until_finished)

@@ -18,6 +18,7 @@ from services.sender.outcomes import PostCommit
 from shared.amqp.broker import Publication
 from shared.db.database import Database
 from shared.provider.credentials import Credentials
+from shared.runtime.tasks import cancel_tasks
 from shared.settings import PrivateHosts
 from shared.store import maillog
 
@@ -107,6 +108,4 @@ async def _wait_or_cancel(tasks: Collection[asyncio.Task[None]], seconds: float)
     """Wait for these tasks; cancel those that take longer."""
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=max(0.0, seconds))
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*late, return_exceptions=True)
+        await cancel_tasks(late)

@@ -19,6 +19,7 @@ from shared.amqp.publications import submitted
 from shared.db.database import Connection, Database
 from shared.db.group_commit import GroupCommit
 from shared.mime.addresses import ascii_address
+from shared.runtime.tasks import cancel_tasks
 from shared.store import inbound, maillog, submissions
 from shared.store.submissions import RefusedRecipient, Submission
 
@@ -133,9 +134,7 @@ class CommitQueue:
     async def stop(self) -> None:
         """Commit the queued mails, then end."""
         await self._group.drain()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_tasks(self._tasks)
         self._announce()
 
     @property

@@ -21,6 +21,7 @@ from shared.model import Local
 from shared.net import listening, server_tls
 from shared.net.listening import Acceptor
 from shared.runtime.process import Service
+from shared.runtime.tasks import cancel_tasks
 from shared.settings import Settings
 from shared.store.last_logins import LAST_SECONDS, LastLogins
 
@@ -163,9 +164,7 @@ async def serve(service: Service) -> None:
         await service.stopping.wait()
     finally:
         await listener.close()
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        await cancel_tasks(background)
         await queue.stop()
         await last.write(LAST_SECONDS)
         logins.close()
