@@ -21,7 +21,7 @@ async def retrieve(client: Pop3Client, numbers: Sequence[int], limit: int = LIMI
     return [got async for got in client.retrieve([RetrRequest(number, 100) for number in numbers], limit)]
 
 
-async def bodies(script: ScriptedPop3, limit: int = LIMIT, read_seconds: float = 2.0) -> list[bytes | None]:
+async def bodies(script: ScriptedPop3, limit: int = LIMIT, read_seconds: float = 60.0) -> list[bytes | None]:
     async with script.running(), open_session(script.server(), True, read_seconds=read_seconds) as client:
         await client.login(Credential("u", "secret"))
         listing = await client.fetch_list()
