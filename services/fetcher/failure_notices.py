@@ -23,7 +23,7 @@ def compose_notice(
     """Return the notice and its Message-ID without angle brackets.
 
     The notice copies the original's To, Cc, In-Reply-To and References, so the router finds the same recipients. Its
-    sender is the account's own address: a reply reaches colleagues and nobody outside.
+    sender is the account's own address, so a reply reaches only colleagues.
 
     :param header: of the original, if the provider sent it. :param octets: size of the original, if known.
     """

@@ -41,7 +41,7 @@ CUT_SHORT = (
     "the provider cuts it short: what follows its end is a part of it (dots at the beginning of lines are not doubled, "
     "RFC 1939 section 3)"
 )
-"""Why a mail is skipped whose reply goes on behind its end."""
+"""Reason for skipping a mail whose reply continues after its end."""
 
 log = structlog.get_logger()
 

@@ -1,7 +1,7 @@
-"""Tells maildrops and mails apart whose UIDLs do not: reused by other mails, moved, or renumbered by the provider.
+"""Identifies maildrops and mails whose UIDLs are not reliable: reused, moved, or renumbered by the provider.
 
 A provider may serve another maildrop under the same account, number mails by position, or renumber all of them. The
-bytes of a few mails show that, or their age. What is found decides which rows of the ledger name a mail of the list.
+bytes of a few mails show that, or their age. The result decides which rows of the ledger name a listed mail.
 """
 
 from __future__ import annotations

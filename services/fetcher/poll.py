@@ -113,7 +113,7 @@ class Polling:
         async with open_session(account.pop3, self._service.settings.allow_private_upstream) as client:
             await client.login(credential)
             self.login_delay = client.capabilities.login_delay or self.login_delay
-            # without pipelining, a session that ends early may have read mails in vain, and would do so again and again
+            # without pipelining, a session that ends early may lose the mails that it has read, and so does each retry
             if self._alone or (self._first_after_failure and not client.capabilities.pipelining):
                 client.fetch_alone()
             reply = await client.fetch_list_reply()
@@ -176,7 +176,7 @@ class Polling:
 
     @property
     def _was_incomplete_before(self) -> bool:
-        """Whether STAT and UIDL disagree for good: what UIDL lists is then taken for the whole maildrop."""
+        """Whether STAT and UIDL disagree permanently: the reply to UIDL then counts as the whole maildrop."""
         return self._poll.failures >= INCOMPLETE_POLLS and self._poll.last_error_kind == ProtocolError.kind
 
     @property

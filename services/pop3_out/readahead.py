@@ -1,7 +1,7 @@
-"""Which mails to read before the client requests them, and the memory for them.
+"""Chooses the mails to read before the client requests them, and limits their memory.
 
-Mail clients fetch mail after mail. One query for many small mails costs little more than a query for one, and while the
-client receives some, the next ones are read.
+Mail clients fetch mail after mail. One query for many small mails costs little more than a query for one. The next
+mails are read while the client receives earlier ones.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ MECHANISMS = b"+OK mechanisms follow\r\nPLAIN\r\n.\r\n"
 _BLANK_LINE = re.compile(rb"\n\r?\n")
 _DOTTED_LINE = re.compile(rb"\n\.")
 _MAX_DOT_CHECKS = 24
-"""Dots that are checked one by one, plus one for each KiB: a header has about so many. For more dots the regular
-expression is faster."""
+"""Limit of dots that are checked one by one, plus one for each KiB: a usual header has about this number. For more dots
+the regular expression is faster."""
 
 
 def ok(text: str) -> bytes:

@@ -98,7 +98,7 @@ def _reply_pieces(text: str, lines: Iterator[str]) -> Iterator[bytes]:
 
 
 def _compact(values: array[int]) -> array[int]:
-    """With four octets for each value, if that is enough."""
+    """Return the values in an array with four octets each, if that is enough."""
     if max(values, default=0) >= _FOUR_OCTETS:
         return values
     halves = array("I", values.tobytes())

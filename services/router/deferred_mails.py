@@ -21,7 +21,7 @@ class DeferredMails:
     def divide(self, ids: Sequence[int]) -> tuple[list[int], list[tuple[int, str]]]:
         """Divide the mails of a batch into those to read now and those to defer again, with their addresses.
 
-        The first deferred ones are read in each batch, so none waits for ever.
+        The oldest deferred mails are read in each batch, so every mail is read in the end.
         """
         known = [row for row in ids if row in self._addresses]
         later = {row: self._addresses[row] for row in islice(known, READ_AGAIN, None)}

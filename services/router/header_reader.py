@@ -22,8 +22,8 @@ LONGER_MAILS = 16
 BUDGET_OCTETS = 4 * 1024 * 1024
 """Limits the longer reads of a batch: octets; it bounds the facts in memory."""
 BUDGET_SECONDS = 0.1
-"""Limits the time for parsing them: seconds; other mail waits so long in each batch. A usual header of 16 KiB takes 0.2
-ms, the worst ones 40 ms."""
+"""Limits the time for parsing the longer reads of a batch: seconds; other mail waits this long. A usual header of 16
+KiB takes 0.2 ms, the worst ones 40 ms."""
 
 
 class HeaderReader:

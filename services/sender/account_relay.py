@@ -143,7 +143,7 @@ class AccountRelay:
         except Exception:  # the account's other lanes continue
             log.exception("lane failed", external=lane.external.address)
             if claimed is not None:
-                self._claims.claimed_ids.discard(claimed.mail.id)  # otherwise its claim would be renewed for ever
+                self._claims.claimed_ids.discard(claimed.mail.id)  # otherwise its claim would never expire
         finally:
             lane.end()
 

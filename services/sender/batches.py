@@ -13,8 +13,8 @@ from shared.db.errors import DatabaseCorrupted
 from shared.errors import Temporary
 
 BATCH_SECONDS = 10.0
-"""Limits the work on a batch: seconds; well below the limit of a transaction (shared/db/database.py), so that running
-out of time and an unavailable database are told apart, and a batch of 100 is halved down to one mail in a minute."""
+"""Limits the work on a batch: seconds; well below the limit of a transaction (shared/db/database.py), so that a batch
+that takes too long is not taken for an unavailable database, and a batch of 100 is halved to one mail in a minute."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -16,7 +16,7 @@ from shared.mime import charsets
 from shared.mime.headers import ADDRESS_OCTETS, Mailbox
 
 Treatment = Literal["mailboxes", "text", "trace", "key", "removed"]
-"""What becomes of the local addresses of a field.
+"""The treatment of local addresses in a field.
 
 mailboxes: each mailbox becomes ``"user_name" <external address>``. text: each address becomes the external address.
 trace: the same, but a clause ``for <address>`` is cut out. key: the field is dropped if it names a local address.
@@ -70,7 +70,7 @@ _ADDRESS = re.compile(
 )
 _FOR = re.compile(rb"(?<=\S)\s+for\s+<?$", re.IGNORECASE)
 _FOR_OCTETS = 100
-"""Limits the octets before an address in which ``for`` is searched: octets; it stands directly before."""
+"""Limits the search for ``for`` before an address: octets; only white space and ``<`` may be between."""
 
 
 def iterate_addresses(value: bytes) -> Iterator[Mailbox]:

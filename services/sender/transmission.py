@@ -1,4 +1,4 @@
-"""One mail on one connection, step by step (RFC 5321 section 3.3); the lane takes the steps and records between them.
+"""Transmits one mail on one connection, step by step (RFC 5321 section 3.3). The lane calls and records the steps.
 
 ::
 

@@ -40,7 +40,7 @@ def local_organizers(mail: bytes, local_addresses: Collection[str]) -> list[str]
 
 
 def _decoded(part: re.Match[bytes]) -> bytes:
-    """Return the text of a part. Its encoding may stand before or behind its type."""
+    """Return the text of a part. Content-Transfer-Encoding may come before or after Content-Type."""
     before = part.string[max(0, part.start() - 300) : part.start("text")].rpartition(b"\n--")[2]
     encoding = _ENCODING.search(b"\n" + before)
     if encoding is None:

@@ -1,4 +1,4 @@
-"""Drops what stands before the first field of a submission: lines of an mbox, a byte order mark, blank lines. Pure.
+"""Drops lines before the first header field of a submission: lines of an mbox, a byte order mark, blank lines. Pure.
 
 The next server would end the header there, and the recipients would get From, To and Subject as text.
 """

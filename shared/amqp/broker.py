@@ -31,7 +31,7 @@ from shared.amqp import topology
 from shared.errors import Temporary
 
 WINDOW = 1000
-"""Publications without a confirmation: the publisher waits when there are so many."""
+"""Limit of unconfirmed publications: at this number the publisher waits."""
 PUBLISH_SECONDS = 15.0
 """Time limit for a confirmation: seconds. A broker that does not confirm within it has failed."""
 CLOSE_SECONDS = 2.0
@@ -206,7 +206,7 @@ class Broker:
 
     @property
     def accepts_messages(self) -> bool:
-        """Whether the broker is ready and accepts messages: short of disk or memory, it blocks or refuses all."""
+        """Whether the broker is ready and accepts messages: without free disk or memory it blocks or refuses all."""
         return self.ready and self._unblocked.is_set() and not self._refusals.is_lasting(time.monotonic())
 
     async def answers(self, seconds: float) -> bool:

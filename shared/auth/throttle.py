@@ -6,8 +6,8 @@ nothing, however many come from one office. If a bucket is empty, the login wait
 A pair of network and account with an earlier successful login is trusted: it goes first, and the last token is
 reserved for it. Guesses from elsewhere, or at other accounts from the same network, do not delay it. Then waiters are
 served by fewest failures, then last in, first out: a crowd of guessers cannot delay a later honest client, which waits
-for one token at most. A client that was never here and arrives together with such a crowd cannot be distinguished from
-it and waits among it: at the account that is being guessed perhaps in vain, elsewhere as
+for one token at most. A client without an earlier login that arrives together with such a crowd cannot be distinguished
+from it, and waits like the crowd: at the guessed account perhaps until the login fails, elsewhere as
 shared/auth/authenticator.py says.
 """
 

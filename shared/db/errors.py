@@ -1,7 +1,7 @@
-"""Decides by SQLSTATE whose fault an error of PostgreSQL is: that of the data in the statement, or of the server.
+"""Decides by SQLSTATE whether the data in the statement or the server caused an error of PostgreSQL.
 
-The mail is at fault only where its own data cannot be stored. Whatever concerns the server, the connection, the
-privileges or the version of the schema is temporary: it would be the same for every mail, and a retry loses nothing.
+A mail caused the error only if its own data cannot be stored. An error of the server, the connection, the privileges or
+the version of the schema is temporary: it would be the same for every mail, and a retry loses nothing.
 PostgreSQL's manual lists the codes in its appendix A; the first two characters are the class. An unknown class counts
 as temporary.
 """

@@ -73,10 +73,10 @@ def _a_label(label: str) -> str:
 
 @lru_cache(CACHE_SIZE)
 def address_matcher(addresses: tuple[str, ...]) -> Callable[[str], bool]:
-    """Return a function that tells whether an address is one of these; a ``+tag`` is tolerated.
+    """Return a function that returns whether an address is one of these; a ``+tag`` is tolerated.
 
-    It equals a comparison by ``fold_address``, but decodes no A-label of the given address: it knows both spellings of
-    each label of ``addresses``. So an unknown address is told apart by its local part, or by its first foreign label.
+    The result is the same as with ``fold_address``, but no A-label of the given address is decoded: both spellings of
+    each label of ``addresses`` are known. So an unknown address differs in its local part or its first other label.
     """
     own = [_split(address) for address in addresses]
 

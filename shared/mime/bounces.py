@@ -45,7 +45,7 @@ _DAEMON = re.compile(
     rb"(?:^|[\s<\"'(])(?:mail(?:er)?[-_.]?daemon|mdaemon|postmaster|microsoftexchange[0-9a-f]{32})(?:@|[\s>\"')]|$)"
     rb"|mail delivery (?:sub)?system"
 )
-"""From of a bounce, whatever its envelope sender is, or where no Return-Path says it."""
+"""Matches From of a bounce with a wrong envelope sender, or without a Return-Path."""
 
 
 NOTICE_FIELDS = frozenset(

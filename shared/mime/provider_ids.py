@@ -1,6 +1,6 @@
-"""The ids of providers that replace the Message-ID of a mail, and name the new one by a bare token. Pure.
+"""The ids of providers that replace the Message-ID of a mail and report only a token of the new one. Pure.
 
-The token stands in the provider's reply to the final dot, and is the left part of the id that the recipient gets. An
+The provider's reply to the final dot contains the token, which is the left part of the id that the recipient gets. An
 answer has the whole id, whose domain depends on the provider's region. So the token alone is recorded, and an id at one
 of the provider's domains is looked up by its left part. A provider that writes the whole id into its reply
 (``<id@domain>``) needs no rule here.

@@ -1,12 +1,12 @@
-"""Liveness: a process holds a lock on a file as long as it lives, and so proves its death to others on its machine.
+"""Liveness: a process locks a file while it runs, so other processes on its machine can detect its end.
 
-The kernel releases the lock when the process ends, in whatever way, and not before: a process that is stopped, slow, or
-cut off from the database keeps it. Another process that sees the same folder therefore takes over the claims of a dead
-one at once. In a pod or a container the folder outlives the process, so that its successor finds the proof.
+The kernel releases the lock when the process ends in any way, and not before: a process that is stopped, slow, or cut
+off from the database keeps it. Another process that sees the same folder therefore takes over the claims of a dead one
+at once. In a pod or a container the folder outlives the process, so its successor finds the file.
 
-Only the kernel that holds the lock is a witness. A network folder may show a lock to one machine alone, or drop it when
-the network fails, while the process lives. So the file names the kernel; to another one, also to the same machine after
-a restart, it proves nothing, and the claims of the dead process expire by the clock.
+A lock is valid only for the kernel that holds it. A network folder may show a lock to one machine only, or drop it when
+the network fails, while the process runs. So the file names the kernel. For another kernel, also for the same machine
+after a restart, the file proves nothing, and the claims of the dead process expire after their time limit.
 """
 
 from __future__ import annotations

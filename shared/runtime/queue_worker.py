@@ -118,7 +118,7 @@ class _OutOfTime(Temporary):
 
 
 class _Stage:
-    """A queue worker at work on its queue."""
+    """Runs a queue worker on its queue."""
 
     def __init__(self, service: Service, worker: QueueWorker) -> None:
         self._service = service

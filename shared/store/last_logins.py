@@ -50,7 +50,7 @@ class LastLogins:
         self._database = database
         self._protocol: Protocol = protocol
         self._clock = clock
-        self._seen: dict[int, tuple[float, str]] = {}  # local id: time by the clock, peer
+        self._seen: dict[int, tuple[float, str]] = {}  # by local id: monotonic seconds, peer
 
     def remember(self, local_id: int, peer: str) -> None:
         """Remember a login for the next write."""

@@ -41,7 +41,7 @@ class PollState:
 
 
 async def poll_now(connection: Connection, external_id: int) -> None:
-    """Make an account due at once after a change or test, whatever failed before.
+    """Make an account due at once after a change or test, regardless of earlier failures.
 
     A running poll with the old settings does not count: ``record_outcome`` sees that next_poll_at was changed.
     """

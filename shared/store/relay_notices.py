@@ -1,8 +1,8 @@
 """Queued mails whose authors are due a notice: expired, delayed, or cancelled by the operator.
 
 It owns the tables submissions and submission_recipients together with shared/store/relay_queue.py. Times are by the
-database's clock. Each kind has a function that lists ids, and one that works on some of them, so that one mail that
-fails can be told apart from the others.
+database's clock. Each kind has a function that lists ids, and one that works on some of them, so that the caller can
+isolate a mail that fails.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ async def begin_session(connection: Connection, who: Identity, peer: str, agent:
 
 
 async def user_for_session(connection: Connection, token: str) -> CurrentUser | None:
-    """Who has this token, if the session is still good."""
+    """Return the user of a session token; None if the session is unknown or has ended."""
     cursor = await connection.execute(
         """select s.id, coalesce(u.role, 'person'), coalesce(u.name, l.address), s.user_id, s.local_id,
                   s.seen_at < now() - make_interval(secs => %s)

@@ -16,7 +16,7 @@ from shared.model import External, Local
 from shared.store import account_changes, accounts
 
 CHANGES_SHOWN = 3
-"""Changes of somebody else that are named to a person whose change comes later."""
+"""Limit of the other user's changes that the error for a later, conflicting change names."""
 
 
 class ChangedMeanwhile(Permanent):

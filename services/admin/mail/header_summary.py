@@ -1,6 +1,6 @@
-"""Sender, recipients and subject of a mail, from its header, for lists. The body is never read.
+"""Reads sender, recipients and subject from the header of a mail, for lists. The body is never read.
 
-Everything that is read is capped, because outsiders write it: a header takes a few milliseconds, whatever is in it.
+The size of each part is limited, because outsiders write it: any header takes a few milliseconds.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ BATCH_SECONDS = 20.0
 MAX_TRIES = 3
 """Failures of a mail that is indexed alone, after which it is skipped."""
 MAX_NOTICE_AGE = datetime.timedelta(days=1)
-"""Age of an answer that the sharers are notified of, at most: building the index again notifies nobody of old mail."""
+"""Largest age of an answer for which sharers get a note: a rebuild of the index sends no notes about old mail."""
 
 log = structlog.get_logger()
 
@@ -116,9 +116,9 @@ async def index_next(connection: Connection, size: int = BATCH) -> IndexedBatch:
 def read_mails(
     mails: Sequence[NewMail], externals: Mapping[int, External], sharers: Mapping[int, Sequence[Local]]
 ) -> list[ReadMail]:
-    """Read the headers of these mails in order: of all, or of those that are read in ``READ_SECONDS``, at least one.
+    """Read the headers of these mails in order, until ``READ_SECONDS`` have passed, but at least one.
 
-    It runs in a thread: the event loop goes on.
+    It runs in a thread, so the event loop is not blocked.
     """
     until = time.monotonic() + READ_SECONDS
     read: list[ReadMail] = []

@@ -31,7 +31,7 @@ _RECIPIENT_STATES = "array(select distinct r.state from submission_recipients r 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _TERM_CHARACTERS, _MAX_TERMS = 200, 120
 ANSWERED_BY_ONE = 50
-"""Mails with the same Message-ID that one answer marks as answered, the latest; there is one unless somebody forges."""
+"""Limit of mails with the same Message-ID that one answer marks as answered, latest first; only forgery makes two."""
 NOT_INDEXED = "(not indexed)"
 """Subject of a mail whose header could not be read in time."""
 

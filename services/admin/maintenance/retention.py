@@ -132,7 +132,7 @@ class Purge:
         self._batch = batch
 
     async def run(self) -> Counts[str]:
-        """Purge. :return: the number of rows by kind. Committed batches stay purged, whatever fails.
+        """Purge expired rows. :return: the number of rows by kind. A later failure does not undo committed batches.
 
         :raises Temporary: the database is unavailable. :raises StepsFailed: some steps failed, the others are done.
         """

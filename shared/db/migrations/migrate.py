@@ -32,7 +32,7 @@ LOCK = 7_165_402_881
 """Key of the advisory lock: a number that nothing else in this database uses."""
 
 LOCK_SECONDS = 1.0
-"""Limit of the wait for the lock of a table: seconds; so long may mail wait behind the migration."""
+"""Limit of the wait for the lock of a table: seconds; mail may wait this long behind the migration."""
 LOCK_PAUSE_SECONDS = 5.0
 """Pause before the next attempt: seconds; mail that waited is finished by then."""
 MAX_LOCK_SECONDS = 6 * 3600.0
@@ -126,6 +126,6 @@ def _connection(database_url: str, seconds: float) -> Iterator[Connection]:
 
 
 def _is_fault_of_migration(error: DBAPIError) -> bool:
-    """Return whether a statement failed by itself: on the rows that it found, or on its words (class 42)."""
+    """Return whether the statement caused the error: by the rows that it found, or by its text (class 42)."""
     cause = error.orig
     return isinstance(cause, psycopg.Error) and (is_caused_by_data(cause) or (cause.sqlstate or "").startswith("42"))
