@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class System:
-    """A running gateway and its provider, as users and operators meet them."""
+    """A running gateway and its provider, as users and operators use them."""
 
     def __init__(self, instance: Instance, provider: DemoProvider, folder: Path) -> None:
         self.instance, self.provider, self.folder = instance, provider, folder
@@ -40,8 +40,8 @@ class System:
     # ---------------------------------------------------------------------------------------- the operator
 
     def run(self, *words: str, stdin: str = "") -> Result:
-        """Run a command of the command line, in this process: starting one takes longer than most commands."""
-        with structlog.testing.capture_logs():  # a command silences the log; afterwards it is as it was
+        """Run a command of the command line in this process, which is faster than in a new one."""
+        with structlog.testing.capture_logs():  # a command changes the log's configuration, which is restored here
             command = partial(CliRunner(env={"COLUMNS": "200"}).invoke, app, [*words, *self._data()], stdin)
             if not _in_a_loop():
                 return command()
@@ -52,13 +52,13 @@ class System:
         return ["--data", str(self.settings.data)]
 
     def json(self, *words: str) -> Any:
-        """What a command prints with --json."""
+        """Run a command with --json and return its parsed output."""
         done = self.run(*words, "--json")
         assert done.stdout, done.stderr
         return json.loads(done.stdout)
 
     def apply(self, document: dict[str, Any], prune: bool = True) -> str:
-        """Make the accounts what the document says, by the command; what it printed."""
+        """Apply an accounts file by the command, and return its output."""
         file = self.folder / "accounts.json"
         file.write_text(json.dumps(document), encoding="utf-8")
         done = self.run("apply", str(file), *(["--prune"] if prune else []))
@@ -66,7 +66,7 @@ class System:
         return done.stdout
 
     def external(self, address: str, **fields: Any) -> dict[str, Any]:
-        """An account at our provider, with its mailbox there; polled every second."""
+        """Create a mailbox at the provider. Return the fields of its external account, polled every second."""
         self.provider.add_mailbox(address, PASSWORD)
         server = {"host": self.provider.host, "tls": "none"}
         return {
@@ -78,7 +78,7 @@ class System:
         } | fields
 
     def company(self) -> dict[str, Any]:
-        """The company of the manual's 4.3."""
+        """Return the accounts file of the company in the manual's section 4.3."""
         return {
             "external_accounts": [self.external("support@company.com"), self.external("sales@company.com")],
             "local_accounts": [
@@ -92,7 +92,7 @@ class System:
     # ---------------------------------------------------------------------------------------- people
 
     def mails(self, address: str, password: str = PASSWORD) -> list[bytes]:
-        """The mails in a local account's mailbox, read by POP3, with CRLF line ends."""
+        """Return the mails in a local account's mailbox, read by POP3, with CRLF line ends."""
         session = poplib.POP3("127.0.0.1", self.settings.pop3_port, timeout=60)
         try:
             session.user(address)
@@ -102,21 +102,21 @@ class System:
             session.quit()
 
     def who_has(self, token: str, people: list[str]) -> list[str]:
-        """Those in whose mailbox a mail with this text lies."""
+        """Return the people whose mailboxes have a mail with this text."""
         return [address for address in people if any(token.encode() in mail for mail in self.mails(address))]
 
     def submit(self, author: str, recipients: list[str], message: bytes | Message) -> None:
-        """Hand in a mail as a mail client does."""
+        """Submit a mail as a mail client does."""
         body = message if isinstance(message, bytes) else message.as_bytes()
         with smtplib.SMTP("127.0.0.1", self.settings.smtp_port, timeout=120) as smtp:
             smtp.login(author, PASSWORD)
             smtp.sendmail(author, recipients, body)
 
     def empty(self) -> None:
-        """No accounts, and no mail at the provider: an account that is added again continues with its ledger.
+        """Remove all accounts, and all mail at the provider: an account that is added again keeps its UIDL ledger.
 
-        Nothing held, which the next test's people would get, and no alarms: the first of them would be told that those
-        of an earlier test are over.
+        Held mail is discarded, and alarms are deleted: otherwise the people of the next test would get this mail, and
+        notices that alarms of an earlier test are over.
         """
         self.apply({})
         for mail in self.json("held", "list"):
@@ -138,7 +138,7 @@ def _in_a_loop() -> bool:
 
 
 def until(what: Callable[[], T], seconds: float = 300.0) -> T:
-    """Call it until it returns something true. :raises AssertionError: it never did."""
+    """Call a function until its result is true, and return it. :raises AssertionError: not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, f"not within {seconds:g} s"
@@ -148,7 +148,7 @@ def until(what: Callable[[], T], seconds: float = 300.0) -> T:
 
 @contextmanager
 def running(folder: Path, **settings: Any) -> Iterator[System]:
-    """A system with a data folder of its own, on free ports."""
+    """Run a system with a private data folder on free ports for the block."""
     base = Settings(data=folder / "data", allow_private_upstream=True, **settings)
     with (
         DemoProvider(folder / "provider") as provider,
