@@ -1,4 +1,4 @@
-"""Configures logs: one JSON object per line (or text) on standard error: time, level, service, the event's fields."""
+"""Configures logs: one JSON object per line (or text) on standard error: time, level, event, service, fields."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import structlog
 
 _ENCODER = json.JSONEncoder(default=repr)
 """One encoder for all lines: json.dumps with an argument creates one for each line."""
+
+_FIRST = ("timestamp", "level", "event", "service")
+"""The first fields of a line, in this order."""
 
 REPEAT_SECONDS = (1.0, 60.0)
 """Pause between two lines of one event about an unavailable server: seconds, first and longest; it doubles with each
@@ -29,6 +32,7 @@ def configure(form: Literal["json", "console"], service: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
         structlog.processors.UnicodeDecoder(),
+        _put_first,
     ]
     renderer: structlog.typing.Processor = (
         _to_json if form == "json" else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
@@ -48,6 +52,7 @@ def configure(form: Literal["json", "console"], service: str) -> None:
                 structlog.contextvars.merge_contextvars,
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
+                _put_first,
             ],
         )
     )
@@ -103,6 +108,11 @@ def _limit_repeats(limit: RepeatLimit) -> structlog.typing.Processor:
         return event
 
     return process
+
+
+def _put_first(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Let a line begin with time, level and event: in long lines they are then in one place."""
+    return {name: event[name] for name in _FIRST if name in event} | dict(event)
 
 
 def _to_json(_: object, __: str, event: structlog.typing.EventDict) -> str:

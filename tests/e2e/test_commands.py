@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
@@ -186,3 +188,24 @@ def test_skipped_mails_are_listed_and_acknowledged(system: System) -> None:
     assert "acknowledged 0 mails" in system.run("external", "skipped", SUPPORT, "--acknowledge").stdout
     assert system.run("external", "skipped", SUPPORT, "--retry", "--id", "999999").exit_code == 1
     assert system.run("external", "skipped", SUPPORT, "--id", "1").exit_code == 2
+
+
+def test_the_logs_of_all_services_tell_the_way_of_a_mail_between_colleagues(system: System) -> None:
+    system.apply(system.company())
+    system.submit(
+        "alex@local.com", ["jim@local.com"], b"Subject: lunch-today\r\nMessage-ID: <lunch@local.com>\r\n\r\nHi\r\n"
+    )
+    until(lambda: system.who_has("lunch-today", ["jim@local.com"]))
+    [traced] = system.json("trace", "lunch@local.com")
+    assert (traced["events"][0]["event"], traced["events"][-1]["event"]) == ("submitted", "delivered")
+    # by the id of the submission, though the mail inside has another one
+    told = until(lambda: [line for line in logged(system, traced["id"]) if line["event"] == "delivered"])
+    assert told[0]["service"] == "mailbox"
+    lines = logged(system, traced["id"])
+    assert lines[0]["event"] == "submitted" and [line["timestamp"] for line in lines] == sorted(
+        line["timestamp"] for line in lines
+    )
+
+
+def logged(system: System, mail_id: int) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in system.run("logs", "--json", "--mail", str(mail_id)).stdout.splitlines()]

@@ -55,3 +55,18 @@ def test_only_lines_about_an_unavailable_server_are_left_out() -> None:
     assert events.count("batch delayed") == 1
     assert events.count("poll failed") == events.count("mail failed") == 50
     assert len([event for event in events if event.startswith("error connecting")]) == 1
+
+
+def test_each_line_begins_with_time_level_event_and_service() -> None:
+    program = """
+import logging, structlog
+from shared.runtime import logs
+logs.configure("json", "router")
+structlog.get_logger().info("poll failed", error="x")
+structlog.get_logger().info("mails", lines=[{"event": "routed", "inbound_id": 1}])
+logging.getLogger("asyncio").warning("a library")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    lines = [list(json.loads(line).items()) for line in done.stderr.splitlines()]
+    assert [[name for name, _ in line[:4]] for line in lines] == [["timestamp", "level", "event", "service"]] * 3
+    assert [line[2][1] for line in lines] == ["poll failed", "routed", "a library"]

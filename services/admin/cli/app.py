@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from services.admin.cli import accounts, backup, completion, install, machine, mail
+from services.admin.cli import accounts, backup, completion, install, logs, machine, mail
 from services.admin.cli.options import Data, group
 from shared import __version__
 
@@ -42,6 +42,7 @@ app.add_typer(accounts.external, name="external")
 app.add_typer(accounts.local, name="local")
 app.command()(mail.status)
 app.command()(mail.trace)
+app.command()(logs.logs)
 app.command()(mail.route)
 app.add_typer(mail.queue, name="queue")
 app.add_typer(mail.parked, name="parked")

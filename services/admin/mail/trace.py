@@ -63,3 +63,10 @@ async def describe(
         }
         for mail_id, mail in sorted(mails.items())
     ]
+
+
+async def related_ids(connection: Connection, mail_id: int) -> set[int]:
+    """Return the ids of a mail, of the submission that it was, and of the mails that it became inside."""
+    mail = await inbound_admin.load_detail(connection, mail_id)
+    submission_id = mail.submission_id if mail is not None and mail.submission_id else mail_id
+    return {mail_id, submission_id, *(await inbound_admin.list_inside(connection, [submission_id]))}
