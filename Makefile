@@ -16,14 +16,14 @@ check:
 
 # The packages of shared/ and services/, what each imports, and whether that goes one way.
 graph:
-	./mailgroup test --version
+	./mailgroup test --setup
 	.venv/bin/python -m deploy.graph
 
 bench:
 	./mailgroup bench
 
 fuzz:
-	./mailgroup test --version
+	./mailgroup test --setup
 	.venv/bin/python -m pip install -q --no-deps --require-hashes -r requirements-fuzz.lock
 	.venv/bin/python -m tests.fuzz.explore
 
@@ -35,7 +35,7 @@ interop:
 
 MINUTES = 30
 soak:
-	./mailgroup test --version
+	./mailgroup test --setup
 	.venv/bin/python -m bench.soak --minutes $(MINUTES)
 
 api:
@@ -47,7 +47,7 @@ screenshots:
 # Ten thousand mails each way through two hundred kills and all else that goes wrong; then how soon mail flows again after
 # each single fault. Needs root, half an hour. SEED=n makes the same choices again.
 faults:
-	./mailgroup test --version
+	./mailgroup test --setup
 	.venv/bin/python -m tests.faults.drive $(if $(SEED),--seed $(SEED))
 	.venv/bin/python -m tests.faults.recovery
 	FAULTS_LONG=1 ./mailgroup test tests/faults/test_full_disk.py tests/faults/test_read_only.py -q -s
@@ -55,11 +55,11 @@ faults:
 # Failovers while mail is under way: two PostgreSQL servers, with a synchronous standby and with one that lags; three
 # RabbitMQ nodes. Needs root, ten minutes. SEED=n offers the same mails again.
 failover:
-	./mailgroup test --version
+	./mailgroup test --setup
 	.venv/bin/python -m tests.failover.drive $(if $(SEED),--seed $(SEED))
 
 # Two thousand of the worst mails that an outsider can write, and the worst headers of a user: what honest mail, pages, memory
 # and event loops notice. Needs root, some minutes.
 hostile:
-	./mailgroup test --version
+	./mailgroup test --setup
 	.venv/bin/python -m tests.faults.hostile

@@ -59,9 +59,25 @@ app.command()(completion.completion)
 app.command("console", hidden=True)(machine.console_process)
 
 
+@app.command(name="help")
+def help_(
+    words: Annotated[
+        list[str] | None, typer.Argument(help="A command and its subcommand.", metavar="[COMMAND...]")
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Show the help of a command, as --help does.
+
+    Example: mailgroup help queue list
+    """
+    typer.main.get_command(app).main([*(words or []), "--help"], prog_name="mailgroup")
+
+
 @app.command(name="test", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def test() -> None:
     """Run every test, in a checkout, and install what is missing; further arguments go to pytest.
+
+    With --setup, only install.
 
     Example: ./mailgroup test tests/unit -q
     """
