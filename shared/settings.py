@@ -6,7 +6,6 @@ file, and last ``DATA/run.json`` of a running ``up``.
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import json
 import os
@@ -17,6 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from shared.data_folder import is_up
 
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
@@ -73,18 +74,6 @@ class _RunFileSource(PydanticBaseSettingsSource):
         except (OSError, ValueError, KeyError):
             return {}
         return {str(name): value for name, value in settings.items()}
-
-
-def is_up(folder: Path) -> bool:
-    """Whether an ``up`` runs on this data folder: it locks ``up.lock`` until it ends."""
-    try:
-        with (folder / "up.lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
 
 
 def _read_hosts(value: object) -> object:

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.data_folder import require_unused
 from shared.errors import Permanent
 
 USER = "mailgroup"
@@ -144,6 +145,7 @@ def install(data: Path, lan: bool, machine: Machine, say: Callable[[str], None])
         raise Permanent(f"--data: {data}: a service's data folder may have no space, quote, percent sign or backslash")
     if machine.unit.exists():
         raise Permanent(f"{machine.unit}: the service is installed; a new version is brought in by 'mailgroup upgrade'")
+    require_unused(data)
     _make_user(data, machine)
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     machine.run(["chown", "--recursive", f"{USER}:{USER}", str(data)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import secrets
@@ -23,8 +22,9 @@ from deploy.machine.launch import remove_environments
 from deploy.machine.postgres import Postgres
 from deploy.machine.programs import tail, write_private
 from deploy.machine.supervise import Supervisor, leftovers, service
+from shared.data_folder import FolderState, locked
 from shared.db.migrations.migrate import migrate
-from shared.errors import Permanent, Temporary
+from shared.errors import Temporary
 from shared.provider.vault import new_key
 from shared.settings import SERVICES, Settings
 
@@ -32,8 +32,6 @@ _START_SECONDS = 120.0
 """Limits the start of one part: seconds, enough for a slow machine."""
 _STOP_SECONDS = 58.0
 """Limits the stop of everything: seconds, below the minute that is promised."""
-_LOCK_SECONDS = 1.0
-"""Limits the wait for the lock of the data folder: seconds; commands hold it for an instant."""
 _ASK_SECONDS = 8.0
 """RabbitMQ is asked about its queues at most this often: seconds; it is restarted after two bad answers."""
 _MAIL_PORTS = ("pop3_port", "pop3s_port", "smtp_port", "submission_port", "smtps_port")
@@ -47,14 +45,21 @@ class Instance:
     """A context manager; everything runs while it is open."""
 
     def __init__(
-        self, settings: Settings, say: Callable[[str], None] = print, services: Sequence[str] = SERVICES
+        self,
+        settings: Settings,
+        say: Callable[[str], None] = print,
+        services: Sequence[str] = SERVICES,
+        set_state: Callable[[FolderState], None] | None = None,
     ) -> None:
-        """:param settings: as the command read them. :param say: shows a line of progress."""
+        """:param settings: as the command read them. :param say: shows a line of progress.
+        :param set_state: of the lock of the data folder, if the caller holds it.
+        """
         self.settings = settings  # from the start on with the URLs of the private servers and the key
         self.admin_password: str | None = None  # of the console, if this start created it
         self.stopping = threading.Event()  # set it to end the wait
         self.failure: BaseException | None = None  # why the instance ended by itself
         self._say = say
+        self._set_state = set_state
         self._services = tuple(services)
         self._data = settings.data.absolute()
         self._servers = servers.PrivateServers(self._data, None, None)
@@ -74,8 +79,8 @@ class Instance:
         """
         with ExitStack() as stack:
             folders.make_data_folder(self._data)
-            stack.enter_context(locked(self._data))
-            (self._data / "run.json").unlink(missing_ok=True)
+            if self._set_state is None:
+                self._set_state = stack.enter_context(locked(self._data, "up"))
             _end_leftovers(self._data, self._say)
             self._check_ports()
             self._prepare()
@@ -85,6 +90,7 @@ class Instance:
                 pass
             if self.failure is not None:
                 raise self.failure
+            self._set_state("ready")
             self._stack = stack.pop_all()
         return self
 
@@ -260,6 +266,8 @@ class Instance:
 
     def _finish(self) -> None:
         self._say("Stopping")
+        if self._set_state is not None:
+            self._set_state("stopping")
         self._end.set()
         self._watcher.join()
         self._servers.tidy()
@@ -352,24 +360,6 @@ def _kept(file: Path, make: Callable[[], str]) -> tuple[str, bool]:
         write_private(file, make() + "\n")
         return file.read_text(encoding="ascii").strip(), True
     return file.read_text(encoding="ascii").strip(), False
-
-
-@contextmanager
-def locked(data: Path) -> Iterator[None]:
-    """Hold the lock of a data folder: only one ``up`` may use it."""
-    with (data / "up.lock").open("a") as file:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:  # commands that check whether the system runs hold it for an instant
-                if time.monotonic() > deadline:
-                    raise Permanent(
-                        f"{data}: is in use by another mailgroup that runs now; stop it, or give another --data"
-                    ) from error
-            time.sleep(0.05)
-        yield
 
 
 def _end_leftovers(data: Path, say: Callable[[str], None]) -> None:

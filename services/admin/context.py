@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from shared.amqp.broker import Broker
 from shared.auth.passwords import HashingPool
+from shared.data_folder import find_holder
 from shared.db.database import Database
 from shared.db.migrations.revisions import check_revision
 from shared.errors import Permanent, Temporary
 from shared.provider.vault import Vault
 from shared.settings import Settings, load
+
+START_SECONDS = 300.0
+"""Limits the wait for a system that is starting: seconds; ``up`` gives each of its parts 120 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +54,51 @@ class AdminContext:
             await broker.close()
 
 
-@asynccontextmanager
-async def open_context(data: Path | None, require_database: bool = True) -> AsyncIterator[AdminContext]:
-    """Open the running system: DATABASE_URL, or the one that ``up`` wrote into the data folder.
+def _say(line: str) -> None:
+    print(f"mailgroup: {line}", file=sys.stderr, flush=True)
 
-    :param require_database: fail if the database does not answer.
-    :raises Permanent: no system runs there. :raises Temporary: the database does not answer.
+
+async def await_start(data: Path | None, say: Callable[[str], None] | None = _say) -> Settings:
+    """Return the settings, after the end of a start of this data folder's system that is under way.
+
+    :raises Temporary: it is not ready in time, it failed, or the folder is in use by a command that runs no system.
     """
     settings = load(data=data)
+    holder = find_holder(settings.data)
+    deadline = time.monotonic() + START_SECONDS
+    while holder is not None and holder.state != "ready":
+        if holder.state != "starting" or say is None:
+            raise Temporary(f"{settings.data}: {holder} uses this data folder; try again when it is done")
+        if time.monotonic() > deadline:
+            raise Temporary(f"{settings.data}: {holder} is not ready after {START_SECONDS:g} s")
+        say(f"waiting until {holder} is ready, with the data folder {settings.data}")
+        waited_for = holder
+        while holder == waited_for and time.monotonic() <= deadline:
+            await asyncio.sleep(0.1)
+            holder = find_holder(settings.data)
+        if holder is None:
+            raise Temporary(
+                f"{settings.data}: {waited_for} has ended before it was ready; its output and the files in "
+                f"{settings.data / 'log'} say why"
+            )
+        settings = load(data=data)
+    return settings
+
+
+@asynccontextmanager
+async def open_context(
+    data: Path | None, require_database: bool = True, say: Callable[[str], None] | None = _say
+) -> AsyncIterator[AdminContext]:
+    """Open the running system: DATABASE_URL, or the one that ``up`` wrote into the data folder.
+
+    :param require_database: fail if the database does not answer. :param say: shows a line if the system is starting,
+        before it is waited for; None: do not wait.
+    :raises Permanent: no system runs there. :raises Temporary: the database does not answer, or the start is not done.
+    """
+    settings = await await_start(data, say)
     if settings.database_url is None:
+        if settings.data.exists() and not os.access(settings.data, os.R_OK | os.X_OK):
+            raise Permanent(f"{settings.data}: this user may not read the data folder; run the command as its owner")
         raise Permanent(
             f"no mailgroup is running with the data folder {settings.data} (start one with 'mailgroup up', "
             "name its folder with --data, or set MAILGROUP_DATABASE_URL)"

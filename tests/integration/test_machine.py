@@ -24,7 +24,8 @@ from deploy.machine.instance import Instance, with_free_ports
 from deploy.machine.postgres import USER as POSTGRES_USER
 from deploy.machine.servers import prepare
 from deploy.machine.supervise import ROOT, leftovers
-from shared.settings import SERVICES, is_up, load
+from shared.data_folder import is_up
+from shared.settings import SERVICES, load
 from tests.servers import scratch, wait_for
 
 RESTART_SECONDS = 2.0

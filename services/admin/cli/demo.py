@@ -29,6 +29,7 @@ from services.admin.accounts.file_format import check
 from services.admin.cli.output import console, print_json, print_table
 from services.admin.context import open_context
 from services.admin.mail.trace import trace
+from shared.data_folder import locked
 from shared.settings import Settings, load
 
 SUPPORT, SALES, CUSTOMER = "support@company.com", "sales@company.com", "anna@customer.example"
@@ -204,6 +205,7 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
 
     with ExitStack() as stack:
         folders.make_data_folder(settings.data)
+        set_state = stack.enter_context(locked(settings.data, "demo"))
         say("Starting the stand-in provider (Dovecot and Postfix)")
         provider = stack.enter_context(
             DemoProvider(
@@ -212,7 +214,7 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
                 str(settings.data),
             )
         )
-        system = Instance(settings, say)
+        system = Instance(settings, say, set_state=set_state)
         stack.enter_context(instance.stopped_by_signals(system.stopping))
         try:
             stack.enter_context(system)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,7 @@ import typer
 
 from services.admin.cli.options import Data, Json
 from services.admin.cli.output import console, fail, print_table, report_errors, run
-from services.admin.context import open_context
+from services.admin.context import await_start, open_context
 from services.admin.mail import operations
 from shared.errors import Permanent
 from shared.provider.vault import Vault, new_key
@@ -109,12 +110,14 @@ def migrate(data: Data = None) -> None:
     """
     from shared.db.migrations.migrate import migrate as migrate_schema
 
-    with report_errors():
-        settings = load(data=data)
+    async def work() -> None:
+        settings = await await_start(data)
         if settings.database_url is None:
             raise Permanent("MAILGROUP_DATABASE_URL: not set, and no running system found")
-        migrate_schema(settings.database_url)
+        await asyncio.to_thread(migrate_schema, settings.database_url)
         console.print("the database has the schema of this version", markup=False)
+
+    run(work)
 
 
 def rotate_key(data: Data = None) -> None:

@@ -46,7 +46,7 @@ def status(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data, require_database=False) as system:
+        async with open_context(data, require_database=False, say=None) as system:
             with show_waiting("Asking all services"):
                 found = await gather(system, thoroughly=True)
         if json:

@@ -17,14 +17,14 @@ from pathlib import Path
 import psycopg
 
 from deploy.machine import backups, folders, servers
-from deploy.machine.instance import locked
 from deploy.machine.postgres import Postgres
 from deploy.machine.programs import tail, write_private
+from shared.data_folder import locked, require_unused
 from shared.db import leases
 from shared.db.database import Database
 from shared.db.migrations.migrate import migrate
 from shared.errors import Permanent, Temporary
-from shared.settings import Settings, is_up
+from shared.settings import Settings
 from shared.store import account_changes, alerts, inbound_admin, maildrops, maillog, polls, submissions_admin
 from shared.store.maillog import MailEvent
 
@@ -60,8 +60,7 @@ def restore(
     :param progress: is called while the dump is loaded.
     :raises Permanent: the file is no backup, a system runs there, or one exists and is not to be replaced.
     """
-    if is_up(settings.data.absolute()):
-        raise Permanent(f"{settings.data}: a mailgroup runs on this data folder; stop it first")
+    require_unused(settings.data.absolute())
     with backups.opened(file) as backup, _target(settings, replace, say) as url:
         say("Restoring the database")
         backups.load(backup, url, progress)
@@ -78,8 +77,9 @@ def restore(
 def prepare_loaded(settings: Settings, *, send_queue: bool) -> Restored:
     """Do the same for a database that pg_restore has filled. No other process may use it meanwhile.
 
-    :raises Permanent: the settings name no database, or it is empty.
+    :raises Permanent: the settings name no database, it is empty, or a system runs on the data folder.
     """
+    require_unused(settings.data.absolute())
     url = settings.database_url
     if url is None:
         raise Permanent("--loaded: MAILGROUP_DATABASE_URL names no database")
@@ -102,7 +102,7 @@ def _target(settings: Settings, replace: bool, say: Callable[[str], None]) -> It
         yield settings.database_url
         return
     data = folders.make_data_folder(settings.data)
-    with locked(data):
+    with locked(data, "restore", "at work"):
         key = data / "secret.key"
         if key.exists() and not replace:
             raise Permanent(f"{data}: a system exists already; --replace replaces it by the one in the backup")
