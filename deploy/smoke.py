@@ -31,7 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
-SUPPORT, CUSTOMER, PASSWORD = "support@company.com", "anna@customer.example", "secret"
+SUPPORT, CUSTOMER, PASSWORD = "support@company.com", "anna@customer.example", "demo-secret"
 PEOPLE = {name: f"{name.lower()}@local.com" for name in ("Alex", "Jim", "Kim", "Tom")}
 ANYONE = ssl._create_unverified_context()  # the certificate is self-signed
 WAIT_SECONDS = 90.0

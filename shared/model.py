@@ -91,6 +91,7 @@ class Local:
     external_id: int
     delegate_id: int | None  # of a local account
     former_names: tuple[str, ...] = ()  # earlier user names; they stay valid until another person has them
+    weak_password: bool = False  # it had too few characters when it was set; False for a hash from a file
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -36,6 +36,7 @@ class System:
     def __init__(self, instance: Instance, provider: DemoProvider, folder: Path) -> None:
         self.instance, self.provider, self.folder = instance, provider, folder
         self.settings = instance.settings
+        self.password = PASSWORD  # of the local accounts
 
     # ---------------------------------------------------------------------------------------- the operator
 
@@ -91,12 +92,12 @@ class System:
 
     # ---------------------------------------------------------------------------------------- people
 
-    def mails(self, address: str, password: str = PASSWORD) -> list[bytes]:
+    def mails(self, address: str, password: str | None = None) -> list[bytes]:
         """Return the mails in a local account's mailbox, read by POP3, with CRLF line ends."""
         session = poplib.POP3("127.0.0.1", self.settings.pop3_port, timeout=60)
         try:
             session.user(address)
-            session.pass_(password)
+            session.pass_(password or self.password)
             return [b"\r\n".join(session.retr(number + 1)[1]) + b"\r\n" for number in range(session.stat()[0])]
         finally:
             session.quit()
@@ -109,7 +110,7 @@ class System:
         """Submit a mail as a mail client does."""
         body = message if isinstance(message, bytes) else message.as_bytes()
         with smtplib.SMTP("127.0.0.1", self.settings.smtp_port, timeout=120) as smtp:
-            smtp.login(author, PASSWORD)
+            smtp.login(author, self.password)
             smtp.sendmail(author, recipients, body)
 
     def empty(self) -> None:
@@ -118,6 +119,7 @@ class System:
         Held mail is discarded, and alarms are deleted: otherwise the people of the next test would get this mail, and
         notices that alarms of an earlier test are over.
         """
+        self.password = PASSWORD
         self.apply({})
         for mail in self.json("held", "list"):
             done = self.run("parked", "discard", str(mail["id"]), "--reason", "of an earlier test")

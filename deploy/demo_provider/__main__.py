@@ -14,7 +14,7 @@ from deploy.demo_provider.maildrops import Maildrops
 from deploy.demo_provider.pop3 import DemoPop3Session
 
 POP3_PORT, SMTP_PORT = 1110, 1025
-PASSWORD = "secret"
+PASSWORD = "demo-secret"
 
 
 async def serve(passwords: dict[str, str]) -> None:

@@ -139,6 +139,7 @@ async def save_local(connection: Connection, local: Local) -> int:
             "address": local.address,
             "enabled": local.enabled,
             "password_hash": local.password_hash,
+            "weak_password": local.weak_password,
             "user_name": local.user_name,
             "aliases": list(local.aliases),
             "addresses": list(local.addresses),
@@ -150,9 +151,9 @@ async def save_local(connection: Connection, local: Local) -> int:
 
 
 async def replace_password_hash(connection: Connection, local_id: int, old: str, new: str) -> bool:
-    """Store ``new`` if ``old`` is still stored. :return: whether it was."""
+    """Store ``new``, of a password that is not weak, if ``old`` is still stored. :return: whether it was."""
     cursor = await connection.execute(
-        """update local_accounts set password_hash = %s
+        """update local_accounts set password_hash = %s, weak_password = false
            where id = %s and password_hash = %s and enabled and removed_at is null""",
         (new, local_id, old),
     )

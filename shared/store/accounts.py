@@ -23,7 +23,7 @@ _EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_por
     delete_after_days, delete_history, reply_to_author, aliases, oauth, smtp_size, smtp_refused,
     answer_notes, hold from external_accounts"""
 _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id,
-    former_names from local_accounts"""
+    former_names, weak_password from local_accounts"""
 
 
 def _external(row: Row) -> External:
@@ -54,7 +54,9 @@ def _external(row: Row) -> External:
 
 
 def _local(row: Row) -> Local:
-    local_id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id, former = row
+    local_id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id, former, weak = (
+        row
+    )
     return Local(
         local_id,
         address,
@@ -66,6 +68,7 @@ def _local(row: Row) -> Local:
         external_id,
         delegate_id,
         tuple(former),
+        weak,
     )
 
 
@@ -157,6 +160,13 @@ async def count_accounts(connection: Connection) -> tuple[int, int]:
     )
     row = await cursor.fetchone()
     return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+
+async def count_weak_passwords(connection: Connection) -> int:
+    """Count the local accounts whose password had too few characters when it was set."""
+    cursor = await connection.execute("select count(*) from local_accounts where removed_at is null and weak_password")
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])
 
 
 async def count_sharers(connection: Connection, external_ids: Sequence[int]) -> dict[int, int]:

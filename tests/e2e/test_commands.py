@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from services.admin.cli import accounts as account_commands
 from services.admin.cli.app import app
-from tests.company import local
+from tests.company import HASH, local
 from tests.system import PASSWORD, System, until
 
 SUPPORT = "support@company.com"
@@ -118,6 +120,70 @@ def test_a_field_with_an_invalid_value_is_named(system: System, words: tuple[str
     system.apply(system.company())
     done = system.run(*words)
     assert (done.exit_code, said in done.stderr) == (2, True), done.output
+
+
+def test_a_weak_password_needs_a_word_and_status_counts_it(system: System) -> None:
+    system.apply(system.company())
+    alex = ("local", "set", "alex@local.com")
+    # a new password is refused if it is weak
+    refused = system.run(*alex, "password=-", stdin="nine char\n")
+    assert (refused.exit_code, "at least 10 characters are needed" in refused.stderr) == (2, True)
+    assert system.run("local", "add", "x@local.com", "user_name=X", f"external={SUPPORT}", "password=x").exit_code == 2
+    assert system.json("status")["weak_passwords"] == 0
+    # unless the operator wants it
+    taken = system.run(*alex, "password=short", "--weak")
+    assert taken.exit_code == 0
+    assert taken.stderr == "mailgroup: warning: 1 local account has a password of fewer than 10 characters\n"
+    assert system.mails("alex@local.com", "short") == []
+    # a file may have them: one warning, with their number
+    company = system.company()
+    for person in company["local_accounts"][:3]:
+        del person["password_hash"]
+        person["password"] = "secret"
+    file = system.folder / "weak.json"
+    file.write_text(json.dumps(company), encoding="utf-8")
+    said = system.run("apply", str(file))
+    assert said.exit_code == 0
+    assert said.stderr == "mailgroup: warning: 3 local accounts have passwords of fewer than 10 characters\n"
+    assert system.json("status")["weak_passwords"] == 3
+    assert "Passwords: 3 local accounts have passwords of fewer than 10 characters" in system.run("status").stdout
+    # a generated password is printed and works
+    made = system.json(*alex, "--generate")["password"]
+    assert system.mails("alex@local.com", made) == []
+    assert system.json("status")["weak_passwords"] == 2
+    printed = system.run("local", "add", "eve@local.com", "user_name=Eve", f"external={SUPPORT}", "--generate").stdout
+    [made] = re.findall(r"^password: (\w{16})$", printed, re.M)
+    assert system.mails("eve@local.com", made) == []
+    assert system.run(*alex, "--generate", "password=x").exit_code == 2
+
+
+def test_an_account_is_added_with_an_answer_and_started(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a mailbox with mail
+    fields = system.external(SUPPORT)
+    system.provider.put(SUPPORT, b"To: support@company.com\nSubject: lies-there\n\nHi\n")
+    servers = [f"{name}.{key}={value}" for name in ("pop3", "smtp") for key, value in fields[name].items()]
+    add = ("external", "add", SUPPORT, f"password={PASSWORD}", "poll_seconds=1", *servers)
+    # when no answer is given, nothing is added
+    refused = system.run(*add)
+    assert (refused.exit_code, "history: is missing" in refused.stderr) == (2, True)
+    # and on a terminal the command asks, with the number of mails
+    with monkeypatch.context() as terminal:
+        terminal.setattr(account_commands, "is_asked", lambda: True)
+        asked = system.run(*add, stdin="maybe\nall\n")
+    assert asked.exit_code == 0, asked.output
+    assert f"{SUPPORT}: 1 mails are at the provider already." in asked.stdout
+    assert asked.stdout.count("Deliver them (all), or leave them there (from_now)?") == 2
+    assert "1 of them will be delivered once everybody is there and the account is started" in asked.stdout
+    # then its mail waits for the start
+    assert system.run("external", "start", SUPPORT).exit_code == 1
+    assert "on hold" in system.run("external", "list").stdout
+    system.run("local", "add", "alex@local.com", "user_name=Alex", f"external={SUPPORT}", f"password_hash={HASH}")
+    until(lambda: system.json("held", "list"))
+    assert system.mails("alex@local.com") == []
+    assert "started for 1 people; 1 mails on hold are routed now" in system.run("external", "start", SUPPORT).stdout
+    until(lambda: system.who_has("lies-there", ["alex@local.com"]))
+    assert "is started already" in system.run("external", "start", SUPPORT).stdout
+    assert system.json("external", "start", SUPPORT) == {"changed": []}
 
 
 def test_an_external_account_is_not_removed_while_it_has_sharers(system: System) -> None:

@@ -25,6 +25,8 @@ ARGUMENTS = (
 )
 CUSTOMER = "anna@customer.example"
 ADMIN_PASSWORD = "the console's password"
+STRONG = "correct horse"
+"""A password that the console accepts for a local account."""
 PHONE, DESKTOP = 390, 1280
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 """Folder for the screenshots (``make screenshots``); None: no screenshots are taken."""
@@ -90,7 +92,7 @@ def add_local(page: Page, name: str, external: str) -> None:
     open_page(page, "Local accounts")
     page.get_by_role("link", name="Add local account").click()
     page.get_by_label("Email address", exact=True).fill(f"{name.lower()}@local.com")
-    page.get_by_label("Login password").fill(PASSWORD)
+    page.get_by_label("Login password").fill(STRONG)
     page.get_by_label("User name", exact=True).fill(name)
     page.get_by_label("External email address").select_option(external)
     page.get_by_role("button", name="Add", exact=True).click()
@@ -126,6 +128,7 @@ def test_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(page: P
         expect(page.locator("#test")).to_contain_text("Nothing was fetched and nothing was sent")
         page.get_by_role("button", name="Add", exact=True).click()
         expect(page.get_by_role("heading", level=1)).to_have_text(address)
+    system.password = STRONG
     for name, external in (("Alex", "support"), ("Jim", "support"), ("Kim", "sales"), ("Tom", "sales")):
         add_local(page, name, f"{external}@company.com")
     # and everybody is here
@@ -182,7 +185,8 @@ def test_old_mail_waits_until_everybody_is_said_to_be_here(page: Page, system: S
     page.get_by_role("radio", name="They are delivered, too").check()
     page.get_by_role("button", name="Add", exact=True).click()
     expect(page.get_by_role("status").first).to_contain_text("on hold until it is started")
-    # and whoever is added first gets nothing
+    # and the person who is added first gets nothing
+    system.password = STRONG
     add_local(page, "Alex", "support@company.com")
     until(lambda: len(system.json("held", "list")) == 2)
     assert system.mails("alex@local.com") == []
@@ -233,7 +237,7 @@ def _look_at_every_page(page: Page, system: System) -> None:
     page.get_by_role("button", name="Sign out").click()
     _look(page, system, "/sign-in")
     page.get_by_label("Name or email address").fill("alex@local.com")
-    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_label("Password").fill(STRONG)
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Alex")
     for path in ("/mine", "/mine/deleted"):
@@ -266,6 +270,41 @@ def test_a_refused_form_says_why_and_keeps_what_was_typed(page: Page, system: Sy
     expect(page.get_by_role("alert")).to_contain_text("POP3 port: 'many' is not a number from 1 to 65535")
     expect(page.get_by_label("POP3 port")).to_have_attribute("aria-invalid", "true")
     expect(page.get_by_label("Email address")).to_have_value("support@company.com")
+
+
+def test_a_password_is_long_enough_or_made_by_the_page(page: Page, system: System) -> None:
+    # given the form of a new person
+    system.apply(system.company())
+    sign_in(page, system)
+    page.goto(f"{system.instance.urls()['console']}/local/new")
+    page.get_by_label("Email address", exact=True).fill("eve@local.com")
+    page.get_by_label("User name", exact=True).fill("Eve")
+    page.get_by_label("External email address").select_option("support@company.com")
+    # when the password is too short
+    page.get_by_label("Login password").fill("nine char")
+    page.get_by_role("button", name="Add", exact=True).click()
+    # then the page says so
+    expect(page.get_by_role("alert")).to_contain_text("Login password: at least 10 characters are needed")
+    # and its button makes one and shows it
+    page.get_by_role("button", name="Suggest one").click()
+    expect(page.get_by_label("Login password")).to_have_attribute("type", "text")
+    made = page.get_by_label("Login password").input_value()
+    assert re.fullmatch(r"[a-zA-Z2-9]{16}", made)
+    page.get_by_role("button", name="Add", exact=True).click()
+    expect(page.get_by_role("status").first).to_contain_text("added")
+    assert system.mails("eve@local.com", made) == []
+    # on the person's own page it fills both fields
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_label("Name or email address").fill("eve@local.com")
+    page.get_by_label("Password").fill(made)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_label("Current password").fill(made)
+    page.get_by_role("button", name="Suggest one").click()
+    second = page.get_by_label("New password").input_value()
+    assert second != made and page.get_by_label("Once more").input_value() == second
+    page.get_by_role("button", name="Change", exact=True).click()
+    expect(page.get_by_role("status").first).to_contain_text("Your password is changed")
+    assert system.mails("eve@local.com", second) == []
 
 
 def test_the_page_of_an_account_shows_an_authorization_without_a_reload(page: Page, system: System) -> None:

@@ -143,3 +143,23 @@ def test_a_renamed_person_keeps_id_delegate_and_the_former_name() -> None:
     assert (
         describe_change(old, new) == "changed user_name Alex -> Sascha, aliases none -> Al, former_names none -> Alex"
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "was_weak", "weak"),
+    [
+        ({"password": "nine char"}, False, True),
+        ({"password": "ten  chars"}, True, False),
+        ({}, True, True),
+        ({}, False, False),
+        ({"password_hash": HASH}, True, True),
+        ({"password_hash": HASH.replace("m=19456", "m=19457")}, True, False),
+    ],
+)
+def test_a_weak_password_is_known_until_another_is_set(given: dict[str, str], was_weak: bool, weak: bool) -> None:
+    fields = {name: value for name, value in local("Alex").items() if name != "password_hash"}
+    entry = check({"local_accounts": [fields | given]}, "test").local_accounts[0]
+    old = Local(1, "alex@local.com", True, HASH, "Alex", (), (), 1, None, weak_password=was_weak)
+    new = build_local(entry, old, 1, given.get("password_hash", HASH))
+    assert new.weak_password is weak
+    assert describe_change(old, replace(new, password_hash="other")) == "changed password"  # said once

@@ -13,6 +13,7 @@ from services.admin.accounts.applied_passwords import Progress, hash_passwords
 from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
+from services.admin.accounts.passwords import is_weak
 from services.admin.accounts.plan import (
     AccountsPlan,
     build_external,
@@ -42,6 +43,7 @@ class ApplyResult:
 
     lines: list[str] = field(default_factory=list)  # what was changed, for people
     contacts: list[External] = field(default_factory=list)  # external accounts that are fetched in another way now
+    weak: int = 0  # local accounts whose given password is weak
 
 
 async def apply(
@@ -63,6 +65,7 @@ async def apply(
     # Before the first write: hashing is slow, and written rows are locked for the fetcher and the sender, too.
     hashes = await hash_passwords(connection, plan.save_locals, passwords, progress)
     execution = _Execution(connection, vault, externals, people)
+    execution.result.weak = sum(entry.password is not None and is_weak(entry.password) for entry, _ in plan.save_locals)
     await execution.run(plan, hashes)
     await transfer_former_names(connection)
     released = await inbound.release_held(connection, [external.id for external in execution.externals.values()])

@@ -9,6 +9,7 @@ from typing import TypeVar
 from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
+from services.admin.accounts.passwords import is_weak
 from services.admin.suggestions import say_unknown
 from shared.mime.display_names import normalise
 from shared.model import External, Local, OAuth, Server
@@ -268,7 +269,16 @@ def build_local(wanted: LocalFields, old: Local | None, external_id: int, passwo
         external_id,
         old.delegate_id if old else None,
         former,
+        _is_weak(wanted, old),
     )
+
+
+def _is_weak(wanted: LocalFields, old: Local | None) -> bool:
+    """Return whether the password is weak, as far as it is known: a new hash does not show it."""
+    if wanted.password is not None:
+        return is_weak(wanted.password)
+    kept = old is not None and wanted.password_hash in (None, old.password_hash)
+    return kept and old is not None and old.weak_password
 
 
 def _former_names(old: Local | None, user_name: str) -> tuple[str, ...]:
@@ -287,8 +297,8 @@ def describe_change(old: External | Local | None, new: External | Local, externa
         return "added; its mail is on hold until it is started" if isinstance(new, External) and new.hold else "added"
     changed = []
     for name in (f.name for f in fields(new) if f.name != "id" and getattr(old, f.name) != getattr(new, f.name)):
-        if name in ("password", "password_hash"):
-            changed.append("password")
+        if name in ("password", "password_hash", "weak_password"):
+            changed += [] if "password" in changed else ["password"]
         elif name == "external_id":
             changed.append(f"external -> {external}")
         else:

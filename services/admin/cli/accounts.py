@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from services.admin.access import audit
 from services.admin.accounts import connection_check, edit
-from services.admin.accounts import start as account_start
 from services.admin.accounts.apply import apply as apply_accounts
-from services.admin.accounts.apply import external_of
 from services.admin.accounts.errors import AccountsError, Kind
 from services.admin.accounts.export import as_yaml, build_document, find_entry, say_no_account
 from services.admin.accounts.file_format import AccountsFile, read_file
+from services.admin.accounts.passwords import MIN_CHARACTERS, describe_weak, generate_password, require_strong
 from services.admin.accounts.yaml_text import load_yaml
 from services.admin.cli.authorize import authorize as authorize_account
-from services.admin.cli.options import Data, Json, group
-from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
+from services.admin.cli.existing_mail import ask_history, start
+from services.admin.cli.options import Address, Data, Json, group
+from services.admin.cli.output import MISUSE, console, fail, print_json, print_lines, print_table, run, show_waiting
 from services.admin.cli.progress import show_progress
 from services.admin.context import AdminContext, open_context
 from services.admin.mail import operations
 from shared.db.database import Connection
-from shared.errors import Permanent, Temporary
+from shared.errors import Permanent
 from shared.model import External
 from shared.settings import load
 from shared.store import accounts
@@ -36,7 +35,6 @@ CHANGE_SECONDS = 3600.0
 
 external = group("External accounts: the shared mailboxes at providers (manual 4.1).")
 local = group("Local accounts: the people who share an external account (manual 4.2).")
-Address = Annotated[str, typer.Argument(help="Address of the account.", metavar="ADDRESS")]
 Fields = Annotated[
     list[str] | None,
     typer.Argument(
@@ -45,6 +43,10 @@ Fields = Annotated[
         metavar="FIELD=VALUE...",
     ),
 ]
+
+
+Weak = Annotated[bool, typer.Option("--weak", help=f"Accept a password of fewer than {MIN_CHARACTERS} characters.")]
+Generate = Annotated[bool, typer.Option("--generate", help="Set a random password, and print it.")]
 
 
 def apply(
@@ -89,6 +91,11 @@ def export(data: Data = None, json: Json = False) -> None:
     run(work)
 
 
+def is_asked() -> bool:
+    """Whether somebody at a terminal can answer a question."""
+    return sys.stdin.isatty()
+
+
 async def _change(
     system: AdminContext,
     prepare: Callable[[Connection], Awaitable[AccountsFile]],
@@ -96,35 +103,34 @@ async def _change(
     *,
     prune: bool = False,
     shown: bool = False,
+    generated: str | None = None,
 ) -> None:
     """Change accounts, and print the changes and what happens to the mail at the providers.
 
     :param prepare: returns the accounts; it runs in the transaction of the change. :param shown: show the progress.
+    :param generated: the new password, to be printed, too.
     """
     with show_progress("Passwords", shown=shown) as progress:
         async with system.database.transaction(CHANGE_SECONDS) as connection:
             wanted = await prepare(connection)
             outcome = await apply_accounts(connection, wanted, system.vault, system.passwords, prune, progress)
             await audit.record_lines(connection, audit.operator(), outcome.lines)
+    if outcome.weak:
+        print(f"mailgroup: warning: {describe_weak(outcome.weak)}", file=sys.stderr)
     if not json:
-        _print_lines(outcome.lines or ["nothing to change"])
+        print_lines(outcome.lines or ["nothing to change"])
+        print_lines([f"password: {generated}"] if generated else [])
     with show_waiting("Asking the provider for the mail there"):
         found = await connection_check.describe_maildrop(system, outcome.contacts)
     if json:
-        print_json({"changed": outcome.lines, "providers": found})
+        print_json({"changed": outcome.lines, "providers": found} | ({"password": generated} if generated else {}))
     else:
-        _print_lines(found)
-
-
-def _print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        console.print(line, markup=False)
+        print_lines(found)
 
 
 # ---------------------------------------------------------------------------------------------- one account at a time
 
 
-_HISTORY = click.Choice(["all", "from_now"])
 _TEXTS = (
     *("password", "password_file", "password_hash", "login", "host", "tls", "user_name", "external"),
     *("client_id", "client_secret", "token_url", "scope", "device_url", "authorize_url"),
@@ -158,34 +164,35 @@ def _parse(fields: list[str] | None) -> dict[str, Any]:
     return values
 
 
-def _save(kind: Kind, address: str, fields: dict[str, Any], data: Path | None, json: bool, new: bool) -> None:
+def _save(
+    kind: Kind,
+    address: str,
+    fields: dict[str, Any],
+    data: Path | None,
+    json: bool,
+    new: bool,
+    weak: bool = False,
+    generate: bool = False,
+) -> None:
     async def work() -> None:
+        if generate:
+            fields["password"] = generate_password()
         async with open_context(data) as system:
             given = any(name.startswith("password") or name == "oauth" for name in fields)
-            if new and not given and sys.stdin.isatty():
+            if new and not given and is_asked():
                 fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
-            if new and kind == "external" and "history" not in fields and sys.stdin.isatty():
-                fields["history"] = await _ask_history(system, address, fields)
+            if new and kind == "external" and "history" not in fields and is_asked():
+                fields["history"] = await ask_history(system, address, fields)
 
             async def prepare(connection: Connection) -> AccountsFile:
-                return await edit.prepare(connection, kind, address, fields, new, Path.cwd())
+                requested = await edit.prepare(connection, kind, address, fields, new, Path.cwd())
+                if not weak:
+                    require_strong(requested)
+                return requested
 
-            await _change(system, prepare, json)
+            await _change(system, prepare, json, generated=fields["password"] if generate else None)
 
     run(work)
-
-
-async def _ask_history(system: AdminContext, address: str, fields: dict[str, Any]) -> str:
-    """Ask what happens to the mail that is at the provider already, and say how many mails that are."""
-    entry = edit.check_entry("external", {"address": address} | fields, Path.cwd()).external_accounts[0]
-    try:
-        with show_waiting("Counting the mails at the provider"):
-            mails = await connection_check.count_mails(system, external_of(entry, None, system.vault, 0))
-        print(f"{address}: {mails} mails are at the provider already.")
-    except (Temporary, Permanent) as error:
-        print(f"{address}: the mails at the provider cannot be counted now: {error}")
-    choice: str = typer.prompt("Deliver them (all), or leave them there (from_now)?", type=_HISTORY)
-    return choice
 
 
 def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
@@ -196,7 +203,7 @@ def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
         if json:
             print_json({"changed": lines})
         else:
-            _print_lines(lines)
+            print_lines(lines)
 
     run(work)
 
@@ -253,7 +260,7 @@ def _show(kind: Kind, address: str, data: Path | None, json: bool) -> None:
     run(work)
 
 
-def _define(parent: typer.Typer, kind: Kind, example: str, add_example: str) -> None:
+def _define(parent: typer.Typer, kind: Kind, example: str) -> None:
     """Define the commands that both kinds of account share."""
 
     @parent.command("list", help=f"List the accounts.\n\nExample: mailgroup {kind} list")
@@ -263,14 +270,6 @@ def _define(parent: typer.Typer, kind: Kind, example: str, add_example: str) -> 
     @parent.command(help=f"Show an account, without its password.\n\nExample: mailgroup {kind} show {example}")
     def show(address: Address, data: Data = None, json: Json = False) -> None:
         _show(kind, address, data, json)
-
-    @parent.command(help=f"Add an account.\n\nExample: mailgroup {kind} add {example} {add_example}")
-    def add(address: Address, fields: Fields = None, data: Data = None, json: Json = False) -> None:
-        _change_fields(kind, address, fields, data, json, new=True)
-
-    @parent.command("set", help=f"Change fields of an account.\n\nExample: mailgroup {kind} set {example} password=-")
-    def set_(address: Address, fields: Fields = None, data: Data = None, json: Json = False) -> None:
-        _change_fields(kind, address, fields, data, json, new=False)
 
     @parent.command(help=f"Enable an account.\n\nExample: mailgroup {kind} enable {example}")
     def enable(address: Address, data: Data = None, json: Json = False) -> None:
@@ -286,19 +285,76 @@ def _define(parent: typer.Typer, kind: Kind, example: str, add_example: str) -> 
 
 
 def _change_fields(
-    kind: Kind, address: str, fields: list[str] | None, data: Path | None, json: bool, new: bool
+    kind: Kind,
+    address: str,
+    fields: list[str] | None,
+    data: Path | None,
+    json: bool,
+    new: bool,
+    weak: bool = False,
+    generate: bool = False,
 ) -> None:
     try:
         values = _parse(fields)
     except AccountsError as error:
-        fail(str(error), 2)
-    _save(kind, address, values, data, json, new)
+        fail(str(error), MISUSE)
+    if generate and any(name.startswith("password") for name in values):
+        fail("--generate: a password is given, too", MISUSE)
+    _save(kind, address, values, data, json, new, weak, generate)
 
 
-_define(
-    external, "external", "support@company.com", "pop3.host=pop3.company.com smtp.host=smtp.company.com history=all"
-)
-_define(local, "local", "alex@local.com", "user_name=Alex external=support@company.com")
+@external.command("add")
+def add_external(address: Address, fields: Fields = None, data: Data = None, json: Json = False) -> None:
+    """Add an account. Its mail is on hold until 'external start'.
+
+    Example: mailgroup external add support@company.com pop3.host=pop.company.com smtp.host=smtp.company.com history=all
+    """
+    _change_fields("external", address, fields, data, json, new=True)
+
+
+@external.command("set")
+def set_external(address: Address, fields: Fields = None, data: Data = None, json: Json = False) -> None:
+    """Change fields of an account.
+
+    Example: mailgroup external set support@company.com password=-
+    """
+    _change_fields("external", address, fields, data, json, new=False)
+
+
+@local.command("add")
+def add_local(
+    address: Address,
+    fields: Fields = None,
+    weak: Weak = False,
+    generate: Generate = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Add an account.
+
+    Example: mailgroup local add alex@local.com user_name=Alex external=support@company.com --generate
+    """
+    _change_fields("local", address, fields, data, json, new=True, weak=weak, generate=generate)
+
+
+@local.command("set")
+def set_local(
+    address: Address,
+    fields: Fields = None,
+    weak: Weak = False,
+    generate: Generate = False,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Change fields of an account.
+
+    Example: mailgroup local set alex@local.com password=-
+    """
+    _change_fields("local", address, fields, data, json, new=False, weak=weak, generate=generate)
+
+
+_define(external, "external", "support@company.com")
+_define(local, "local", "alex@local.com")
 
 
 @local.command()
@@ -316,29 +372,12 @@ def restore(address: Address, data: Data = None, json: Json = False) -> None:
         if json:
             print_json({"changed": lines})
         else:
-            _print_lines(lines)
+            print_lines(lines)
 
     run(work)
 
 
-@external.command("start")
-def start(address: Address, data: Data = None, json: Json = False) -> None:
-    """Release the mail of an account that is on hold: everybody who shares the account is there.
-
-    Mail of an account that 'external add' or the console has added is on hold until then.
-
-    Example: mailgroup external start support@company.com
-    """
-
-    async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
-            lines = await account_start.start(connection, address, audit.operator())
-        if json:
-            print_json({"changed": lines})
-        else:
-            _print_lines(lines or [f"external account {address}: is started already"])
-
-    run(work)
+external.command("start")(start)
 
 
 @external.command("test")

@@ -35,7 +35,7 @@ from shared.settings import Settings, load
 SUPPORT, SALES, CUSTOMER = "support@company.com", "sales@company.com", "anna@customer.example"
 PEOPLE = {"Alex": SUPPORT, "Jim": SUPPORT, "Kim": SALES, "Tom": SALES}
 LOCAL = {name: f"{name.lower()}@local.com" for name in PEOPLE}
-PASSWORD = "secret"  # of a stand-in company on the loopback address
+PASSWORD = "demo-secret"  # of a stand-in company on the loopback address
 STEP_SECONDS = 60.0
 """Time limit of a step: seconds."""
 

@@ -11,6 +11,7 @@ import typer
 
 from services.admin.access import audit
 from services.admin.accounts.export import say_no_account
+from services.admin.accounts.passwords import describe_weak
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
 from services.admin.context import open_context
@@ -87,6 +88,8 @@ def _print_status(found: dict[str, Any]) -> None:
         ("External account", "Fetched", "Delivered", "On hold", "Needs attention", "Own copies", "In flight"),
         ((address, *book.values()) for address, book in found["books"].items()),
     )
+    if found["weak_passwords"]:
+        console.print(f"Passwords: {describe_weak(found['weak_passwords'])}", markup=False)
     for problem in found["problems"]:
         console.print("[red]problem[/red] ", end="")
         console.print(problem, markup=False)

@@ -20,6 +20,7 @@ def _inherit(context: typer.Context, value: Path | None) -> Path | None:
 Data = Annotated[
     Path | None, typer.Option("--data", help="Data folder of the system.", metavar="DIR", callback=_inherit)
 ]
+Address = Annotated[str, typer.Argument(help="Address of the account.", metavar="ADDRESS")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

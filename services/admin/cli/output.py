@@ -81,6 +81,12 @@ def show_waiting(what: str) -> Iterator[None]:
         yield
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Print lines to standard output."""
+    for line in lines:
+        console.print(line, markup=False)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document to standard output."""
     print(json.dumps(value, ensure_ascii=False, indent=2, default=str))

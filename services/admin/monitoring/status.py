@@ -31,6 +31,7 @@ from shared.amqp import topology
 from shared.errors import Permanent, Temporary
 from shared.model import External
 from shared.settings import SERVICES, Settings
+from shared.store import accounts
 from shared.store.polls import PollState
 from shared.store.relay_status import RelayStatus
 
@@ -49,10 +50,12 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
     externals: list[dict[str, Any]] = []
     accounted: list[reconciliation.AccountBooks] = []
     database: dict[str, int] = {}
+    weak_passwords = 0
     try:
         async with system.database.snapshot(30) as connection:
             facts = await load_facts(connection)
             accounted = await reconciliation.load_accounts(connection, thoroughly)
+            weak_passwords = await accounts.count_weak_passwords(connection)
         for external in facts.externals:
             poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
             externals.append(_external(external, poll, relay, facts.now, problems))
@@ -89,6 +92,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
         "database": database,
         "queues": queues,
         "externals": externals,
+        "weak_passwords": weak_passwords,
         "books": {account.address: account.shown() for account in accounted},
     }
 

@@ -11,6 +11,7 @@ from services.admin.access import audit, users
 from services.admin.access.users import CurrentUser
 from services.admin.accounts import edit, export
 from services.admin.accounts.errors import AccountsError
+from services.admin.accounts.passwords import MIN_CHARACTERS, require_strong
 from services.admin.mail import operations, search_index
 from services.admin.web import client_autoconfig
 from services.admin.web.forms import Form, explain, shown
@@ -250,6 +251,7 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     password = form.secret("password") or context.kept_secrets.load(user.session_id, values["kept"])
     try:
         requested = edit.check_entry("local", _fields(form, password, old))
+        require_strong(requested)
         async with context.system.database.transaction() as connection:
             if old is None and await accounts.local_by_login(connection, values["address"]):
                 raise AccountsError([f"local account: address: {values['address']}: is there already"])
@@ -310,6 +312,7 @@ async def _dialog(
         logins=logins,
         servers=servers,
         links=links,
+        min_characters=MIN_CHARACTERS,
         problems=problems or [],
         invalid=invalid or set(),
     )

@@ -22,6 +22,7 @@ from services.admin.access.users import CurrentUser
 from services.admin.accounts import apply
 from services.admin.accounts.apply import ApplyResult
 from services.admin.accounts.file_format import AccountsFile
+from services.admin.accounts.passwords import describe_weak
 from services.admin.context import AdminContext
 from services.admin.formatting import ago, mail_status, octets
 from services.admin.web.forms import KeptSecrets
@@ -71,6 +72,7 @@ class PageContext:
             "pair": _pair,
             "browser": _browser,
             "mail_status": mail_status,
+            "weak_passwords": describe_weak,
         }
         self._templates.globals |= {
             "static": _static_names(),

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from services.admin.access import audit, users
+from services.admin.accounts.passwords import MIN_CHARACTERS, is_weak
 from services.admin.web import client_autoconfig
 from services.admin.web.forms import Form
 from services.admin.web.local_accounts import load_deleted_mail, undelete_mails
@@ -15,9 +16,6 @@ from shared.model import Local
 from shared.store import account_changes, accounts, maildrops
 
 router = APIRouter(include_in_schema=False, prefix="/mine")
-
-MIN_CHARACTERS = 8
-"""Shortest password of a local account that its user may set: characters (NIST SP 800-63B)."""
 
 
 @router.get("")
@@ -44,6 +42,7 @@ async def _page(request: Request, context: PageContext, user: Person, problems: 
         sessions=sessions,
         servers=servers,
         links=links,
+        min_characters=MIN_CHARACTERS,
         problems=problems or [],
     )
 
@@ -57,7 +56,7 @@ async def change_password(request: Request, context: PageDep, user: Person) -> R
     verified = await context.sign_ins.verify(person.address, form.secret("old"), peer)
     if verified is None:
         return await _page(request, context, user, ["Current password: it is wrong."])
-    if len(form.secret("new")) < MIN_CHARACTERS:
+    if is_weak(form.secret("new")):
         return await _page(request, context, user, [f"New password: at least {MIN_CHARACTERS} characters are needed."])
     if form.secret("new") != form.secret("again"):
         return await _page(request, context, user, ["New password: the two are not the same."])

@@ -12,6 +12,7 @@ from services.admin.access import audit, users
 from services.admin.accounts import export
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import read_text
+from services.admin.accounts.passwords import describe_weak
 from services.admin.web.forms import Form
 from services.admin.web.mail import Before
 from services.admin.web.page_context import Administrator, PageDep, QueryText, Reader
@@ -142,6 +143,7 @@ async def import_file(request: Request, context: PageDep, user: Administrator) -
         requested = await asyncio.to_thread(read_text, text, "file", None)  # 1 MiB takes seconds
         async with context.system.database.transaction(CHANGE_SECONDS) as connection:
             outcome = await context.apply(connection, requested, user, form.flag("prune"))
+            warning = [f"Warning: {describe_weak(outcome.weak)}."] if outcome.weak else []
             if form.text("do") != "apply":
                 raise _DryRun
     except (AccountsError, UnicodeDecodeError) as error:
@@ -152,7 +154,6 @@ async def import_file(request: Request, context: PageDep, user: Administrator) -
         assert outcome is not None
         kept = context.kept_secrets.store(user.session_id, text) if len(text) <= KEPT_CHARACTERS else ""
         prune = form.flag("prune")
-        return await context.render_page(
-            request, user, "accounts_file.html", lines=outcome.lines, kept=kept, prune=prune
-        )
-    return await context.redirect(user, "/accounts-file", *(outcome.lines or ["Nothing was to be changed."]))
+        lines = [*outcome.lines, *warning]
+        return await context.render_page(request, user, "accounts_file.html", lines=lines, kept=kept, prune=prune)
+    return await context.redirect(user, "/accounts-file", *(outcome.lines or ["Nothing was to be changed."]), *warning)

@@ -114,6 +114,26 @@ def test_a_new_external_account_needs_an_answer_and_a_stored_one_keeps_it(browse
     assert script.call("DELETE", "/external-accounts/new@company.com").ok
 
 
+def test_a_password_is_strong_or_generated(browser: Browser, url: str, store: str) -> None:
+    script = Script(url, token(browser, "administrator"))
+    assert script.call("PUT", "/external-accounts", external(SALES)).ok
+    eve = {name: value for name, value in local("Eve", SALES).items() if name != "password_hash"}
+    for wrong, said in (
+        ({"password": "nine char"}, "password: at least 10 characters are needed"),
+        ({"password": "a long secret", "generate_password": True}, "a password is given, too"),
+    ):
+        answer = script.call("PUT", "/local-accounts", eve | wrong)
+        assert answer.status_code == 422 and said in answer.json()["detail"]
+    made = script.call("PUT", "/local-accounts", eve | {"generate_password": True}).json()
+    assert made["changed"] == ["local account eve@local.com: added"] and len(made["password"]) == 16
+    assert console.signed_in(url, "eve@local.com", made["password"]).get("/mine").ok
+    assert made["password"] not in str(stored(store, "select * from audit"))
+    assert script.call("PUT", "/local-accounts", eve | {"password": "a long secret"}).json() == {
+        "changed": ["local account eve@local.com: changed password"]
+    }
+    assert script.call("DELETE", "/local-accounts/eve@local.com").ok
+
+
 def test_a_mistake_is_named_and_a_password_not_sent_back(browser: Browser, url: str) -> None:
     script = Script(url, token(browser, "administrator"))
     answer = script.call("PUT", "/external-accounts", external(password="the-secret", poll_seconds="often"))

@@ -74,7 +74,7 @@ def local(name: str, **fields: Any) -> dict[str, Any]:
     return {
         "address": f"{name.lower()}@local.com",
         "enabled": "on",
-        "password": "secret",
+        "password": "a long secret",
         "user_name": name,
         "external": SUPPORT,
     } | fields
@@ -486,6 +486,27 @@ def test_a_person_who_would_collide_is_refused_with_the_reason(
     assert len(stored(store, "select * from local_accounts")) == 1
 
 
+def test_a_weak_password_is_refused_and_a_stored_one_counted(browser: Browser, store: str) -> None:
+    browser.post("/external/new", external())
+    page = browser.post("/local/new", local("Alex", password="nine char"))
+    assert page.status_code == 422
+    assert "Login password: at least 10 characters are needed" in text(page)
+    assert stored(store, "select * from local_accounts") == []
+    assert browser.post("/local/new", local("Alex", password="ten  chars")).ok
+    assert browser.post("/local/alex@local.com", local("Alex", password="nine char")).status_code == 422
+    # a file may have one, and the page says so
+    entry = f"{{address: alex@local.com, user_name: Alex, external: {SUPPORT}, password: short}}"
+    file = {"file": ("accounts.yaml", f"local_accounts: [{entry}]")}
+    page = browser.post("/accounts-file", {"do": "apply"}, files=file)
+    assert "Warning: 1 local account has a password of fewer than 10 characters." in text(page)
+    assert stored(store, "select weak_password from local_accounts") == [(True,)]
+    # it stays weak until it is changed
+    assert browser.post("/local/alex@local.com", local("Sascha", password="")).ok
+    assert stored(store, "select weak_password from local_accounts") == [(True,)]
+    assert "changed password" in text(browser.post("/local/alex@local.com", local("Sascha")))
+    assert stored(store, "select weak_password from local_accounts") == [(False,)]
+
+
 def test_an_external_account_is_not_removed_while_it_has_sharers(browser: Browser) -> None:
     browser.post("/external/new", external())
     browser.post("/local/new", local("Alex"))
@@ -553,7 +574,7 @@ def test_a_person_who_was_changed_or_removed_meanwhile_is_not_saved(browser: Bro
     browser.post("/local/new", local("Alex"))
     version = hidden(browser.get("/local/alex@local.com"), "version")
     # when the password is changed in another tab, the later form is not saved, although it shows no other field
-    assert browser.post("/local/alex@local.com", local("Alex", password="another", version=version)).ok
+    assert browser.post("/local/alex@local.com", local("Alex", password="another secret", version=version)).ok
     page = browser.post("/local/alex@local.com", local("Alexa", password="", version=version))
     assert page.status_code == 409 and "admin: changed local account: changed password" in text(page)
     assert 'value="Alexa"' in page.text

@@ -8,6 +8,7 @@ from services.admin.access import audit
 from services.admin.access.users import CurrentUser
 from services.admin.accounts import edit
 from services.admin.accounts.errors import Kind
+from services.admin.accounts.passwords import require_strong
 from services.admin.web.page_context import NotFound, PageContext
 from shared.db.database import Connection
 from shared.model import External, Local
@@ -41,6 +42,7 @@ async def save_account(
         if kind == "external":
             entry = await edit.complete_external(connection, entry)
         requested = edit.check_entry(kind, entry)
+        require_strong(requested)
         if if_match is not None:
             version = if_match.strip().removeprefix("W/").strip('"')
             await edit.require_version(connection, kind, entry["address"], version)

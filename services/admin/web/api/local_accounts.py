@@ -9,7 +9,8 @@ from fastapi.responses import Response
 
 from services.admin.access import audit, users
 from services.admin.accounts import edit, export
-from services.admin.accounts.file_format import LocalFields
+from services.admin.accounts.errors import AccountProblem, AccountsError
+from services.admin.accounts.passwords import generate_password
 from services.admin.mail import operations
 from services.admin.web.api.account_requests import remove_account, require_local, save_account
 from services.admin.web.api.schemas import (
@@ -20,6 +21,8 @@ from services.admin.web.api.schemas import (
     DeletedMailEntry,
     IfMatch,
     LocalAccount,
+    LocalChange,
+    LocalRequest,
     MailSelection,
     NewName,
     OperationOutcome,
@@ -64,14 +67,21 @@ async def logins(context: PageDep, user: Reader, address: AddressInPath) -> Any:
     return {"last": last, "sessions": sessions}
 
 
-@router.put("/local-accounts", response_model=ChangeLines, tags=["accounts"])
-async def save_local(context: PageDep, user: Administrator, fields: LocalFields, if_match: IfMatch = None) -> Any:
+@router.put("/local-accounts", response_model=LocalChange, response_model_exclude_none=True, tags=["accounts"])
+async def save_local(context: PageDep, user: Administrator, fields: LocalRequest, if_match: IfMatch = None) -> Any:
     """Add or replace a local account; with If-Match only the version that was read before.
 
-    Without a password the stored one stays; other fields take their default.
+    Without a password the stored one stays; other fields take their default. A new password has at least 10 characters;
+    with `generate_password` the response has a random one.
     """
-    entry = fields.model_dump(exclude_unset=True, exclude={"password_file"})
-    return await save_account(context, user, "local", entry, if_match)
+    entry = fields.model_dump(exclude_unset=True, exclude={"password_file", "generate_password"})
+    password = None
+    if fields.generate_password:
+        if "password" in entry or "password_hash" in entry:
+            words = "a password is given, too"
+            raise AccountsError([AccountProblem(words, "local", address=fields.address, field=("generate_password",))])
+        entry["password"] = password = generate_password()
+    return {**await save_account(context, user, "local", entry, if_match), "password": password}
 
 
 @router.delete("/local-accounts/{address}", response_model=ChangeLines, tags=["accounts"])

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import Header, Path, Query
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from services.admin.accounts.file_format import Address, Name
+from services.admin.accounts.file_format import Address, LocalFields, Name
 from shared import __version__
 
 
@@ -119,6 +119,18 @@ class ChangeLines(BaseModel):
     """The changes, one line each."""
 
     changed: list[str] = Field(examples=[["external account support@company.com: added"]])
+
+
+class LocalRequest(LocalFields):
+    """A local account as in the accounts file. generate_password: set a random password, and return it."""
+
+    generate_password: bool = False
+
+
+class LocalChange(ChangeLines):
+    """The changes, one line each. password: the generated one; missing if none was asked for."""
+
+    password: str | None = Field(None, examples=["kPqzv7Rm4wXcNdha"])
 
 
 class ConnectionCheckStep(BaseModel):

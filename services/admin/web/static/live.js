@@ -56,8 +56,12 @@ for (const place of document.querySelectorAll(".suggests")) {
   button.addEventListener("click", () => {
     const letters = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
     const numbers = crypto.getRandomValues(new Uint32Array(16));
-    field.type = "text";
-    field.value = Array.from(numbers, (n) => letters[n % letters.length]).join("");
+    const password = Array.from(numbers, (n) => letters[n % letters.length]).join("");
+    for (const each of [field, document.getElementById(place.dataset.again)]) {
+      if (!each) continue;
+      each.type = "text"; // the user has to see it, to tell it to its owner
+      each.value = password;
+    }
     field.select();
   });
   place.append(button);

@@ -62,6 +62,7 @@ create table local_accounts (
     address        text not null check (octet_length(address) <= 200),
     enabled        boolean not null default true,
     password_hash  text not null,                    -- argon2id, PHC string
+    weak_password  boolean not null default false,   -- it had too few characters when it was set
     user_name      text not null,
     aliases        text[] not null default '{}',     -- further names
     former_names   text[] not null default '{}',     -- earlier user names, kept at a change
