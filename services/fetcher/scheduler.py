@@ -41,7 +41,7 @@ LAST_SUCCESS = Gauge(
 )
 ERRORS = Counter(
     "mailgroup_fetch_errors_total", "Failed polls.", ["external", "kind"]
-)  # refused, unreachable, tls, timeout, protocol, policy, busy, internal
+)  # refused, unreachable, tls, certificate, timeout, protocol, policy, busy, internal
 
 SKIPPED = Gauge("mailgroup_skipped_messages", "Mails that could not be fetched and that no operator has acknowledged.")
 

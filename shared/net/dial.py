@@ -29,6 +29,8 @@ MAIL_PORTS = frozenset({110, 995, 25, 465, 587, 2525})
 ProgressCallback = Callable[[str, str], None]
 """Called after each completed step with the step's name and its result."""
 
+_CLEAR_TEXT = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
+"""OpenSSL's reasons for octets that are no TLS record."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _Target = tuple[int, tuple[Any, ...]]  # address family, socket address
@@ -50,6 +52,19 @@ class TlsError(Temporary):
     """TLS failed: an untrusted certificate, an old protocol version, or no TLS where the account demands it."""
 
     kind: ClassVar[str] = "tls"
+
+
+class CertificateRefused(TlsError):
+    """The certificate is not trusted, is for another name, or is not the pinned one.
+
+    certificate: as it was shown (DER); None if the handshake ended before.
+    """
+
+    kind: ClassVar[str] = "certificate"
+
+    def __init__(self, text: str, certificate: bytes | None = None) -> None:
+        super().__init__(text)
+        self.certificate = certificate
 
 
 class AddressNotAllowed(Permanent):
@@ -127,6 +142,28 @@ async def connect_socket(
         raise ConnectTimeout(
             f"{host_port(server)}: no connection within {seconds:g} s; check host, port, firewall"
         ) from error
+
+
+async def speaks_tls(server: Server, allow_private: PrivateHosts, seconds: float) -> bool:
+    """Whether the server answers a TLS handshake from the first octet, with any certificate and version."""
+    try:
+        async with asyncio.timeout(seconds):
+            connection = await connect_socket(server, allow_private, seconds)
+            try:
+                transport, _ = await asyncio.get_running_loop().create_connection(
+                    asyncio.Protocol, sock=connection, ssl=_context(True), server_hostname=server.host.strip("[]")
+                )
+            except BaseException:
+                connection.close()
+                raise
+            transport.abort()
+            return True
+    except ssl.SSLEOFError:
+        return False
+    except ssl.SSLError as error:  # an alert is an answer, too
+        return error.reason is not None and error.reason not in _CLEAR_TEXT
+    except (OSError, Temporary, Permanent):
+        return False
 
 
 async def _connect_first(server: Server, targets: list[_Target], deadline: asyncio.Timeout) -> socket.socket:
@@ -251,28 +288,32 @@ def fingerprint(der: bytes) -> str:
 def check_fingerprint(server: Server, der: bytes | None) -> None:
     """Check the certificate that the server presented against the pinned one, if there is one.
 
-    :raises TlsError: the certificate is not the pinned one.
+    :raises CertificateRefused: the certificate is not the pinned one.
     """
     if server.tls_fingerprint is None:
         return
     pinned = server.tls_fingerprint.replace(":", "").replace(" ", "").lower()
     shown = fingerprint(der) if der else "none"
     if not hmac.compare_digest(pinned.encode(), shown.encode()):
-        raise TlsError(
+        raise CertificateRefused(
             f"{host_port(server)}: the certificate is not the pinned one (its SHA-256 is {shown}); "
-            "set tls_fingerprint to that only if the provider confirms it"
+            "set tls_fingerprint to that only if the provider confirms it",
+            der,
         )
 
 
 def explain_tls(server: Server, error: Exception) -> TlsError:
     """Describe a failed handshake and what to change; to be raised from ``error``."""
     if isinstance(error, ssl.SSLCertVerificationError):
-        return TlsError(
+        return CertificateRefused(
             f"{host_port(server)}: the certificate is not trusted ({error.verify_message or 'no reason'}); "
             "correct the host's name, or pin the certificate with tls_fingerprint"
         )
-    if isinstance(error, ssl.SSLError) and error.reason in {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}:
-        return TlsError(f"{host_port(server)}: the server does not speak TLS on this port; check port and tls")
+    if isinstance(error, ssl.SSLError) and error.reason in _CLEAR_TEXT:
+        return TlsError(
+            f"{host_port(server)}: the server does not speak TLS on this port, but clear text; check port and tls: "
+            "this port is for STARTTLS or for no encryption, SSL/TLS (implicit) has a port of its own"
+        )
     if isinstance(error, ssl.SSLError) and error.reason:
         return TlsError(
             f"{host_port(server)}: TLS failed ({error.reason.replace('_', ' ').lower()}); TLS 1.2 or newer is needed"

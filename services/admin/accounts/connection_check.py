@@ -6,19 +6,26 @@ import asyncio
 import time
 from collections.abc import Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
+from services.admin.accounts.certificates import ShownCertificate, read_certificate
 from services.admin.context import AdminContext
 from shared.errors import Permanent, Temporary
 from shared.model import External, LedgerEntry, Server
-from shared.net.dial import ProgressCallback, host_port, no_progress
+from shared.net.dial import CertificateRefused, ProgressCallback, TlsError, host_port, no_progress, speaks_tls
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.pop3_client import Pop3Client, open_session
-from shared.provider.smtp_connect import probe_smtp
+from shared.provider.smtp_connect import connect, probe_smtp
+from shared.settings import PrivateHosts
 from shared.store import account_changes, accounts, polls, relay_status, uidl_ledger
 
 SECONDS = 20.0
 """Time limit of a step: seconds."""
+QUIET_SECONDS = 1.0
+"""Silence of a server after which a TLS handshake is tried: seconds; a greeting takes less as a rule."""
+PROBE_SECONDS = 1.5
+"""Time limit of that try: seconds; with the silence less than 3 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,18 @@ class CheckStep:
     text: str  # the result, or the error and what to change
     seconds: float = 0.0  # duration
     mails: int | None = None  # the number of mails at the provider, of the step that counts them
+    server: str = ""  # of a refused certificate: pop3 or smtp
+    certificate: ShownCertificate | None = None  # the refused one
+
+    def fields(self) -> dict[str, Any]:
+        """Return the step as in the JSON of command and REST API."""
+        shown: dict[str, Any] = {"step": self.name, "ok": self.ok, "result": self.text}
+        shown["seconds"] = round(self.seconds, 3)
+        if self.mails is not None:
+            shown["mails"] = self.mails
+        if self.certificate is not None:
+            shown["certificate"] = {"server": self.server} | asdict(self.certificate)
+        return shown
 
 
 async def check_connection(system: AdminContext, external: External, undecided: bool = False) -> list[CheckStep]:
@@ -42,21 +61,26 @@ async def check_connection(system: AdminContext, external: External, undecided: 
         credential = await _credential(system, external)
     except (Temporary, Permanent, ValueError) as error:
         return [CheckStep("access token" if external.oauth else "password", False, str(error))]
-    fetching = _Checklist("POP3", external.pop3, _order(external.pop3, "logged in", "counted", "stable"))
+    allow = system.settings.allow_private_upstream
+    fetching = _Checklist("POP3", external.pop3, allow, _order(external.pop3, "logged in", "counted", "stable"))
     login = ("logged in",) if external.smtp_auth else ()
-    relaying = _Checklist("SMTP", external.smtp, _order(external.smtp, *login, "accepted"))
+    relaying = _Checklist("SMTP", external.smtp, allow, _order(external.smtp, *login, "accepted"))
     await asyncio.gather(
         fetching.run(_try_pop3(system, external, credential, fetching, undecided)),
         relaying.run(
             probe_smtp(
                 external,
                 credential,
-                system.settings.allow_private_upstream,
+                allow,
                 SECONDS,
                 relaying.done,
                 system.settings.ehlo_name,
             )
         ),
+    )
+    await asyncio.gather(
+        fetching.show_certificate(_show_pop3(system, external)),
+        relaying.show_certificate(_show_smtp(system, external, credential)),
     )
     async with system.database.transaction() as connection:
         saved = [account for account in await accounts.load_externals(connection, [external.id]) if account == external]
@@ -88,10 +112,13 @@ def _order(server: Server, *further: str) -> list[str]:
 class _Checklist:
     """The steps of one direction, with their durations."""
 
-    def __init__(self, protocol: str, server: Server, order: Sequence[str]) -> None:
+    def __init__(self, protocol: str, server: Server, allow_private: PrivateHosts, order: Sequence[str]) -> None:
         self.steps: list[CheckStep] = []
         self.well = False  # all steps are done
-        self._protocol, self._place = protocol, host_port(server)
+        self._refused = False  # the certificate is why it failed
+        self._protocol, self._server, self._place = protocol, server, host_port(server)
+        self._allow_private = allow_private
+        self._connected = asyncio.Event()
         self._order = list(order)
         self._began = time.perf_counter()
 
@@ -101,16 +128,70 @@ class _Checklist:
         self.steps.append(CheckStep(f"{self._protocol}: {_NAMES[step]}", True, found, now - self._began, mails))
         self._began = now
         self._order = self._order[self._order.index(step) + 1 :]
+        if step == "connected":
+            self._connected.set()
 
     async def run(self, check: Coroutine[None, None, None]) -> None:
-        """Run the check; if it fails, record the step that failed."""
+        """Run the check; if it fails, record the step that failed. A silent port is tried for TLS meanwhile."""
+        checking = asyncio.ensure_future(check)
+        suspicion = asyncio.ensure_future(self._wants_tls())
         try:
-            await check
+            await asyncio.wait({checking, suspicion}, return_when=asyncio.FIRST_COMPLETED)
+            if not checking.done() and suspicion.result():
+                raise TlsError(f"this port wants TLS from the start; choose SSL/TLS (implicit) for {self._server.port}")
+            await checking
             self.well = True
         except (Temporary, Permanent) as error:
+            self._refused = isinstance(error, CertificateRefused)
             text = str(error).removeprefix(f"{self._place}: ")
             name = _NAMES[self._order[0]] if self._order else "end"
             self.steps.append(CheckStep(f"{self._protocol}: {name}", False, text, time.perf_counter() - self._began))
+        finally:
+            for task in (checking, suspicion):
+                task.cancel()
+            await asyncio.gather(checking, suspicion, return_exceptions=True)
+
+    async def _wants_tls(self) -> bool:
+        """Whether a server that is silent to a client without TLS answers a TLS handshake: it waits for one."""
+        if self._server.tls == "implicit":
+            return False
+        await self._connected.wait()
+        await asyncio.sleep(QUIET_SECONDS)
+        if self._order[:1] not in (["answered"], ["encrypted"]):
+            return False
+        return await speaks_tls(self._server, self._allow_private, PROBE_SECONDS)
+
+    async def show_certificate(self, look: Coroutine[None, None, None]) -> None:
+        """Add the refused certificate to the step that failed, if one did for this reason.
+
+        :param look: connects, and raises CertificateRefused with the certificate before the login.
+        """
+        if not self._refused:
+            look.close()
+            return
+        try:
+            await look
+        except CertificateRefused as error:
+            if error.certificate is not None:
+                shown = read_certificate(error.certificate)
+                self.steps[-1] = replace(self.steps[-1], server=self._protocol.lower(), certificate=shown)
+        except (Temporary, Permanent):
+            return  # the failed step says enough
+
+
+_NO_CERTIFICATE = "0" * 64
+"""A fingerprint that no certificate has: the connection shows its certificate and ends before the login."""
+
+
+async def _show_pop3(system: AdminContext, external: External) -> None:
+    async with _session(system, replace(external, pop3=replace(external.pop3, tls_fingerprint=_NO_CERTIFICATE))):
+        return
+
+
+async def _show_smtp(system: AdminContext, external: External, credential: Credential) -> None:
+    pinned = replace(external, smtp=replace(external.smtp, tls_fingerprint=_NO_CERTIFICATE))
+    client = await connect(pinned, credential, system.settings.allow_private_upstream, SECONDS)
+    client.close()
 
 
 async def _try_pop3(

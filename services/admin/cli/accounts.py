@@ -132,7 +132,7 @@ async def _change(
 
 
 _TEXTS = (
-    *("password", "password_file", "password_hash", "login", "host", "tls", "user_name", "external"),
+    *("password", "password_file", "password_hash", "login", "host", "tls", "tls_fingerprint", "user_name", "external"),
     *("client_id", "client_secret", "token_url", "scope", "device_url", "authorize_url"),
 )
 """Fields whose value is always text, even if YAML would read a number or a list."""
@@ -393,11 +393,19 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
             with show_waiting(f"Checking {address}"):
                 steps = await connection_check.check_connection(system, account)
         if json:
-            print_json([{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps])
+            print_json([step.fields() for step in steps])
         else:
             for step in steps:
                 console.print("[green]ok[/green]  " if step.ok else "[red]bad[/red] ", end="")
                 console.print(f"{step.name}: {step.text} ({step.seconds * 1000:.0f} ms)", markup=False)
+                if step.certificate is not None:
+                    field = f"{step.server}.tls_fingerprint={step.certificate.fingerprint}"
+                    print_lines(
+                        [
+                            f"     certificate: {step.certificate.describe()}",
+                            f"     to trust this one: mailgroup external set {address} {field}",
+                        ]
+                    )
         if not all(step.ok for step in steps):
             raise typer.Exit(1)
 

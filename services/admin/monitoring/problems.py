@@ -24,6 +24,7 @@ from shared.db import connection_budget
 from shared.db.connection_budget import ConnectionUse
 from shared.db.database import Connection, is_read_only
 from shared.model import External
+from shared.net.dial import CertificateRefused
 from shared.settings import SERVICES, Settings
 from shared.store import accounts, inbound_admin, polls, relay_queue, relay_status, submissions_admin
 from shared.store.inbound_admin import UnstartedMail
@@ -164,6 +165,13 @@ def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
         Problem(kind, f"{external.address} {name}", f"{external.address}: {name}: {direction.last_error}", 0.0)
         for name, direction in (("fetching", poll), ("relaying", relay))
         if direction is not None and direction.paused_at is not None
+    ]
+    found += [
+        Problem(
+            "provider_certificate", f"{external.address} {name}", f"{external.address}: {name}: {direction.last_error}"
+        )
+        for name, direction in (("fetching", poll), ("relaying", relay))
+        if direction is not None and direction.failures and direction.last_error_kind == CertificateRefused.kind
     ]
     if poll is None or poll.paused_at is not None:
         return found

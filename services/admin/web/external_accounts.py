@@ -8,6 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.datastructures import FormData
 
 from services.admin.access import audit
 from services.admin.access.users import CurrentUser
@@ -252,7 +253,7 @@ def _fields(form: Form, secret: str | None, old: External | None) -> dict[str, A
 
 
 async def _submit(request: Request, context: PageContext, user: CurrentUser, old: External | None) -> Response:
-    form = Form(await request.form())
+    form = Form(_trusting(await request.form()))
     values = form.typed(_NEW)
     if old is not None:
         values["address"] = old.address
@@ -292,6 +293,14 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     return await context.redirect(
         user, context.path_to("/external", address), *lines, *await _described(context, outcome.contacts)
     )
+
+
+def _trusting(sent: FormData) -> FormData | dict[str, Any]:
+    """Return the form with the certificate that is to be trusted, to test the account again; else as it was sent."""
+    server, _, fingerprint = str(sent.get("trust", "")).partition(" ")
+    if server not in ("pop3", "smtp"):
+        return sent
+    return {**sent, f"{server}.tls_fingerprint": fingerprint, "do": "test"}
 
 
 def _answered(entry: dict[str, Any], old: External | None) -> dict[str, Any]:

@@ -66,13 +66,20 @@ async def remove_external(context: PageDep, user: Administrator, address: Addres
     return await remove_account(context, user, "external", address)
 
 
-@router.post("/external-accounts/{address}/test", response_model=list[ConnectionCheckStep], tags=["accounts"])
+@router.post(
+    "/external-accounts/{address}/test",
+    response_model=list[ConnectionCheckStep],
+    response_model_exclude_none=True,
+    tags=["accounts"],
+)
 async def test_external(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
-    """Test both directions step by step, without fetching or sending mail."""
+    """Test both directions step by step, without fetching or sending mail.
+
+    To trust a refused certificate, save the account with its fingerprint as `tls_fingerprint` of that server.
+    """
     async with context.system.database.transaction() as connection:
         external = await require_external(connection, address)
-    steps = await connection_check.check_connection(context.system, external)
-    return [{"step": s.name, "ok": s.ok, "result": s.text, "seconds": round(s.seconds, 3)} for s in steps]
+    return [step.fields() for step in await connection_check.check_connection(context.system, external)]
 
 
 @router.post("/external-accounts/{address}/start", response_model=ChangeLines, tags=["accounts"])

@@ -133,13 +133,27 @@ class LocalChange(ChangeLines):
     password: str | None = Field(None, examples=["kPqzv7Rm4wXcNdha"])
 
 
+class RefusedCertificate(BaseModel):
+    """A certificate that is not trusted, or not the pinned one. fingerprint: SHA-256; names: that it is for."""
+
+    server: Literal["pop3", "smtp"]
+    fingerprint: str
+    subject: str
+    issuer: str
+    names: list[str]
+    valid_from: datetime.datetime | None
+    valid_until: datetime.datetime | None
+
+
 class ConnectionCheckStep(BaseModel):
-    """A step of the test of an account."""
+    """A step of the test of an account. mails: at the provider, of the step that counts them."""
 
     step: str = Field(examples=["POP3: log in"])
     ok: bool
     result: str = Field(examples=["as support@company.com"])
     seconds: float
+    mails: int | None = None
+    certificate: RefusedCertificate | None = None
 
 
 class AuthorizationState(BaseModel):
