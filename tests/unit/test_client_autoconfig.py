@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import plistlib
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -15,7 +16,7 @@ from services.admin.accounts.client_autoconfig import (
     Endpoint,
     Unanswerable,
 )
-from shared.settings import SettingsError, load
+from shared.settings import Settings, SettingsError, load
 
 SERVERS = ClientServers(
     "mail.local.com",
@@ -224,3 +225,60 @@ def test_a_users_links_carry_the_address_whole() -> None:
     assert found.autodiscover == "http://mail.lan:8080/autodiscover/autodiscover.xml"
     assert ElementTree.fromstring(found.qr_code).tag == "svg"
     assert client_autoconfig.links("http://mail.lan:8080", "jim@local.com").qr_code != found.qr_code
+
+
+@pytest.mark.parametrize(
+    ("host", "reachable"),
+    [
+        *((host, True) for host in ("mail.company.com", "192.168.1.7", "fd00::7", "[2001:db8::1]", "nas.local")),
+        *((host, False) for host in ("localhost", "127.0.0.1", "127.0.1.1", "::1", "[::1]", "0.0.0.0", "")),
+        *((host, False) for host in ("admin", "3f2a9c1d77e0", "box.localdomain", "mail.localhost")),
+    ],
+)
+def test_names_of_this_machine_and_of_containers_are_not_for_others(host: str, reachable: bool) -> None:
+    assert client_autoconfig.is_for_others(host) is reachable
+
+
+@pytest.mark.parametrize(
+    ("settings", "seen", "base", "said"),
+    [
+        # one machine, as it comes: nothing is reachable, and the page says what to set
+        (
+            {},
+            "localhost",
+            "http://localhost:8080",
+            ["MAILGROUP_MAIL_HOST .* and MAILGROUP_BIND to 0.0.0.0", "MAILGROUP_ADMIN_BIND"],
+        ),
+        # in containers, opened on the machine itself
+        ({"bind": "0.0.0.0", "admin_bind": "0.0.0.0"}, "127.0.0.1", "http://127.0.0.1:8080", ["MAIL_HOST", "opens"]),
+        # the administrator has named the host: the QR code has it, though the page was opened as localhost
+        (
+            {"bind": "0.0.0.0", "admin_bind": "0.0.0.0", "mail_host": "mail.company.com"},
+            "localhost",
+            "http://mail.company.com:8080",
+            [],
+        ),
+        ({"bind": "0.0.0.0", "admin_bind": "192.168.1.7"}, "localhost", "http://192.168.1.7:8080", ["MAIL_HOST"]),
+        # a name without dots is the administrator's choice for mail, and no guess
+        (
+            {"bind": "0.0.0.0", "admin_bind": "0.0.0.0", "mail_host": "nas"},
+            "192.168.1.7",
+            "http://192.168.1.7:8080",
+            [],
+        ),
+        ({"mail_host": "localhost"}, "192.168.1.7", "http://192.168.1.7:8080", ["cannot reach localhost"]),
+        ({"bind": "0.0.0.0", "admin_bind": "0.0.0.0"}, "192.168.1.7", "http://192.168.1.7:8080", []),
+    ],
+)
+def test_a_page_that_others_cannot_reach_says_what_to_set(
+    settings: dict[str, str], seen: str, base: str, said: list[str]
+) -> None:
+    chosen = Settings(**settings)  # type: ignore[arg-type]  # pydantic converts
+    found = client_autoconfig.base_url_for_others(f"http://{seen}:8080", chosen)
+    assert found == base
+    warnings = client_autoconfig.find_warnings(chosen.host_for_clients(seen), found, chosen)
+    assert len(warnings) == len(said)
+    for warning, words in zip(warnings, said, strict=True):
+        assert re.search(words, warning), warning
+    # and there is a QR code only without a warning
+    assert bool(client_autoconfig.links(found, ALEX, warnings).qr_code) is not bool(said)

@@ -6,18 +6,19 @@ password: the user types it. No answer depends on whether the address exists, so
 
 from __future__ import annotations
 
+import ipaddress
 import plistlib
 import uuid
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit, urlunsplit
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 import segno
 
 from shared.errors import Permanent
-from shared.settings import Settings
+from shared.settings import Settings, is_loopback
 
 Tls = Literal["implicit", "starttls", "none"]
 
@@ -228,18 +229,69 @@ class Links:
     autoconfig: str
     autodiscover: str
     profile: str
-    qr_code: str  # SVG element with the URL of the profile, for the camera of a phone
+    qr_code: str  # SVG element with the URL of the profile, for the camera of a phone; '' if no phone can reach it
+    warnings: tuple[str, ...] = ()  # why other machines cannot use the addresses, and what the administrator has to set
 
 
-def links(base_url: str, address: str) -> Links:
-    """Return the URLs for an address. :param base_url: of the console as the user reached it, without a final slash."""
+def links(base_url: str, address: str, warnings: tuple[str, ...] = ()) -> Links:
+    """Return the URLs for an address.
+
+    :param base_url: of the console for other machines, without a final slash. :param warnings: as ``find_warnings``.
+    """
     profile = f"{base_url}/profile?emailaddress={quote(address)}"
     return Links(
         f"{base_url}/mail/config-v1.1.xml?emailaddress={quote(address)}",
         f"{base_url}/autodiscover/autodiscover.xml",
         profile,
-        segno.make_qr(profile).svg_inline(scale=4, dark="#000", light="#fff"),
+        "" if warnings else segno.make_qr(profile).svg_inline(scale=4, dark="#000", light="#fff"),
+        warnings,
     )
+
+
+def is_for_others(host: str) -> bool:
+    """Return whether other machines may reach this host name or address: it is not of the loopback interface, and no
+    name that only containers or this machine know."""
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return "." in host.rstrip(".") and not host.rstrip(".").casefold().endswith((".localhost", ".localdomain"))
+    return not (address.is_loopback or address.is_unspecified)
+
+
+def base_url_for_others(base_url: str, settings: Settings) -> str:
+    """Return the URL of the console for other machines, as far as it is known.
+
+    :param base_url: as this user reached the console; it stays if others can reach it, or if the console listens for
+        this machine alone.
+    """
+    parts = urlsplit(base_url)
+    host = settings.mail_host or settings.admin_bind
+    if is_for_others(parts.hostname or "") or is_loopback(settings.admin_bind) or not is_for_others(host):
+        return base_url
+    place = f"[{host}]" if ":" in host else host
+    return urlunsplit(parts._replace(netloc=f"{place}:{parts.port}" if parts.port else place))
+
+
+def find_warnings(mail_host: str, base_url: str, settings: Settings) -> tuple[str, ...]:
+    """Return why other machines cannot use these settings, with what to set. Pure.
+
+    :param mail_host: of the mail servers. :param base_url: of ``base_url_for_others``.
+    """
+    warnings = []
+    if is_loopback(mail_host) or (mail_host != settings.mail_host and not is_for_others(mail_host)):
+        listen = " and MAILGROUP_BIND to 0.0.0.0" if is_loopback(settings.bind) else ""
+        warnings.append(
+            f"Mail clients on other machines cannot reach {mail_host}. The administrator sets MAILGROUP_MAIL_HOST to "
+            f"the name or address that this machine has in your network{listen}."
+        )
+    host = urlsplit(base_url).hostname or ""
+    if not is_for_others(host):
+        listen = "sets MAILGROUP_ADMIN_BIND to 0.0.0.0, then you open" if is_loopback(settings.admin_bind) else "opens"
+        warnings.append(
+            f"A phone cannot open this page under {host}, so there is no QR code. The administrator {listen} the page "
+            "under the name or address that this machine has in your network."
+        )
+    return tuple(warnings)
 
 
 def _add(parent: Element, **texts: str) -> None:

@@ -36,7 +36,10 @@ _AUTODISCOVER = ("/autodiscover/autodiscover", "/Autodiscover/Autodiscover", "/A
 
 def servers_and_links(request: Request, context: PageContext, address: str) -> tuple[ClientServers, Links]:
     """Return the servers and links that the page of a local account shows for one of its addresses."""
-    return _servers(request, context), client_autoconfig.links(_base_url(request), address)
+    servers, settings = _servers(request, context), context.system.settings
+    base_url = client_autoconfig.base_url_for_others(_base_url(request), settings)
+    warnings = client_autoconfig.find_warnings(servers.host, base_url, settings)
+    return servers, client_autoconfig.links(base_url, address, warnings)
 
 
 @router.get("/mail/config-v1.1.xml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import plistlib
+import re
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
@@ -144,6 +145,27 @@ def test_apple_gets_a_profile_to_install(site: str) -> None:
     [account] = plistlib.loads(answer.content)["PayloadContent"]
     assert (account["EmailAddress"], account["IncomingMailServerPortNumber"]) == (ALEX, 995)
     assert not [name for name in account if name.endswith("Password") and isinstance(account[name], str)]
+
+
+def test_a_person_sees_one_port_for_each_direction_and_a_qr_code_for_others(site: str, store: str) -> None:
+    def page(url: str) -> str:
+        shown = console.signed_in(url, ALEX, "secret").get("/mine").text
+        assert re.findall(r"SSL/TLS", shown.partition("<details")[0]) == ["SSL/TLS"] * 2
+        assert "STARTTLS" not in shown.partition("<details")[0]
+        assert "port 1110 with STARTTLS" in shown.partition("<details")[2]
+        return shown
+
+    # given a console that was opened as 127.0.0.1, which no phone can
+    assert "<svg" not in page(site).partition("Settings of the mail client")[2]
+    assert "Mail clients on other machines cannot reach 127.0.0.1" in page(site)
+    # when the host has a name for others
+    with console.running(
+        store, bind="0.0.0.0", admin_bind="0.0.0.0", admin_tls="no", mail_host="mail.local.com"
+    ) as url:
+        shown = page(url)
+    # then the page and its profile have it
+    assert "cannot" not in shown.partition("Settings of the mail client")[2].partition("</section>")[0]
+    assert "<svg" in shown and re.search(r'href="http://mail\.local\.com:\d+/profile\?emailaddress=alex', shown)
 
 
 async def test_no_domain_is_found_without_accounts(database: Database, site: str) -> None:
