@@ -186,6 +186,27 @@ def test_an_account_is_added_with_an_answer_and_started(system: System, monkeypa
     assert system.json("external", "start", SUPPORT) == {"changed": []}
 
 
+def test_an_unknown_certificate_is_trusted_by_the_command_that_the_test_prints(system: System) -> None:
+    system.apply({"external_accounts": [system.external(SUPPORT)]})
+    secure = ("pop3.tls=implicit", f"pop3.port={system.provider.pop3s_port}")
+    system.run("external", "set", SUPPORT, *secure)
+    # given a certificate that no known authority has signed
+    done = system.run("external", "test", SUPPORT)
+    assert done.exit_code == 1
+    assert f"certificate: SHA-256 {system.provider.fingerprint}; issued by CN=" in done.stdout
+    assert "for localhost, 127.0.0.1; valid 20" in done.stdout
+    [shown] = [step["certificate"] for step in system.json("external", "test", SUPPORT) if "certificate" in step]
+    assert (shown["server"], shown["fingerprint"]) == ("pop3", system.provider.fingerprint)
+    # when the printed command is run
+    [words] = re.findall(r"to trust this one: mailgroup (.*)", done.stdout)
+    assert system.run(*words.split()).exit_code == 0
+    # then the account works, and its file has the pin
+    assert system.run("external", "test", SUPPORT).exit_code == 0
+    assert system.json("external", "show", SUPPORT)["pop3"]["tls_fingerprint"] == system.provider.fingerprint
+    system.run("external", "set", SUPPORT, "pop3.tls_fingerprint=")
+    assert system.run("external", "test", SUPPORT).exit_code == 1
+
+
 def test_an_external_account_is_not_removed_while_it_has_sharers(system: System) -> None:
     system.apply(system.company())
     done = system.run("external", "remove", SUPPORT)

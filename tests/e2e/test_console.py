@@ -120,6 +120,9 @@ def test_chapter_4_from_an_empty_system_to_the_reply_that_only_alex_gets(page: P
     # given an empty system, whose first page says how to begin
     sign_in(page, system)
     until(lambda: _is_welcome(page))  # the first page is cached for a few seconds
+    expect(page.get_by_text("No mail flows yet, until the steps above are done")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("and mail flows")).to_have_count(0)
+    _look(page, system, "/")
     # when the accounts of 4.3.1 and 4.3.2 are added in the console and tested before they are saved
     for address in ("support@company.com", "sales@company.com"):
         add_external(page, system, address)
@@ -252,6 +255,11 @@ def _look(page: Page, system: System, path: str) -> None:
         page.goto(system.instance.urls()["console"] + path)
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         assert wide <= 0, f"{path} is {wide} pixels too wide at {width}"
+        bare = page.evaluate(
+            """[...document.querySelectorAll(".card:not(details > .card)")]
+                .filter((card) => parseFloat(getComputedStyle(card).paddingLeft) < 8).length"""
+        )
+        assert bare == 0, f"{path} has {bare} cards without padding at {width}"
         if SCREENSHOTS:
             name = re.sub(r"[^a-z0-9]+", "-", re.sub(r"/mail/\d+", "/mail-story", path)).strip("-") or "overview"
             page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{width}.png", full_page=True)
@@ -329,7 +337,7 @@ def test_the_page_of_an_account_shows_an_authorization_without_a_reload(page: Pa
 def test_the_first_page_shows_a_new_state_without_a_reload(page: Page, system: System) -> None:
     system.apply(system.company())
     sign_in(page, system)
-    expect(page.get_by_text("All is well")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("Every service runs and mail flows")).to_be_visible(timeout=60_000)
     system.run("local", "disable", "alex@local.com")
     system.run("local", "disable", "jim@local.com")
     customer_writes(system, "support@company.com", "for nobody")
