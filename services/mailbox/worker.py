@@ -10,9 +10,11 @@ import structlog
 
 from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
-from shared.db.database import Database
+from shared.db.database import Connection, Database
+from shared.metrics import FETCH_TO_READABLE, READABLE_SECONDS
 from shared.runtime.queue_worker import FailureCounter
 from shared.store import inbound, maildrops, maillog
+from shared.store.inbound import RoutedMail
 from shared.store.maildrops import Copy
 
 LOCK_SECONDS = 1.0
@@ -115,7 +117,10 @@ class MailboxWorker:
                 for address in copy.addresses
             ]
             await maillog.record_events(connection, events)
+            ages = await _ages(connection, deliverable, returned)
         maillog.announce(events)
+        for age in ages:
+            FETCH_TO_READABLE.observe(age)
         for_router = {copy.inbound_id: copy.external for copy in returned if copy.external is not None}
         return publications.fetched(for_router.items())
 
@@ -124,3 +129,20 @@ class MailboxWorker:
         async with self._database.transaction() as connection:
             overdue = await inbound.list_overdue(connection, "routed", self._grace)
         return publications.routed((row, recipients) for row, _, recipients in overdue)
+
+
+async def _ages(connection: Connection, delivered: Sequence[RoutedMail], returned: Sequence[RoutedMail]) -> list[float]:
+    """Return for how many seconds each of these fetched mails was on its way; each counts once, when it is complete.
+
+    Left out are own copies, which nobody reads, and mails that were on hold: they waited for an account, not for us.
+    """
+    unfinished = {copy.inbound_id for copy in returned}
+    ages = {
+        copy.inbound_id: copy.age
+        for copy in delivered
+        if copy.source == "fetched" and not copy.own_copy and copy.inbound_id not in unfinished
+    }
+    if late := [inbound_id for inbound_id, age in ages.items() if age > READABLE_SECONDS]:
+        for inbound_id in await maillog.find_held(connection, late):
+            del ages[inbound_id]
+    return list(ages.values())

@@ -17,6 +17,7 @@ from services.sender.connection_pool import ConnectionPool
 from services.sender.outcomes import PostCommit
 from shared.amqp.broker import Publication
 from shared.db.database import Database
+from shared.metrics import SUBMIT_TO_RELAYED
 from shared.provider.credentials import Credentials
 from shared.runtime.tasks import cancel_tasks
 from shared.settings import PrivateHosts
@@ -58,6 +59,8 @@ class OutboundDelivery:
     def announce(self, after: PostCommit) -> None:
         """Log, count and publish committed results."""
         maillog.announce(after.events)
+        for age in after.relayed_ages:
+            SUBMIT_TO_RELAYED.observe(age)
         self._publish(after.publications)
 
     def schedule(self, external_id: int) -> None:

@@ -51,9 +51,14 @@ class PostCommit:
 
     events: tuple[MailEvent, ...] = ()
     publications: tuple[Publication, ...] = ()
+    relayed_ages: tuple[float, ...] = ()  # of the mails that the provider has accepted: seconds since the submission
 
     def __add__(self, other: PostCommit) -> PostCommit:
-        return PostCommit(self.events + other.events, self.publications + other.publications)
+        return PostCommit(
+            self.events + other.events,
+            self.publications + other.publications,
+            self.relayed_ages + other.relayed_ages,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,10 +181,12 @@ async def record_results(
         await sent_mail.add_sent(connection, message_ids)
     afters: list[PostCommit | None] = []
     for record in batch:
-        if record.mail.id not in recorded.held:
+        age = recorded.held.get(record.mail.id)
+        if age is None:
             afters.append(None)
             continue
-        after = PostCommit(record.events)
+        accepted = any(outcome.state == "relayed" for outcome in record.result.outcomes)
+        after = PostCommit(record.events, relayed_ages=(age,) if accepted else ())
         after += await _notify(connection, record.mail, "failed", record.failed)
         after += await _notify(connection, record.mail, "relayed", record.relayed)
         afters.append(after)

@@ -79,6 +79,9 @@ class RoutedMail:
     external: str | None
     rule: int | None
     reason: str
+    source: str  # as in Arrival
+    submission_id: int | None  # the submission that it comes from
+    age: float  # seconds since the mail was stored
     gone: bool  # their accounts were removed or disabled after the decision
     local_ids: Sequence[int]  # of the recipients
     addresses: Sequence[str]  # of the recipients
@@ -204,8 +207,8 @@ async def load_routed(connection: Connection, ids: Sequence[int]) -> list[Routed
     (``maildrops.lock_recipients``), so they stay like this until it commits.
     """
     cursor = await connection.execute(
-        """select i.id, i.blob_id, m.octets, i.own_copy, e.address, d.rule, d.reason, d.gone, d.local_ids,
-                  d.addresses
+        """select i.id, i.blob_id, m.octets, i.own_copy, e.address, d.rule, d.reason, i.source,
+                  i.submission_id, extract(epoch from now() - i.created_at)::float8, d.gone, d.local_ids, d.addresses
            from (select d.inbound_id, d.rule, d.reason,
                         l.removed_at is not null
                             or not l.enabled and not i.own_copy and i.source in ('fetched', 'submitted') as gone,

@@ -87,6 +87,17 @@ async def oldest_in_flight(connection: Connection) -> dict[int | None, float]:
     return dict(await cursor.fetchall())
 
 
+async def count_late(connection: Connection, seconds: float) -> int:
+    """Count the fetched mails that have been in flight for longer than ``seconds`` since they were stored."""
+    cursor = await connection.execute(
+        """select count(*) from inbound where state in ('fetched', 'routed') and source || '' = 'fetched'
+               and created_at < now() - make_interval(secs => %s)""",
+        (seconds,),
+    )
+    [count] = await cursor.fetchone() or (0,)
+    return int(count)
+
+
 async def count_problems(connection: Connection) -> tuple[int, int, int]:
     """Count the held mails of started accounts, the parked mails, and those parked for a mail loop."""
     cursor = await connection.execute(

@@ -23,7 +23,11 @@ DELIVERED = Counter("mailgroup_messages_delivered_total", "Copies put into mailb
 SUBMITTED = Counter("mailgroup_messages_submitted_total", "Mails taken from mail clients.")
 RELAYED = Counter(
     "mailgroup_messages_relayed_total", "Recipients settled by relaying, and mails that may be there twice.", ["result"]
-)  # relayed, failed, delayed, cancelled, uncertain
+)
+for _rule in range(1, 6):
+    ROUTED.labels(str(_rule))
+for _result in ("relayed", "failed", "delayed", "cancelled", "uncertain"):
+    RELAYED.labels(_result)
 
 log = structlog.get_logger()
 
@@ -128,6 +132,15 @@ def _fields(event: MailEvent) -> dict[str, object]:
     fields = {name: value for name in _NAMES if (value := getattr(event, name)) is not None}
     fields["trace_id"] = event.submission_id or event.inbound_id
     return fields
+
+
+async def find_held(connection: Connection, inbound_ids: Sequence[int]) -> set[int]:
+    """Return those of these mails that were on hold at some time."""
+    cursor = await connection.execute(
+        "select inbound_id from maillog where inbound_id = any(%s::bigint[]) and event = 'held'",
+        (arrays.array_literal(inbound_ids),),
+    )
+    return {int(row[0]) for row in await cursor.fetchall()}
 
 
 MAX_EVENTS = 20_000

@@ -232,7 +232,7 @@ async def _claim_rows(
 
 # In order of id, so that two transactions that lock several claims never wait for each other.
 _HELD = """held as materialized (
-    select id, external_id from submissions where id = any(%(ids)s::bigint[]) and claim_owner = %(owner)s
+    select id, external_id, created_at from submissions where id = any(%(ids)s::bigint[]) and claim_owner = %(owner)s
         and state in ('claimed', 'sent_unanswered')
     order by id for update {locked})"""
 
@@ -274,7 +274,8 @@ MarkOutcome = Literal["marked", "lost", "account changed"]
 class Recorded:
     """What ``record_results`` found."""
 
-    held: set[int]  # ids of the claims that the owner still has; on the others nothing was changed
+    held: dict[int, float]
+    """The claims that the owner still has: seconds since the submission, by id. On the others nothing was changed."""
     marked: set[int]
 
     def outcome(self, mark: Mark) -> MarkOutcome:
@@ -320,7 +321,8 @@ _RECORD_RESULTS = f"""
             join external_accounts e on e.id = held.external_id
         where s.id = new.id and e.smtp_version = new.version and e.enabled and e.removed_at is null
         returning s.id)
-    select held.id, marked.id from held left join marked using (id)"""
+    select held.id, marked.id, extract(epoch from now() - held.created_at)::float8
+    from held left join marked using (id)"""
 
 
 async def record_results(
@@ -352,7 +354,7 @@ async def record_results(
         | maillog.held_parameters(events),
     )
     rows = await cursor.fetchall()
-    return Recorded({int(row[0]) for row in rows}, {int(row[1]) for row in rows if row[1] is not None})
+    return Recorded({int(row[0]): float(row[2]) for row in rows}, {int(row[1]) for row in rows if row[1] is not None})
 
 
 def _result_parameters(results: Sequence[RelayResult]) -> dict[str, str]:
@@ -421,3 +423,19 @@ async def measure_backlog(connection: Connection) -> tuple[int, float]:
     )
     row = await cursor.fetchone()
     return (int(row[0]), float(row[1])) if row else (0, 0.0)
+
+
+async def count_late(connection: Connection, seconds: float, windows: Sequence[int]) -> list[int]:
+    """Count the submissions that have waited to be relayed for longer than ``seconds``.
+
+    :param windows: seconds. :return: for each window, how many of them became late within it.
+    """
+    cursor = await connection.execute(
+        """select count(late.age) from unnest(%s::int[]) with ordinality as w (seconds, place)
+           left join (select extract(epoch from now() - created_at) - %s as age from submissions
+                      where state in ('queued', 'claimed', 'sent_unanswered')) late
+               on late.age between 0 and w.seconds
+           group by w.place order by w.place""",
+        (list(windows), seconds),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]

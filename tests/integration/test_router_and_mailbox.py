@@ -15,6 +15,7 @@ from shared.amqp.broker import Publication
 from shared.amqp.payloads import FetchedItem, RoutedItem, WorkItem, read_payload
 from shared.db.database import Connection, Database
 from shared.errors import Temporary
+from shared.metrics import FETCH_TO_READABLE
 from shared.model import Content
 from shared.store import account_changes, blobs, inbound, inbound_admin, maildrops, maillog
 from shared.store.inbound import Arrival
@@ -408,3 +409,29 @@ async def test_a_schema_that_does_not_fit_counts_as_no_failure_of_the_mail(datab
         await connection.execute("alter table local_accounts rename column former_names to later_names")
     with pytest.raises(Temporary, match="schema is not that of this version"):
         await RouterWorker(database, 5).handle(rows)
+
+
+def _observed() -> tuple[float, float]:
+    """How many mails the histogram of the objective has counted, and how many of them in time."""
+    [family] = FETCH_TO_READABLE.collect()
+    values = {(s.name, s.labels.get("le")): s.value for s in family.samples}
+    name = "mailgroup_fetch_to_readable_seconds"
+    return values[f"{name}_count", None], values[f"{name}_bucket", "60.0"]
+
+
+async def test_each_fetched_mail_is_measured_once_by_the_times_of_its_row(database: Database) -> None:
+    # given a mail to two people that was fetched just now, one of ten minutes ago, and one that was on hold meanwhile
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    now, old, held = await arrive(database, externals[SUPPORT].id, [mail(SUPPORT)] * 3)
+    async with database.transaction() as connection:
+        await connection.execute(
+            "update inbound set created_at = now() - interval '10 minutes' where id = any(%s)", ([old, held],)
+        )
+        await maillog.record_events(connection, [maillog.MailEvent("held", inbound_id=held)])
+    count, in_time = _observed()
+    # when they are delivered, and delivered again
+    for _ in range(2):
+        await deliver(database, [now, old, held])
+    # then the mail that waited for an account counts for no objective
+    assert _observed() == (count + 2, in_time + 1)

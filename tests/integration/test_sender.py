@@ -12,6 +12,7 @@ from services.sender import dead_owners, outgoing_message
 from services.sender.outgoing_message import MessageSource
 from services.sender.smtp_transaction import OutgoingMessage
 from shared.db.database import Database
+from shared.metrics import SUBMIT_TO_RELAYED
 from shared.mime import headers
 from shared.model import External
 from shared.store import relay_status, sent_mail, submissions, submissions_admin
@@ -53,6 +54,32 @@ async def test_a_mail_leaves_as_user_name_and_external_address(harness: SenderHa
     # and its reply is on record for each recipient
     assert replies(await harness.listed(id_)) == [("relayed", "250 2.0.0 queued")] * 2
     assert await harness.events(id_) == [("relayed", ANN), ("relayed", BOB)]
+
+
+async def test_a_relayed_mail_is_measured_by_the_times_of_its_row(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
+    def observed() -> dict[str, float]:
+        [family] = SUBMIT_TO_RELAYED.collect()
+        return {s.labels.get("le", s.name.rpartition("_")[2]): s.value for s in family.samples}
+
+    before = observed()
+    await harness.until(await harness.submit(BOB, message_id="one@local.com"), state="done")
+    # given a mail that the provider refuses for good, and one that it accepts an hour later
+    provider.by_recipient |= {CAT: "550 5.1.1 unknown", ANN: "450 4.2.0 later"}
+    await harness.until(await harness.submit(CAT, message_id="two@local.com"), state="done")
+    late = await harness.submit(ANN, message_id="three@local.com")
+    await harness.until(late, state="queued", tries=1)
+    provider.by_recipient.clear()
+    await harness.rows(
+        "update submissions set created_at = now() - interval '1 hour', next_try_at = now() where id = %s", late
+    )
+    await harness.upkeep.schedule_due()
+    await harness.until(late, state="done")
+    # then
+    after = observed()
+    assert after["count"] == before["count"] + 2
+    assert after["300.0"] == before["300.0"] + 1
 
 
 async def test_local_recipients_get_mail_in_any_state_of_the_external_account(
