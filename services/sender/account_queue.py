@@ -41,7 +41,7 @@ class AccountQueue:
     prefetched: deque[ClaimedMail] = field(default_factory=deque)
     lane_count: int = 0  # lanes that have a mail
     allowed_lanes: int = 0  # as of the last claim
-    careful: bool = False  # as of the last claim: the account fails, and a lane has to log in anew
+    careful: bool = False  # as of the last claim: the account fails, and a lane has to log in again
     relayed: int = 0  # mails since the account last failed or was idle; limits prefetching
     more_due: bool = False  # the last claim left due mails unclaimed
     claiming: bool = False  # a claim is in progress
