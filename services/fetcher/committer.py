@@ -15,7 +15,7 @@ import structlog
 
 from services.fetcher import failure_notices
 from services.fetcher.memory_budget import MemoryShare
-from services.fetcher.plan import MAX_TRIES, NOTICE_TRIES, FetchItem, is_deletion_due, next_try
+from services.fetcher.plan import NOTICE_TRIES, FetchItem, count_failures, is_deletion_due, next_try
 from shared.amqp import publications
 from shared.db.database import Connection
 from shared.errors import Temporary
@@ -139,7 +139,13 @@ class Committer:
         )
         self.lost_mail = True
         why = f"within {MAIL_SECONDS:g} s" if isinstance(error, _OutOfTime) else f"({type(error).__name__})"
-        await self.skip(mail.item, f"it could not be stored {why}", mail.content.octets, mail.header())
+        await self.skip(
+            mail.item,
+            f"it could not be stored {why}",
+            mail.content.octets,
+            mail.header(),
+            interrupted=isinstance(error, _OutOfTime),
+        )
 
     async def _store(self, mails: Sequence[FetchedBytes]) -> None:
         """Commit these mails and publish them.
@@ -228,14 +234,20 @@ class Committer:
         )
 
     async def skip(
-        self, item: FetchItem, reason: str, octets: int | None, header: bytes | None, least_tries: int = 1
+        self,
+        item: FetchItem,
+        reason: str,
+        octets: int | None,
+        header: bytes | None,
+        *,
+        interrupted: bool = False,
+        least_tries: int = 1,
     ) -> None:
         """Record a failed attempt; the mail stays upstream. Send its recipients a notice at attempt NOTICE_TRIES.
 
-        :param header: of the mail, if the provider sent it. :param least_tries: a failure that is no accident of the
-            network counts as so many attempts at least.
+        :param header: of the mail, if the provider sent it. :param interrupted, least_tries: as ``count_failures``.
         """
-        tries = min(max(item.tries + 1, least_tries), MAX_TRIES)
+        tries = count_failures(item, self._poll.now, interrupted=interrupted, least=least_tries)
         await self._skip(
             uidl_ledger.SkippedNow(
                 item.row.id if item.row else None,

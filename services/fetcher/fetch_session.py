@@ -1,6 +1,7 @@
 """Transfers the mails that one session is to fetch: RETR, commit, and a record of each mail that cannot be fetched.
 
-A mail that a provider refuses, that is too large, or during which the session ends is counted for this mail alone.
+A mail that a provider refuses, or that is too large, is counted for this mail alone. So is one during which the session
+ends, but only as a suspicion until that recurs (``plan.count_failures``).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from shared.model import Content, External
 from shared.net.dial import host_port
 from shared.provider.pop3_client import Pop3Client
 from shared.provider.pop3_errors import OutOfStep, ReplyTooLong, ServerBusy
+from shared.provider.pop3_replies import is_temporary
 from shared.provider.pop3_stream import STEP_OCTETS
 from shared.provider.pop3_transfer import RetrRequest
 from shared.runtime.process import Service
@@ -99,6 +101,7 @@ class FetchSession:
         large = [(item, sizes[item.mail.number]) for item in items if sizes.get(item.mail.number, 0) > max_octets]
         plain = [item for item in fitting if item.tries < NOTICE_TRIES - 1]
         last_chance = [item for item in fitting if item.tries >= NOTICE_TRIES - 1]
+        last_chance.sort(key=lambda item: item.next_try_at)  # each gets its turn, even if the first ends every session
         done = examined - len(items)
         done += await self._retrieve(plain, sizes, {})
         headers = await self._headers([item for item, _ in large])
@@ -181,7 +184,8 @@ class FetchSession:
 
     async def _count_refused(self, refused: Sequence[RefusedRetr]) -> None:
         for item, reply, octets, header in refused:
-            await self._committer.skip(item, f"the provider refuses to hand it out: {reply}", octets, header)
+            reason = f"the provider refuses to hand it out: {reply}"
+            await self._committer.skip(item, reason, octets, header, interrupted=is_temporary(reply))
         self._refused = []
 
     async def _end_early(
@@ -200,9 +204,11 @@ class FetchSession:
             if isinstance(error, ReplyTooLong):
                 await self._skip_large(item, error.octets, header)
             elif isinstance(error, OutOfStep):
-                await self._committer.skip(item, CUT_SHORT, octets, header or header_of(error.head), NOTICE_TRIES)
+                header = header or header_of(error.head)
+                await self._committer.skip(item, CUT_SHORT, octets, header, least_tries=NOTICE_TRIES)
             else:
-                await self._committer.skip(item, f"the session ended while it was read: {error}", octets, header)
+                reason = f"the session ended while it was read: {error}"
+                await self._committer.skip(item, reason, octets, header, interrupted=True)
         except Temporary as unavailable:
             log.warning("fetched mails not committed", external=self._account.address, error=str(unavailable))
 

@@ -21,6 +21,9 @@ MAX_TRIES = 10
 """Limit of attempts to fetch a mail; then it stays skipped."""
 NOTICE_TRIES = 3
 """Attempt after which the recipients get a notice: a single failure may be the network's."""
+INTERRUPTED_FOR = datetime.timedelta(minutes=10)
+"""Time for which lost connections and time-outs count as less than NOTICE_TRIES failures of a mail: a network or a
+server may fail for as long without the mail's fault. Such a mail is tried again in each poll, alone and last."""
 UNCHANGED_TRUST = datetime.timedelta(hours=1)
 """Longest time without a comparison of list and ledger while the list stays the same."""
 _RETRY_MINUTES = (0, 0, 10, 60, 240)
@@ -75,6 +78,11 @@ class FetchItem:
     def tries(self) -> int:
         """Number of failed attempts."""
         return self.row.tries if self.row else 0
+
+    @property
+    def next_try_at(self) -> float:
+        """When the mail is or was due: seconds of the epoch; 0 if it never failed. The next in turn is the least."""
+        return self.row.next_try_at.timestamp() if self.row and self.row.next_try_at else 0.0
 
     @property
     def was_history(self) -> bool:
@@ -297,6 +305,19 @@ def retry_time(at: datetime.datetime, tries: int, now: datetime.datetime) -> dat
     Such a time was set before the database's clock was set back.
     """
     return at if at <= next_try(max(1, tries), now) else now
+
+
+def count_failures(item: FetchItem, now: datetime.datetime, *, interrupted: bool = False, least: int = 1) -> int:
+    """Return the number of failed attempts with one more.
+
+    :param interrupted: by a lost connection or the like, which proves nothing about the mail until it recurs for
+        INTERRUPTED_FOR. :param least: a proven fault of the mail counts as so many attempts at least.
+    """
+    tries = min(max(item.tries + 1, least), MAX_TRIES)
+    failing_since = item.row.state_at if item.row and item.row.state == "skipped" else now
+    if interrupted and item.tries < NOTICE_TRIES and abs(now - failing_since) < INTERRUPTED_FOR:
+        return min(tries, NOTICE_TRIES - 1)
+    return tries
 
 
 def next_try(tries: int, now: datetime.datetime) -> datetime.datetime:

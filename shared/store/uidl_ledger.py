@@ -189,7 +189,7 @@ def _state(mail: FetchedNow) -> LedgerState:
 
 
 async def record_skipped(connection: Connection, external_id: int, mail: SkippedNow) -> None:
-    """Record a mail that could not be fetched or stored."""
+    """Record a mail that could not be fetched or stored. ``state_at`` stays the time of the first failure in a row."""
     if mail.row is None:
         await connection.execute(
             """insert into uidl_ledger (external_id, uidl, state, octets, reason, tries, next_try_at)
@@ -199,7 +199,7 @@ async def record_skipped(connection: Connection, external_id: int, mail: Skipped
     else:
         await connection.execute(
             """update uidl_ledger set uidl = %s, state = 'skipped', before = null, octets = %s, reason = %s,
-                      tries = %s, next_try_at = %s, state_at = now(),
+                      tries = %s, next_try_at = %s, state_at = case state when 'skipped' then state_at else now() end,
                       acknowledged_at = case when reason = %s then acknowledged_at end where id = %s""",
             (mail.key, mail.octets, mail.reason, mail.tries, mail.next_try_at, mail.reason, mail.row),
         )
@@ -258,7 +258,7 @@ async def acknowledge_skipped(
 async def retry_skipped(connection: Connection, external_id: int, ids: Collection[int] | None = None) -> list[int]:
     """Retry these skipped mails, or all, at once, however often they failed. :return: their ids."""
     cursor = await connection.execute(
-        """update uidl_ledger set tries = 0, next_try_at = now(), acknowledged_at = null
+        """update uidl_ledger set tries = 0, next_try_at = now(), acknowledged_at = null, state_at = now()
            where external_id = %(external)s and state = 'skipped'
                and (%(ids)s::bigint[] is null or id = any(%(ids)s)) returning id""",
         {"external": external_id, "ids": None if ids is None else list(ids)},

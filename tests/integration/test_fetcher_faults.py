@@ -49,7 +49,13 @@ async def test_a_mail_that_ends_every_session_is_reported_and_delays_no_other(ha
         # then the others arrive once each, and nothing of the half mail
         await until(lambda: has(harness, account, 3))
         assert sorted(await harness.subjects(account)) == ["one", "three", "two"]
-        # and after the third try its recipients get a notice with fields of its header
+        # and the mail is tried again and again, as this may be the network's fault
+        sessions = script.sessions
+        await until(lambda: script.sessions > sessions + 3)
+        [[tries]] = await harness.rows("select tries from uidl_ledger where state = 'skipped'")
+        assert tries == 2 and not await is_noticed(harness, account)
+        # and after ten minutes of this its recipients get a notice with fields of its header
+        await harness.rows("update uidl_ledger set state_at = now() - interval '11 minutes' where state = 'skipped'")
         await until(lambda: is_noticed(harness, account))
         [[reason, tries]] = await harness.rows("select reason, tries from uidl_ledger where state = 'skipped'")
         assert "RETR of mail 2: the server ended the connection" in reason and tries == 3
@@ -65,6 +71,38 @@ async def test_a_mail_that_ends_every_session_is_reported_and_delays_no_other(ha
         await harness.poll(account)
         assert sorted(await harness.subjects(account)) == ["killer", "one", "three", "two"]
         assert await harness.states(account) == {"fetched": 4}
+
+
+async def test_a_mail_that_ends_every_session_keeps_no_suspect_from_its_turn(harness: FetcherHarness) -> None:
+    # given two mails at which sessions end
+    half = cut(b"+OK\r\nSubject: half\r\n\r\nhal")
+    script = ScriptedPop3(mails("one", "killer", "suspect"), answers={"RETR 2": half, "RETR 3": half})
+    async with script.running():
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: are_suspects(harness, account, 2))
+        # when the fault of one is over, it arrives, although the other one ends every session
+        script.answers = {"RETR 2": half}
+        await until(lambda: has(harness, account, 2))
+        assert sorted(await harness.subjects(account)) == ["one", "suspect"]
+
+
+async def are_suspects(harness: FetcherHarness, account: int, count: int) -> bool:
+    found = await harness.rows(
+        "select 1 from uidl_ledger where state = 'skipped' and tries = 2 and external_id = %s", account
+    )
+    return len(found) == count
+
+
+async def test_refusals_that_the_provider_calls_temporary_count_as_suspicions_only(harness: FetcherHarness) -> None:
+    script = ScriptedPop3(mails("one", "two"), answers={"RETR 2": say(b"-ERR [SYS/TEMP] storage is slow\r\n")})
+    async with script.running():
+        account = await harness.add("e@x.test", script.port)
+        for _ in range(4):
+            await harness.poll(account)
+        [[tries]] = await harness.rows("select tries from uidl_ledger where state = 'skipped'")
+        assert tries == 2
+        script.answers = {}
+        await until(lambda: has(harness, account, 2))
 
 
 async def is_noticed(harness: FetcherHarness, account: int) -> bool:

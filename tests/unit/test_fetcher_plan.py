@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from services.fetcher.plan import (
     MAX_TRIES,
+    FetchItem,
+    ListedMail,
     ProviderList,
     RenumberedMails,
+    count_failures,
     decide,
     keys_to_compare,
     next_try,
@@ -207,6 +210,24 @@ def test_retries_of_a_skipped_mail_become_rare() -> None:
     waits = [next_try(tries, NOW) - NOW for tries in range(1, MAX_TRIES + 1)]
     assert waits[:2] == [0 * DAY, 0 * DAY]
     assert waits == sorted(waits) and waits[-1] == DAY
+
+
+@pytest.mark.parametrize(
+    ("tries", "minutes", "counted"),
+    [(0, 0, 1), (1, 0, 2), (2, 0, 2), (2, 9, 2), (2, -9, 2), (2, 11, 3), (2, -11, 3), (3, 0, 4), (10, 11, 10)],
+)
+def test_an_interruption_is_a_failure_of_the_mail_only_if_it_recurs(tries: int, minutes: int, counted: int) -> None:
+    failing_since = NOW - datetime.timedelta(minutes=minutes)
+    item = FetchItem(ListedMail(1, "a", False), row("a", "skipped", tries=tries, state_at=failing_since))
+    assert count_failures(item, NOW, interrupted=True) == counted
+    # and any other failure is one at once
+    assert count_failures(item, NOW) == min(tries + 1, 10)
+    assert count_failures(item, NOW, least=3) == min(max(tries + 1, 3), 10)
+
+
+def test_interruptions_of_a_mail_from_the_first_contact_count_from_the_first_one() -> None:
+    history = row("a", "history", tries=2, state_at=NOW - datetime.timedelta(days=9))
+    assert count_failures(FetchItem(ListedMail(1, "a", False), history), NOW, interrupted=True) == 2
 
 
 def test_each_vanished_copy_explains_one_renumbered_mail() -> None:
