@@ -5,6 +5,7 @@ If the server announces PIPELINING, commands are sent ahead, in a window limited
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ BATCH_OCTETS = STEP_OCTETS
 """Octets of mails behind which one fence follows: they are in memory until then. Only the last mail reserves more."""
 INCONCLUSIVE_FENCES = 3
 """Fences in a row behind the same mail, each about another mail that the server does not know any more."""
+PROOF_SECONDS = 10.0
+"""Longest wait for each line of the rest of a mail, or for the known reply behind it: seconds."""
 BATCH_SECONDS = 5.0
 """Longest time between two fences: seconds; a connection that is lost costs the mails since the last one."""
 
@@ -236,7 +239,11 @@ class MailTransfer:
         self._stream.write(second.command)
         late, octets = False, 0
         while True:
-            line = await self._stream.line(LIST_OCTETS)
+            try:
+                async with asyncio.timeout(PROOF_SECONDS):
+                    line = await self._stream.line(LIST_OCTETS)
+            except TimeoutError as error:
+                raise ProtocolError(f"{self._stream.where}: another reply") from error
             if second.is_answered(line) and (late or second != question):
                 break
             late = late or question.is_answered(line)
