@@ -1,4 +1,4 @@
-"""Builds the outgoing message of a queued mail: a rewritten header and the unchanged body."""
+"""Builds the outgoing message of a queued mail: a rewritten header, and the body with the recipients of a report."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from services.sender.header_rewriting import Author, ParsedHeader, mailbox_addresses, parse_header, rewrite_header
+from services.sender.report_recipients import replaced_recipients, reported_recipients
 from services.sender.smtp_transaction import OutgoingMessage
 from shared.db.database import Connection, Database
 from shared.errors import Permanent
 from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address, spellings
+from shared.mime.headers import Mailbox
 from shared.model import External, Local
 from shared.runtime.parsing import Parsing
 from shared.store import accounts, blobs
@@ -45,7 +48,7 @@ async def load_sources(database: Database, mails: Sequence[QueuedMail], external
     parsing = Parsing()
     async with database.statement() as connection:
         heads = await blobs.heads(connection, [mail.blob_id for mail in mails])
-        parsed_heads: dict[int, tuple[bytes, ParsedHeader]] = {}
+        parsed_heads: dict[int, tuple[bytes, _ParsedHead]] = {}
         addresses: set[str] = set()
         for mail in mails:
             head = heads.get(mail.blob_id)
@@ -55,9 +58,9 @@ async def load_sources(database: Database, mails: Sequence[QueuedMail], external
             if end == len(head) < mail.octets:  # a header has up to 1 MiB; the second chunk has the rest of it
                 head += await blobs.second_chunk(connection, mail.blob_id)
                 end = headers.header_end(head)
-            parsed, found = await parsing.run(end, _parse, head[:end])
+            parsed = await parsing.run(end, _parse, head, end)
             parsed_heads[mail.id] = head, parsed
-            addresses |= found
+            addresses |= parsed.addresses
         del heads
         ages = {mail.id: mail.age + REMOVED_GRACE_SECONDS for mail in mails}
         people = await _load_people(connection, addresses, external, max(ages.values(), default=0.0))
@@ -66,18 +69,30 @@ async def load_sources(database: Database, mails: Sequence[QueuedMail], external
         if mail.id in parsed_heads:
             head, parsed = parsed_heads.pop(mail.id)
             sources[mail.id] = await parsing.run(
-                len(parsed.header), _build_source, mail, external, head, parsed, people(ages[mail.id])
+                len(parsed.header.header), _build_source, mail, external, head, parsed, people(ages[mail.id])
             )
     return sources
 
 
-def _parse(header: bytes) -> tuple[ParsedHeader, set[str]]:
-    parsed = parse_header(header)
-    return parsed, mailbox_addresses(parsed)
+class _ParsedHead(NamedTuple):
+    """The parsed beginning of a mail."""
+
+    header: ParsedHeader
+    recipients: Sequence[Mailbox]  # that a report in the body names
+    addresses: set[str]  # of both, folded
+
+
+def _parse(head: bytes, end: int) -> _ParsedHead:
+    """Parse the beginning of a mail. :param end: of its header."""
+    header = parse_header(head[:end])
+    recipients = reported_recipients(head, end)
+    return _ParsedHead(
+        header, recipients, mailbox_addresses(header) | {fold_address(found.address) for found in recipients}
+    )
 
 
 def _build_source(
-    mail: QueuedMail, external: External, head: bytes, parsed: ParsedHeader, people: _People
+    mail: QueuedMail, external: External, head: bytes, parsed: _ParsedHead, people: _People
 ) -> MessageSource:
     # A mail leaves by the account for which it was submitted, even if its author belongs to another one now.
     author_addresses = (mail.author_address, *mail.author_addresses)
@@ -90,11 +105,13 @@ def _build_source(
         mail.author_name,
         external.address,
         frozenset(map(fold_address, external.own_addresses)),
-        _is_redirect(parsed, author_addresses),
+        _is_redirect(parsed.header, author_addresses),
     )
-    header = rewrite_header(parsed, directory, author, mail.message_id, submitted_at)
-    null_sender = not mail.envelope_from and is_automatic(parsed.header)
-    return MessageSource(header + head[len(parsed.header) :], not header.isascii(), len(head), null_sender)
+    header = rewrite_header(parsed.header, directory, author, mail.message_id, submitted_at)
+    original = parsed.header.header
+    body = replaced_recipients(head, len(original), parsed.recipients, directory)
+    null_sender = not mail.envelope_from and is_automatic(original)
+    return MessageSource(header + body, not header.isascii(), len(head), null_sender)
 
 
 def _is_redirect(parsed: ParsedHeader, author_addresses: Sequence[str]) -> bool:

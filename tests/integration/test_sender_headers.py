@@ -105,6 +105,37 @@ async def test_a_receipt_that_is_refused_with_both_senders_fails(
     assert await harness.notices("Alex") == []
 
 
+DISPLAYED = (
+    b"Content-Type: multipart/report; boundary=b; report-type=disposition-notification\r\n"
+    b"From: Alex <alex@local.com>\r\nTo: ann@customer.example\r\nMessage-ID: <m1@client.example>\r\n\r\n"
+    b"--b\r\nContent-Type: text/plain\r\n\r\nYour mail to alex@local.com was displayed.\r\n"
+    b"--b\r\nContent-Type: message/disposition-notification\r\n\r\n"
+    b"Original-Recipient: rfc822;kim@local.com\r\nFinal-Recipient: rfc822; alex@local.com\r\n"
+    b"Disposition: manual-action/MDN-sent-manually; displayed\r\n--b--\r\n"
+)
+
+
+@pytest.mark.parametrize("padding", [b"", b"x" * 78 + b"\r\n"], ids=["small", "large"])
+async def test_a_read_receipt_names_the_external_addresses(
+    harness: SenderHarness, provider: ScriptedSmtp, padding: bytes
+) -> None:
+    # given a receipt by a mail client, also with a returned mail that the database holds in pieces
+    mail = DISPLAYED.replace(b"--b--", b"--b\r\nContent-Type: message/rfc822\r\n\r\n" + padding * 20_000 + b"--b--")
+    await harness.until(await harness.submit(ANN, mail=mail, sender=""), state="done")
+    # then its recipients are those to whom the customer wrote, and every other octet of its body is as it was
+    body = mail.partition(b"\r\n\r\n")[2]
+    expected = body.replace(b"; alex@local.com", b"; support@company.com").replace(
+        b"kim@local.com", b"sales@company.com"
+    )
+    assert provider.taken[0].mail.partition(b"\r\n\r\n")[2] == expected
+
+
+async def test_a_signed_receipt_keeps_its_recipients(harness: SenderHarness, provider: ScriptedSmtp) -> None:
+    mail = DISPLAYED.replace(b"multipart/report;", b"multipart/signed;")
+    await harness.until(await harness.submit(ANN, mail=mail, sender=""), state="done")
+    assert provider.taken[0].mail.partition(b"\r\n\r\n")[2] == mail.partition(b"\r\n\r\n")[2]
+
+
 async def test_a_temporarily_refused_null_sender_waits(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     provider.say("MAIL", "451 4.3.0 later")
     found = await harness.until(await harness.submit(ANN, mail=RECEIPT, sender=""), tries=1)
