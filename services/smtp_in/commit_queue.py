@@ -41,7 +41,7 @@ class PendingSubmission:
     submission: Submission
     event: maillog.MailEvent
     external: str  # address of the external account that sends it
-    names_local_organizer: bool = False  # in a calendar part
+    organizer: maillog.MailEvent | None = None  # a calendar part names a local address as the organizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def build_submission(
         ),
         event,
         external.address,
-        bool(organizers),
+        replace(event, event="local_organizer", reply=", ".join(organizers)) if organizers else None,
     )
 
 
@@ -115,7 +115,7 @@ class CommitQueue:
             lambda pending: pending.submission.content.octets + RECIPIENT_OCTETS * len(pending.submission.recipients),
             max_octets=BATCH_OCTETS,
             is_single_statement=lambda batch: all(
-                submissions.fits_one_statement(pending.submission) for pending in batch
+                submissions.fits_one_statement(pending.submission) and pending.organizer is None for pending in batch
             ),
         )
         self._directory = DirectoryCache(database)
@@ -171,6 +171,13 @@ class CommitQueue:
 
     async def _write(self, connection: Connection, batch: Sequence[PendingSubmission]) -> list[CommittedSubmission]:
         ids = await submissions.record_submissions(connection, [pending.submission for pending in batch])
+        organizers = {
+            submission_id: replace(pending.organizer, submission_id=submission_id)
+            for submission_id, pending in zip(ids, batch, strict=True)
+            if submission_id is not None and pending.organizer is not None
+        }
+        if organizers:
+            await maillog.record_events(connection, list(organizers.values()))
         return [
             CommittedSubmission(
                 submission_id,
@@ -178,6 +185,7 @@ class CommitQueue:
                 if submission_id is None
                 else (
                     replace(pending.event, submission_id=submission_id),
+                    *((organizers[submission_id],) if submission_id in organizers else ()),
                     *submissions.refusal_events(pending.submission, submission_id),
                 ),
                 pending.external,

@@ -258,7 +258,7 @@ class SmtpConnection(LoginConnection):
                         submission = self._submission(checked, mail)
                         committed = await self._queue.commit(submission)
                     if committed.id is not None:
-                        if submission.names_local_organizer:
+                        if submission.organizer is not None:
                             LOCAL_ORGANIZERS.inc()
                         await self.push(f"250 2.0.0 Queued as {committed.id}")
                         return

@@ -37,7 +37,7 @@ class MailEvent:
     """An event of a mail.
 
     event: fetched, renumbered, skipped, routed, held, delivered, own_copy, returned, submitted, relayed, delayed,
-    failed, cancelled, uncertain, noticed, parked, requeued, deleted, undeleted.
+    failed, cancelled, uncertain, noticed, parked, requeued, deleted, undeleted, local_organizer.
     """
 
     event: str
@@ -181,6 +181,34 @@ def held_parameters(events: Sequence[MailEvent]) -> dict[str, str]:
         "who": arrays.array_literal(event.who and storable(event.who) for event in events),
         "said": arrays.array_literal(event.reply and storable(event.reply) for event in events),
     }
+
+
+ORGANIZER_DAYS = 3
+"""Time for which invitations with a local organizer are shown after their submission: days."""
+COUNTED_ORGANIZERS = 1000
+"""Limits the invitations that are counted: events, the newest; the count is read every few seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalOrganizers:
+    """Invitations of an author that name a local address as their organizer, in the last ORGANIZER_DAYS."""
+
+    author: str  # local address
+    external: str  # address of the external account, by which customers may answer
+    invitations: int
+
+
+async def count_local_organizers(connection: Connection) -> list[LocalOrganizers]:
+    """Count the newest COUNTED_ORGANIZERS invitations by author, in the order of their addresses."""
+    cursor = await connection.execute(
+        """select who, external, count(*) from (
+               select who, external from maillog
+               where event = 'local_organizer' and at > now() - make_interval(days => %s)
+               order by at desc limit %s) newest
+           group by who, external order by who, external""",
+        (ORGANIZER_DAYS, COUNTED_ORGANIZERS),
+    )
+    return [LocalOrganizers(*row) for row in await cursor.fetchall()]
 
 
 async def purge_maillog(connection: Connection, before: datetime.datetime, limit: int) -> int:

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 from psycopg.errors import DiskFull
 
+from services.admin.monitoring import problems
 from services.sender import outcomes
 from services.smtp_in import connection as smtp_connection
 from services.smtp_in.commit_queue import CommittedSubmission, PendingSubmission
@@ -24,7 +25,7 @@ from shared.amqp.payloads import SubmittedItem, read_payload
 from shared.auth.passwords import hash_password
 from shared.db.database import Connection, Database
 from shared.model import Content
-from shared.store import account_changes, accounts, blobs, inbound, relay_notices, submissions
+from shared.store import account_changes, accounts, blobs, inbound, maillog, relay_notices, submissions
 from shared.store.inbound import Arrival
 from tests.polling import until
 from tests.submission_harness import Client, Running, plain, running
@@ -190,6 +191,19 @@ async def test_an_invitation_with_a_local_organizer_is_counted_and_traced(server
         cursor = await connection.execute("select reply from maillog where event = 'submitted' order by id")
         first, *others = [row[0] for row in await cursor.fetchall()]
     assert "calendar to support@company.com" in first and others == ["<1@x.example>"] * 2
+    # and so do status and alarms, for some days, with the author, the account and how many there were
+    async with server.database.transaction() as connection:
+        counted = await maillog.count_local_organizers(connection)
+        assert counted == [maillog.LocalOrganizers("alex@local.com", "support@company.com", 1)]
+        cursor = await connection.execute("select reply from maillog where event = 'local_organizer'")
+        assert await cursor.fetchall() == [("alex@local.com",)]
+        facts = await problems.load_facts(connection)
+        [problem] = [each for each in problems.find_problems(facts) if each.kind == "organizer"]
+        assert (
+            problem.text.startswith("alex@local.com: 1 invitations in 3 days") and "support@company.com" in problem.text
+        )
+        await connection.execute("update maillog set at = now() - interval '73 hours'")
+        assert await maillog.count_local_organizers(connection) == []
 
 
 async def test_a_mail_without_a_good_message_id_gets_one_in_the_external_domain(server: Running) -> None:

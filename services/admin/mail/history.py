@@ -116,6 +116,7 @@ _SENTENCES = {
     "parked": "Needs attention: {reply}",
     "requeued": "Retried by the operator",
     "deleted": "Deleted from the mailbox of {who}",
+    "local_organizer": "The invitation names {reply} as its organizer, which customers cannot answer",
     "undeleted": "Brought back into the mailbox of {who}",
 }
 

@@ -23,6 +23,9 @@ KINDS = {
     "books": "Fetched mails are missing, or there are mails that were never fetched. Something outside of mailgroup "
     "changed its database; compare with the latest backup.",
     "late": "Mails have been in flight for over ten minutes. 'mailgroup status' shows what is down.",
+    "organizer": "Customers see the local address as the organizer of these invitations, and cannot answer them. Set "
+    "the identity of the calendar in this person's mail program to the external address, and send them again. "
+    "This is shown for three days after the last one.",
     "disk": "A full disk stops all mail. Free some space, or give the system a larger disk.",
     "certificate": "Mail clients will refuse to connect. Install the renewed certificate; mailgroup reloads it.",
     "provider_certificate": "The provider shows a certificate that is not the pinned one, or that no known authority "

@@ -26,8 +26,9 @@ from shared.db.database import Connection, is_read_only
 from shared.model import External
 from shared.net.dial import CertificateRefused
 from shared.settings import SERVICES, Settings
-from shared.store import accounts, inbound_admin, polls, relay_queue, relay_status, submissions_admin
+from shared.store import accounts, inbound_admin, maillog, polls, relay_queue, relay_status, submissions_admin
 from shared.store.inbound_admin import UnstartedMail
+from shared.store.maillog import LocalOrganizers
 from shared.store.polls import PollState
 from shared.store.relay_status import RelayStatus
 
@@ -62,6 +63,7 @@ class SystemFacts:
     connections: ConnectionUse  # of PostgreSQL
     read_only: bool = False  # PostgreSQL accepts no changes
     unstarted: Sequence[UnstartedMail] = ()  # the accounts that are not started, with their mail on hold
+    organizers: Sequence[LocalOrganizers] = ()  # invitations that customers cannot answer, by author
 
 
 async def load_facts(connection: Connection) -> SystemFacts:
@@ -85,6 +87,7 @@ async def load_facts(connection: Connection) -> SystemFacts:
         await connection_budget.load_use(connection),
         await is_read_only(connection),
         await inbound_admin.count_unstarted(connection),
+        await maillog.count_local_organizers(connection),
     )
 
 
@@ -108,7 +111,22 @@ def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) ->
         found.append(
             Problem("late", "submissions", f"no sender has claimed a submission for {facts.unhanded / 60:.0f} min")
         )
-    return found + find_in_connections(facts.connections)
+    return found + find_organizers(facts) + find_in_connections(facts.connections)
+
+
+def find_organizers(facts: SystemFacts) -> list[Problem]:
+    """Return a problem for each author of invitations that name a local organizer. Pure."""
+    return [
+        Problem(
+            "organizer",
+            f"{each.author} {each.external}",
+            f"{each.author}: {each.invitations} invitations in {maillog.ORGANIZER_DAYS} days name a local address as "
+            f"organizer, which customers cannot answer; set the identity of the mail program's calendar to "
+            f"{each.external}",
+            0.0,
+        )
+        for each in facts.organizers
+    ]
 
 
 def find_in_connections(use: ConnectionUse) -> list[Problem]:

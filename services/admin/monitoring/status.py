@@ -22,6 +22,7 @@ from services.admin.monitoring.problems import (
     describe_held,
     find_in_connections,
     find_in_disks,
+    find_organizers,
     find_parked,
     find_unstarted,
     load_facts,
@@ -66,6 +67,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
             f"{problem.text}; run: mailgroup external start {problem.subject}" for problem in find_unstarted(facts)
         ]
         problems += [f"{problem.text} (parked list)" for problem in find_parked(facts)]
+        problems += [problem.text for problem in find_organizers(facts)]
         database = {"connections": facts.connections.used, "connections_limit": facts.connections.limit}
         problems += [problem.text for problem in find_in_connections(facts.connections)]
         if facts.read_only:

@@ -446,6 +446,7 @@ create table maillog (
 );
 create index maillog_inbound on maillog (inbound_id) where inbound_id is not null;
 create index maillog_submission on maillog (submission_id) where submission_id is not null;
+create index maillog_local_organizers on maillog (at) where event = 'local_organizer';
 
 -- Owner: shared/store/poison.py
 -- Mails that a process handled when it crashed, and which may be poison messages. Without a crash, no row is written.
