@@ -93,7 +93,7 @@ async def are_suspects(harness: FetcherHarness, account: int, count: int) -> boo
     return len(found) == count
 
 
-async def test_refusals_that_the_provider_calls_temporary_count_as_suspicions_only(harness: FetcherHarness) -> None:
+async def test_refusals_that_are_called_temporary_count_as_suspicions_only(harness: FetcherHarness) -> None:
     script = ScriptedPop3(mails("one", "two"), answers={"RETR 2": say(b"-ERR [SYS/TEMP] storage is slow\r\n")})
     async with script.running():
         account = await harness.add("e@x.test", script.port)

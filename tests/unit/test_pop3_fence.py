@@ -273,7 +273,7 @@ class WellTimed(ScriptedPop3):
 
 
 @pytest.mark.parametrize("count", [1, 2, 20])
-async def test_forged_replies_in_time_deceive_no_fence_of_a_mail_fetched_alone(
+async def test_forged_replies_in_time_deceive_no_fence_of_a_lone_mail(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     monkeypatch.setattr(pop3_fence, "_CHANCE", random.Random(1))
@@ -311,7 +311,7 @@ def test_long_and_odd_unique_ids_are_known_again() -> None:
     assert all(question.is_answered(lines[question.number]) for question in questions)
 
 
-def test_a_mail_that_the_server_refuses_is_asked_about_no_more_unless_alone() -> None:
+def test_a_refused_mail_is_asked_about_no_more_unless_it_is_alone() -> None:
     fence = Fence.of_uidls({1: "a", 2: "b"})
     fence.forget(1)
     fence.forget(2)
