@@ -60,11 +60,15 @@ class CertificateRefused(TlsError):
     certificate: as it was shown (DER); None if the handshake ended before.
     """
 
-    kind: ClassVar[str] = "certificate"
-
     def __init__(self, text: str, certificate: bytes | None = None) -> None:
         super().__init__(text)
         self.certificate = certificate
+
+
+class CertificateChanged(CertificateRefused):
+    """The certificate is not the pinned one."""
+
+    kind: ClassVar[str] = "certificate"
 
 
 class AddressNotAllowed(Permanent):
@@ -288,14 +292,14 @@ def fingerprint(der: bytes) -> str:
 def check_fingerprint(server: Server, der: bytes | None) -> None:
     """Check the certificate that the server presented against the pinned one, if there is one.
 
-    :raises CertificateRefused: the certificate is not the pinned one.
+    :raises CertificateChanged: the certificate is not the pinned one.
     """
     if server.tls_fingerprint is None:
         return
     pinned = server.tls_fingerprint.replace(":", "").replace(" ", "").lower()
     shown = fingerprint(der) if der else "none"
     if not hmac.compare_digest(pinned.encode(), shown.encode()):
-        raise CertificateRefused(
+        raise CertificateChanged(
             f"{host_port(server)}: the certificate is not the pinned one (its SHA-256 is {shown}); "
             "set tls_fingerprint to that only if the provider confirms it",
             der,

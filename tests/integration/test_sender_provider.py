@@ -12,7 +12,7 @@ import pytest
 from deploy.machine.dovecot_postfix import DemoProvider
 from shared.errors import Permanent, Temporary
 from shared.model import External
-from shared.net.dial import CertificateRefused, TlsError, Unreachable
+from shared.net.dial import CertificateChanged, TlsError, Unreachable
 from shared.provider.credentials import Credential
 from shared.provider.smtp_connect import probe_smtp
 from shared.provider.smtp_login import AuthFailed, ServerUnavailable
@@ -111,7 +111,7 @@ async def test_each_error_is_named_clearly(harness: SenderHarness, provider: Dem
         await probe_smtp(plain, Credential(SUPPORT, "wrong"), True, 10)
     with pytest.raises(TlsError, match="the certificate is not trusted"):
         await probe_smtp(_at(plain, provider.smtp_port, "starttls"), Credential(SUPPORT, "secret"), True, 10)
-    with pytest.raises(CertificateRefused, match="not the pinned one"):
+    with pytest.raises(CertificateChanged, match="not the pinned one"):
         await probe_smtp(_at(plain, provider.smtps_port, "implicit", "0" * 64), Credential(SUPPORT, "secret"), True, 10)
     with pytest.raises(TlsError, match="does not speak TLS"):
         await probe_smtp(_at(plain, provider.smtp_port, "implicit"), Credential(SUPPORT, "secret"), True, 10)

@@ -173,8 +173,9 @@ class _Checklist:
             await look
         except CertificateRefused as error:
             if error.certificate is not None:
-                shown = read_certificate(error.certificate)
-                self.steps[-1] = replace(self.steps[-1], server=self._protocol.lower(), certificate=shown)
+                failed, shown = self.steps[-1], read_certificate(error.certificate)
+                what = failed.text.partition("; ")[0]  # without the advice: console and command offer to trust it
+                self.steps[-1] = replace(failed, text=what, server=self._protocol.lower(), certificate=shown)
         except (Temporary, Permanent):
             return  # the failed step says enough
 

@@ -28,8 +28,8 @@ KINDS = {
     "This is shown for three days after the last one.",
     "disk": "A full disk stops all mail. Free some space, or give the system a larger disk.",
     "certificate": "Mail clients will refuse to connect. Install the renewed certificate; mailgroup reloads it.",
-    "provider_certificate": "The provider shows a certificate that is not the pinned one, or that no known authority "
-    "has signed, so mail waits. 'mailgroup external test ADDRESS' shows it. Trust it only if the provider confirms it.",
+    "provider_certificate": "The provider shows a certificate that is not the pinned one, so mail waits. 'mailgroup "
+    "external test ADDRESS' shows it. Trust it only if the provider confirms it.",
     "background": "A periodic work of the service admin fails. Its log names the cause; the work is tried again.",
     "corrupted": "PostgreSQL cannot read some of its data: a disk fails, or files were changed. Mail that needs the "
     "data waits. Make a backup now, then follow the runbook DatabaseCorrupted.",

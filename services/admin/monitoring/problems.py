@@ -24,7 +24,7 @@ from shared.db import connection_budget
 from shared.db.connection_budget import ConnectionUse
 from shared.db.database import Connection, is_read_only
 from shared.model import External
-from shared.net.dial import CertificateRefused
+from shared.net.dial import CertificateChanged
 from shared.settings import SERVICES, Settings
 from shared.store import accounts, inbound_admin, maillog, polls, relay_queue, relay_status, submissions_admin
 from shared.store.inbound_admin import UnstartedMail
@@ -189,7 +189,7 @@ def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
             "provider_certificate", f"{external.address} {name}", f"{external.address}: {name}: {direction.last_error}"
         )
         for name, direction in (("fetching", poll), ("relaying", relay))
-        if direction is not None and direction.failures and direction.last_error_kind == CertificateRefused.kind
+        if direction is not None and direction.failures and direction.last_error_kind == CertificateChanged.kind
     ]
     if poll is None or poll.paused_at is not None:
         return found

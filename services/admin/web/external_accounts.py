@@ -264,7 +264,7 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     try:
         entry = _fields(form, secret, old)
         if form.text("do") == "test":
-            requested = edit.check_entry("external", entry)
+            requested = edit.check_entry("external", entry if old is not None else {"hold": True} | entry)
             external = apply.external_of(
                 requested.external_accounts[0], old, context.system.vault, old.id if old else 0
             )
