@@ -249,3 +249,25 @@ async def test_a_tls_server_that_says_nothing_ends_with_the_deadline() -> None:
                 pass
     finally:
         listener.close()
+
+
+# ---------------------------------------------------------------------------------------------- what a port speaks
+
+
+async def test_a_port_speaks_tls_only_if_it_answers_a_handshake(authority: tuple[Path, ssl.SSLContext, str]) -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    for implicit, answer in ((True, True), (False, False)):
+        script = ScriptedPop3(context=authority[1], implicit=implicit)
+        async with script.running():
+            assert await dial.speaks_tls(script.server(), True, 10) is answer
+    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    try:
+        assert await dial.speaks_tls(Server("127.0.0.1", port, "none"), True, 0.3) is False
+    finally:
+        listener.close()
+    assert await dial.speaks_tls(Server("127.0.0.1", port, "none"), True, 0.3) is False  # nobody listens
+    assert await dial.speaks_tls(Server("127.0.0.1", 1, "none"), False, 0.3) is False  # not allowed

@@ -141,8 +141,8 @@ class RefusedCertificate(BaseModel):
     subject: str
     issuer: str
     names: list[str]
-    valid_from: datetime.datetime | None
-    valid_until: datetime.datetime | None
+    valid_from: datetime.datetime | None = None  # missing if the certificate cannot be read
+    valid_until: datetime.datetime | None = None
 
 
 class ConnectionCheckStep(BaseModel):
