@@ -91,12 +91,15 @@ class Database:
         await self._pool.close(timeout=2)
 
     @asynccontextmanager
-    async def transaction(self, seconds: float = TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, seconds: float = TRANSACTION_SECONDS, *, kept: bool = True
+    ) -> AsyncIterator[Connection]:
         """Open a transaction: it is committed when the block ends, and rolled back when the block raises.
 
+        :param kept: False rolls it back in any case, for a dry run.
         :raises Temporary: the server is unavailable, refused the connection, or took longer than ``seconds``.
         """
-        async with self.statement(seconds) as connection, connection.transaction():
+        async with self.statement(seconds) as connection, connection.transaction(force_rollback=not kept):
             yield connection
 
     @asynccontextmanager

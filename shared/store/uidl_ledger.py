@@ -220,6 +220,17 @@ class SkippedMail:
     acknowledged_at: datetime.datetime | None
 
 
+async def count_history(connection: Connection, external_id: int) -> tuple[int, int]:
+    """Count the mails that were at the provider at the first contact: those that are not left to fetch, and all."""
+    cursor = await connection.execute(
+        """select count(*) filter (where state <> 'history'), count(*) from uidl_ledger
+           where external_id = %s and was_history""",
+        (external_id,),
+    )
+    done, total = await cursor.fetchone() or (0, 0)
+    return int(done), int(total)
+
+
 async def list_skipped(connection: Connection, external_id: int) -> list[SkippedMail]:
     """List the skipped mails of an account, the oldest first."""
     cursor = await connection.execute(

@@ -273,6 +273,12 @@ async def end_session(connection: Connection, session_id: int) -> None:
     await connection.execute("delete from console_sessions where id = %s", (session_id,))
 
 
+async def end_sessions_of(connection: Connection, local_id: int) -> int:
+    """End all sessions of a local account. :return: their number."""
+    cursor = await connection.execute("delete from console_sessions where local_id = %s", (local_id,))
+    return cursor.rowcount
+
+
 async def add_flash(connection: Connection, session_id: int, notices: Sequence[str]) -> None:
     """Store lines for the next page of this browser; of many, the latest."""
     await connection.execute(

@@ -35,6 +35,8 @@ from shared.store import account_changes, accounts, inbound, maildrops, polls, r
 
 _FETCHING = ("enabled", "login", "password", "oauth", "pop3", "history", "delete_after_days", "delete_history")
 """Fields that decide what is fetched from the provider and deleted there."""
+FILE_SECONDS = 600.0
+"""Limit of the transaction in which the console applies a file: seconds; ten thousand accounts take minutes."""
 
 
 @dataclass(slots=True)

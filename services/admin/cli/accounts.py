@@ -52,6 +52,7 @@ Generate = Annotated[bool, typer.Option("--generate", help="Set a random passwor
 def apply(
     file: Annotated[Path, typer.Argument(help="Accounts file (YAML or JSON).", metavar="FILE")],
     prune: Annotated[bool, typer.Option("--prune", help="Remove accounts that the file does not name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the changes without making them.")] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -69,7 +70,7 @@ def apply(
             return wanted
 
         async with open_context(data) as system:
-            await _change(system, read, json, prune=prune, shown=not json)
+            await change_accounts(system, read, json, prune=prune, shown=not json, kept=not dry_run)
 
     run(work)
 
@@ -96,22 +97,23 @@ def is_asked() -> bool:
     return sys.stdin.isatty()
 
 
-async def _change(
+async def change_accounts(
     system: AdminContext,
     prepare: Callable[[Connection], Awaitable[AccountsFile]],
     json: bool,
     *,
     prune: bool = False,
     shown: bool = False,
+    kept: bool = True,
     generated: str | None = None,
 ) -> None:
     """Change accounts, and print the changes and what happens to the mail at the providers.
 
     :param prepare: returns the accounts; it runs in the transaction of the change. :param shown: show the progress.
-    :param generated: the new password, to be printed, too.
+    :param generated: the new password, to be printed, too. :param kept: False rolls the changes back.
     """
     with show_progress("Passwords", shown=shown) as progress:
-        async with system.database.transaction(CHANGE_SECONDS) as connection:
+        async with system.database.transaction(CHANGE_SECONDS, kept=kept) as connection:
             wanted = await prepare(connection)
             outcome = await apply_accounts(connection, wanted, system.vault, system.passwords, prune, progress)
             await audit.record_lines(connection, audit.operator(), outcome.lines)
@@ -120,6 +122,8 @@ async def _change(
     if not json:
         print_lines(outcome.lines or ["nothing to change"])
         print_lines([f"password: {generated}"] if generated else [])
+    if not kept:
+        outcome.contacts.clear()  # the provider is asked about accounts that exist
     with show_waiting("Asking the provider for the mail there"):
         found = await connection_check.describe_maildrop(system, outcome.contacts)
     if json:
@@ -190,7 +194,7 @@ def _save(
                     require_strong(requested)
                 return requested
 
-            await _change(system, prepare, json, generated=fields["password"] if generate else None)
+            await change_accounts(system, prepare, json, generated=fields["password"] if generate else None)
 
     run(work)
 
@@ -389,7 +393,7 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
 
     async def work() -> None:
         async with open_context(data) as system:
-            account = await _external(system, address)
+            account = await find_external(system, address)
             with show_waiting(f"Checking {address}"):
                 steps = await connection_check.check_connection(system, account)
         if json:
@@ -421,7 +425,7 @@ def authorize(address: Address, data: Data = None) -> None:
 
     async def work() -> None:
         async with open_context(data) as system:
-            account = await _external(system, address)
+            account = await find_external(system, address)
             await authorize_account(system, account, audit.operator(), lambda line: print(line, flush=True))
         console.print(f"external account {address}: authorized", markup=False)
 
@@ -454,7 +458,7 @@ def skipped(
 
     async def work() -> None:
         async with open_context(data) as system:
-            account = await _external(system, address)
+            account = await find_external(system, address)
             async with system.database.transaction() as connection:
                 if acknowledge or retry:
                     done = await (operations.fetch_again if retry else operations.acknowledge)(connection, account, ids)
@@ -496,7 +500,7 @@ def _print_skipped(rows: list[dict[str, Any]]) -> None:
     )
 
 
-async def _external(system: AdminContext, address: str) -> External:
+async def find_external(system: AdminContext, address: str) -> External:
     """Load an external account. :raises Permanent: there is no such account."""
     async with system.database.transaction() as connection:
         externals = {e.address.casefold(): e for e in await accounts.load_externals(connection)}

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from services.admin.cli import accounts, backup, completion, install, logs, machine, mail
+from services.admin.cli import (
+    account_actions,
+    accounts,
+    answers,
+    backup,
+    completion,
+    install,
+    logs,
+    machine,
+    mail,
+    single_mails,
+    users,
+)
 from services.admin.cli.options import Data, group
 from shared import __version__
 
@@ -38,16 +50,30 @@ app.command()(machine.demo)
 app.command()(machine.up)
 app.command()(accounts.apply)
 app.command()(accounts.export)
+accounts.external.command("history")(account_actions.history)
+accounts.local.command("removed")(account_actions.removed)
+accounts.local.command("hand-over")(account_actions.hand_over)
+accounts.local.command("logins")(account_actions.logins)
+accounts.local.command("sign-out")(account_actions.sign_out)
 app.add_typer(accounts.external, name="external")
 app.add_typer(accounts.local, name="local")
 app.command()(mail.status)
 app.command()(mail.trace)
 app.command()(logs.logs)
 app.command()(mail.route)
+app.command()(single_mails.find)
+app.command()(single_mails.give)
+app.command()(single_mails.resend)
+app.command()(single_mails.raw)
+app.command()(answers.answers)
+app.add_typer(answers.names, name="names")
 app.add_typer(mail.queue, name="queue")
 app.add_typer(mail.parked, name="parked")
 app.add_typer(mail.held, name="held")
 app.command()(mail.undelete)
+app.add_typer(users.users, name="users")
+app.add_typer(users.tokens, name="tokens")
+app.command("audit")(users.show_audit)
 app.command()(machine.migrate)
 app.command("rotate-key")(machine.rotate_key)
 app.command()(machine.service)

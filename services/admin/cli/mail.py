@@ -254,7 +254,7 @@ def queue_retry(
 
     Example: mailgroup queue retry
     """
-    _act("tried now", data, json, lambda connection: operations.retry(connection, ids))
+    act_on_mails("tried now", data, json, lambda connection: operations.retry(connection, ids))
 
 
 @queue.command("cancel")
@@ -270,10 +270,10 @@ def queue_cancel(
 
     Example: mailgroup queue cancel 42
     """
-    _act("cancelled", data, json, lambda connection: operations.cancel(connection, ids, reason))
+    act_on_mails("cancelled", data, json, lambda connection: operations.cancel(connection, ids, reason))
 
 
-def _act(
+def act_on_mails(
     word: str, data: Path | None, json: bool, act: Callable[[Connection], Awaitable[operations.OperationResult]]
 ) -> None:
     """Run an operation in one transaction and print its result; exit status 1 if it left any of the named mails."""
@@ -338,7 +338,7 @@ def parked_requeue(ids: Ids, data: Data = None, json: Json = False) -> None:
 
     Example: mailgroup parked requeue 42
     """
-    _act("requeued", data, json, lambda connection: operations.requeue(connection, ids))
+    act_on_mails("requeued", data, json, lambda connection: operations.requeue(connection, ids))
 
 
 @parked.command("discard")
@@ -354,7 +354,7 @@ def parked_discard(
 
     Example: mailgroup parked discard 42 --reason 'spam that broke the parser'
     """
-    _act("discarded", data, json, lambda connection: operations.discard(connection, ids, reason))
+    act_on_mails("discarded", data, json, lambda connection: operations.discard(connection, ids, reason))
 
 
 @held.command("list")
@@ -391,7 +391,7 @@ def undelete(
     """
     if ids:
         wanted = ids
-        _act("brought back", data, json, lambda connection: operations.undelete(connection, address, wanted))
+        act_on_mails("brought back", data, json, lambda connection: operations.undelete(connection, address, wanted))
         return
 
     def cells(row: dict[str, Any]) -> tuple[object, ...]:

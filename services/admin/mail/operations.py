@@ -41,6 +41,9 @@ TAKEN = "taken by the operator"
 CANCELLED = "the delivery was cancelled by the operator"
 """Reasons that the trace and the notices to authors show."""
 
+HAND_OVER_SECONDS = 600.0
+"""Limit of the transaction that copies a mailbox: seconds; a mailbox of many years takes minutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class OperationResult:
@@ -259,7 +262,7 @@ async def list_deleted(connection: Connection, address: str, text: str = "") -> 
 
     :param text: of a search. :raises Permanent: there is no such local account.
     """
-    person = await _load_person(connection, address)
+    person = await load_person(connection, address)
     rows: list[dict[str, Any]] = [
         {"id": entry.inbound_id, "octets": entry.octets, "deleted_at": iso(entry.deleted_at)}
         for entry in await maildrops.list_mails(connection, person.id, deleted=True)
@@ -270,7 +273,7 @@ async def list_deleted(connection: Connection, address: str, text: str = "") -> 
 
 async def undelete(connection: Connection, address: str, ids: Collection[int]) -> OperationResult:
     """Undelete mails of a person; they get new UIDLs. :raises Permanent: there is no such local account."""
-    person = await _load_person(connection, address)
+    person = await load_person(connection, address)
     entries = await maildrops.list_mails(connection, person.id, deleted=True)
     wanted = [entry.id for entry in entries if entry.deleted_at is not None and entry.inbound_id in ids]
     back = await maildrops.undelete_mails(connection, person.id, wanted)
@@ -280,7 +283,8 @@ async def undelete(connection: Connection, address: str, ids: Collection[int]) -
     return OperationResult.of(back, ids)
 
 
-async def _load_person(connection: Connection, address: str) -> Local:
+async def load_person(connection: Connection, address: str) -> Local:
+    """Load a local account. :raises Permanent: there is none with this address."""
     person = await accounts.local_by_login(connection, address)
     if person is None:
         known = [each.address for each in await accounts.load_locals(connection)]
@@ -341,8 +345,8 @@ async def give_copy(connection: Connection, mail_id: int, address: str, away_fro
     :param away_from: delete this person's copy. :raises Permanent: there is no such mail or person, both persons are
         the same, or the mail is not delivered yet.
     """
-    person = await _load_person(connection, address)
-    other = await _load_person(connection, away_from) if away_from else None
+    person = await load_person(connection, address)
+    other = await load_person(connection, away_from) if away_from else None
     if other is not None and other.id == person.id:
         raise Permanent(f"{address}: is to have it, so it is not taken from there")
     mail = await inbound_admin.load_detail(connection, mail_id)
@@ -375,7 +379,7 @@ async def copy_mailbox_to(connection: Connection, leaver: str, colleague: str) -
 
     :raises Permanent: there is no such person.
     """
-    one, other = await _load_person(connection, leaver), await _load_person(connection, colleague)
+    one, other = await load_person(connection, leaver), await load_person(connection, colleague)
     if one.id == other.id:
         raise Permanent(f"{leaver}: is the same account")
     given = await maildrops.copy_all(connection, one.id, other.id)

@@ -51,8 +51,6 @@ _NEW: dict[str, Any] = {
     "kept": "",
     "version": "",
 }
-HAND_OVER_SECONDS = 600.0
-"""Limit of the transaction that copies a mailbox: seconds; a mailbox of many years takes minutes."""
 CHOICES = 200
 """Largest number of accounts that a list offers; with more, the user types the address."""
 
@@ -130,8 +128,7 @@ async def sign_out(context: PageDep, user: Administrator, address: PathAddress) 
     """End every console session of this account."""
     person = await load_local(context, address)
     async with context.system.database.transaction() as connection:
-        for session in await users.list_sessions(connection, person.id):
-            await users.end_session(connection, session.id)
+        await users.end_sessions_of(connection, person.id)
         await audit.record_change(connection, user.name, "signed out everywhere", person.address)
     return await context.redirect(
         user, context.path_to("/local", person.address), f"{person.user_name} is signed out of the console."
@@ -144,7 +141,7 @@ async def hand_over(request: Request, context: PageDep, user: Administrator, add
     person = await load_local(context, address)
     to = context.storable(Form(await request.form()).text("to"))
     try:
-        async with context.system.database.transaction(HAND_OVER_SECONDS) as connection:
+        async with context.system.database.transaction(operations.HAND_OVER_SECONDS) as connection:
             count = await operations.copy_mailbox_to(connection, person.address, to)
             await audit.record_change(
                 connection, user.name, "handed mail over", person.address, f"{count} mails to {to}"

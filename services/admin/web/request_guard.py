@@ -34,8 +34,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MAX_OCTETS = 256 * 1024
 """Limit of a request body: octets; forms and JSON have some KiB. Without a login a client can use up as much memory for
 each of its connections."""
-FILE_PATH, MAX_FILE_OCTETS = "/accounts-file", MAX_YAML_OCTETS + 64 * 1024
-"""The path of the accounts file, whose body is read for administrators only, and its limit: octets."""
+FILE_PATHS, MAX_FILE_OCTETS = ("/accounts-file", "/api/v1/accounts-file"), MAX_YAML_OCTETS + 64 * 1024
+"""The paths of the accounts file, whose body is read for administrators only, and its limit: octets."""
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9_.-]{1,253}))(?::\d{1,5})?", re.ASCII)
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _POLICY = (
@@ -131,7 +131,7 @@ class RequestGuard:
         if sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["query_string"]) > HEAD_OCTETS:
             await _refuse(respond, 431, f"The header of the request is longer than {HEAD_OCTETS} octets.")
             return
-        limit = MAX_FILE_OCTETS if scope["path"] == FILE_PATH else MAX_OCTETS
+        limit = MAX_FILE_OCTETS if scope["path"] in FILE_PATHS else MAX_OCTETS
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal() and len(length) < 19) or int(length) > limit:
             await _refuse(respond, 413, f"The request is longer than {limit} octets.")

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
-from services.admin.access import audit, users
+from services.admin.access import audit, user_changes, users
 from services.admin.accounts import export
+from services.admin.accounts.apply import FILE_SECONDS
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import read_text
 from services.admin.accounts.passwords import describe_weak
@@ -20,12 +21,8 @@ from shared.errors import Permanent
 
 router = APIRouter(include_in_schema=False)
 
-CHANGE_SECONDS = 600.0
-"""Limit of the transaction that applies an accounts file: seconds; ten thousand accounts take minutes."""
 KEPT_CHARACTERS = 100_000
 """Largest tried file that may be applied without a second upload: characters; larger ones are not kept in memory."""
-MIN_CHARACTERS = 10
-"""Shortest password of a console user: characters."""
 
 
 @router.get("/audit")
@@ -71,39 +68,32 @@ async def change_users(request: Request, context: PageDep, user: Administrator) 
     """Add, change or remove a user; end a session; create or revoke a token."""
     form = Form(await request.form())
     do, name, role = form.text("do"), context.storable(form.text("name")), form.text("role")
-    chosen_id = next(iter(form.ids()), 0)
+    chosen_id, token = next(iter(form.ids()), 0), ""
     try:
-        hashed = None
+        hashed = ""
         if do in ("add", "password"):
-            if len(form.secret("password")) < MIN_CHARACTERS:
-                raise Permanent(f"Password: at least {MIN_CHARACTERS} characters are needed.")
-            hashed = await context.system.passwords.hash(form.secret("password"))
+            hashed = await context.system.passwords.hash(user_changes.require_length(form.secret("password")))
         async with context.system.database.transaction() as connection:
             match do:
                 case "add":
-                    await users.add(connection, name, role, hashed or "")
+                    await user_changes.add_user(connection, user.name, name, role, hashed)
                 case "password":
-                    name = await users.set_password(connection, chosen_id, hashed or "")
+                    await user_changes.set_password(connection, user.name, chosen_id, hashed)
                 case "role":
-                    name = await users.set_role(connection, chosen_id, role)
+                    await user_changes.set_role(connection, user.name, chosen_id, role)
                 case "remove":
-                    name = await users.remove(connection, chosen_id)
+                    await user_changes.remove_user(connection, user.name, chosen_id)
                 case "end-session":
-                    await users.end_session(connection, chosen_id)
+                    await user_changes.end_session(connection, user.name, chosen_id)
                 case "token":
-                    token = await users.create_token(connection, name, role, user.name)
-                    await audit.record_change(connection, user.name, "made a token", name, role)
+                    token = await user_changes.create_token(connection, user.name, name, role)
                 case "end-token":
-                    name = await users.end_token(connection, chosen_id)
+                    await user_changes.revoke_token(connection, user.name, chosen_id)
                 case _:
                     raise Permanent("Nothing was chosen to be done.")
-            if do != "token":
-                await audit.record_change(
-                    connection, user.name, f"console: {do}", name, role if do in ("add", "role") else ""
-                )
     except Permanent as error:
         return await _users(request, context, user, [str(error)])
-    if do == "token":
+    if token:
         return await _users(request, context, user, token=token)
     return await context.redirect(user, "/users", "Done.")
 
@@ -124,10 +114,6 @@ async def export_file(context: PageDep, user: Administrator) -> Response:
     )
 
 
-class _DryRun(Exception):
-    """Rolls back the transaction of a dry run."""
-
-
 @router.post("/accounts-file")
 async def import_file(request: Request, context: PageDep, user: Administrator) -> Response:
     """Apply an accounts file, or show what it would change."""
@@ -135,23 +121,20 @@ async def import_file(request: Request, context: PageDep, user: Administrator) -
     form, file = Form(data), data.get("file")
     content = await file.read() if isinstance(file, UploadFile) else b""
     kept = context.kept_secrets.load(user.session_id, form.text("kept"))
-    outcome = None
+    is_dry = form.text("do") != "apply"
     try:
         if form.text("kept") and kept is None:
             raise AccountsError(["the tried file is not kept any more; choose the file once more"])
         text = kept if kept is not None else content.decode()
         requested = await asyncio.to_thread(read_text, text, "file", None)  # 1 MiB takes seconds
-        async with context.system.database.transaction(CHANGE_SECONDS) as connection:
+        async with context.system.database.transaction(FILE_SECONDS, kept=not is_dry) as connection:
             outcome = await context.apply(connection, requested, user, form.flag("prune"))
             warning = [f"Warning: {describe_weak(outcome.weak)}."] if outcome.weak else []
-            if form.text("do") != "apply":
-                raise _DryRun
     except (AccountsError, UnicodeDecodeError) as error:
         lines = error.lines if isinstance(error, AccountsError) else ["file: is not UTF-8 text"]
         lines = [line.removeprefix("file: ") for line in lines]
         return await context.render_page(request, user, "accounts_file.html", status=422, problems=lines, lines=None)
-    except _DryRun:
-        assert outcome is not None
+    if is_dry:
         kept = context.kept_secrets.store(user.session_id, text) if len(text) <= KEPT_CHARACTERS else ""
         prune = form.flag("prune")
         lines = [*outcome.lines, *warning]

@@ -12,12 +12,14 @@ from fastapi.security import HTTPBearer
 
 from services.admin.web.api import (
     accounts_file,
+    answers,
     authorizations,
     external_accounts,
     local_accounts,
     mails,
     queues,
     state,
+    users,
 )
 from services.admin.web.api.schemas import ApiError
 
@@ -39,5 +41,5 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 _bearer = HTTPBearer(auto_error=False, description="A token created in the console.")
 router = APIRouter(prefix="/api/v1", responses=_PROBLEMS, dependencies=[Depends(_bearer)])
-for _topic in (state, external_accounts, authorizations, local_accounts, accounts_file, mails, queues):
+for _topic in (state, external_accounts, authorizations, local_accounts, accounts_file, mails, answers, queues, users):
     router.include_router(_topic.router)

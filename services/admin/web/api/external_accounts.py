@@ -11,6 +11,7 @@ from services.admin.access.users import CurrentUser
 from services.admin.accounts import connection_check, export, start
 from services.admin.accounts.file_format import ExternalFields
 from services.admin.mail import operations
+from services.admin.monitoring.history_progress import load_history_progress
 from services.admin.web.api.account_requests import remove_account, require_external, save_account
 from services.admin.web.api.schemas import (
     AddressInPath,
@@ -18,6 +19,7 @@ from services.admin.web.api.schemas import (
     ChangeLines,
     ConnectionCheckStep,
     ExternalAccount,
+    HistoryProgress,
     IfMatch,
     MailSelection,
     OperationOutcome,
@@ -88,6 +90,13 @@ async def start_external(context: PageDep, user: Administrator, address: Address
     async with context.system.database.transaction() as connection:
         await require_external(connection, address)
         return {"changed": await start.start(connection, context.storable(address), user.name)}
+
+
+@router.get("/external-accounts/{address}/history", response_model=HistoryProgress, tags=["accounts"])
+async def show_history(context: PageDep, user: Reader, address: AddressInPath) -> Any:
+    """Return how much of the mail that was at the provider at the first contact is fetched."""
+    async with context.system.database.transaction() as connection:
+        return await load_history_progress(connection, await require_external(connection, address))
 
 
 @router.get("/external-accounts/{address}/skipped-mails", response_model=list[SkippedMailEntry], tags=["mail"])

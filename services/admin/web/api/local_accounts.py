@@ -18,6 +18,7 @@ from services.admin.web.api.schemas import (
     AddressInPath,
     ApiText,
     ChangeLines,
+    Colleague,
     DeletedMailEntry,
     IfMatch,
     LocalAccount,
@@ -27,6 +28,7 @@ from services.admin.web.api.schemas import (
     NewName,
     OperationOutcome,
     PageLimit,
+    RemovedAccount,
 )
 from services.admin.web.page_context import Administrator, PageDep, Reader
 from shared.store import accounts, last_logins
@@ -107,6 +109,36 @@ async def add_name(context: PageDep, user: Administrator, address: AddressInPath
         requested = await edit.add_name(connection, person.address, taken.name)
         outcome = await context.apply(connection, requested, user)
     return {"changed": outcome.lines}
+
+
+@router.get("/removed-local-accounts", response_model=list[RemovedAccount], tags=["accounts"])
+async def list_removed(context: PageDep, user: Reader) -> Any:
+    """List the removed local accounts that can be restored, the latest first."""
+    async with context.system.database.transaction() as connection:
+        removed = await accounts.removed_locals(connection)
+    return [{"address": p.address, "user_name": p.user_name, "removed_at": at} for p, at in removed]
+
+
+@router.post("/local-accounts/{address}/sign-out", response_model=ChangeLines, tags=["accounts"])
+async def sign_out(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
+    """End every console session of a local account."""
+    async with context.system.database.transaction() as connection:
+        person = await require_local(connection, address)
+        count = await users.end_sessions_of(connection, person.id)
+        await audit.record_change(connection, user.name, "signed out everywhere", person.address)
+    return {"changed": [f"local account {person.address}: signed out of {count} browsers"]}
+
+
+@router.post("/local-accounts/{address}/hand-over", response_model=ChangeLines, tags=["mail"])
+async def hand_over(context: PageDep, user: Administrator, address: AddressInPath, given: Colleague) -> Any:
+    """Copy every mail of a local account into the mailbox of a colleague, as new mail."""
+    async with context.system.database.transaction(operations.HAND_OVER_SECONDS) as connection:
+        person = await require_local(connection, address)
+        count = await operations.copy_mailbox_to(connection, person.address, given.to)
+        await audit.record_change(
+            connection, user.name, "handed mail over", person.address, f"{count} mails to {given.to}"
+        )
+    return {"changed": [f"local account {given.to}: has {count} mails of {person.address}, as new mail"]}
 
 
 @router.get("/local-accounts/{address}/deleted-mails", response_model=list[DeletedMailEntry], tags=["mail"])

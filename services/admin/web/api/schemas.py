@@ -293,3 +293,140 @@ class OperationOutcome(BaseModel):
 
     done: list[int]
     left: list[int]
+
+
+class Colleague(BaseModel):
+    """The local account that gets the mail of another one."""
+
+    model_config = ConfigDict(extra="forbid")
+    to: Address = Field(examples=["jim@local.com"])
+
+
+class RemovedAccount(BaseModel):
+    """A removed local account that can be restored."""
+
+    address: str = Field(examples=["alex@local.com"])
+    user_name: str = Field(examples=["Alex"])
+    removed_at: datetime.datetime
+
+
+class HistoryProgress(BaseModel):
+    """How much of the mail that was at the provider at the first contact is fetched: mails.
+
+    total: null before the first contact. wanted: `history` is `all`. done: nothing of it is left to fetch.
+    """
+
+    wanted: bool
+    fetched: int
+    total: int | None
+    done: bool
+
+
+class SharedMailEntry(BaseModel):
+    """A mail that went to everyone who shares an external account. author: the person who answered it."""
+
+    mail_id: int
+    external: str = Field(examples=["support@company.com"])
+    at: datetime.datetime
+    sender: str = Field(examples=["Anna Customer"])
+    subject: str = Field(examples=["My printer does not print"])
+    author: str | None = Field(examples=["Alex"])
+    answered_at: datetime.datetime | None
+    submission_id: int | None
+
+
+class UnknownNameEntry(BaseModel):
+    """A name beside the address of an external account that no sharer has. mails: the number of mails with it."""
+
+    external: str = Field(examples=["support@company.com"])
+    name: str = Field(examples=["Alexander"])
+    mails: int
+    last_mail_id: int
+    last_at: datetime.datetime
+
+
+_Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00]*$")]
+
+
+class HiddenName(BaseModel):
+    """A name that the list of unknown names shows."""
+
+    model_config = ConfigDict(extra="forbid")
+    external: Address = Field(examples=["support@company.com"])
+    name: _Word = Field(examples=["Alexander"])
+
+
+class AssignedName(HiddenName):
+    """A name that the list of unknown names shows, and the local account that is meant."""
+
+    name: Name = Field(examples=["Alexander"])
+    to: Address = Field(examples=["alex@local.com"])
+
+
+Role = Literal["administrator", "observer"]
+_Given = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00]*$")]
+
+
+class ConsoleUserEntry(BaseModel):
+    """A user of the console."""
+
+    id: int
+    name: str = Field(examples=["admin"])
+    role: Role
+    created_at: datetime.datetime
+    signed_in_at: datetime.datetime | None
+
+
+class NewUser(BaseModel):
+    """A user of the console to add. password: at least 10 characters."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: _Given = Field(examples=["auditor"])
+    role: Role
+    password: _Given = Field(examples=["correct horse battery"])
+
+
+class NewPassword(BaseModel):
+    """A password of at least 10 characters."""
+
+    model_config = ConfigDict(extra="forbid")
+    password: _Given = Field(examples=["correct horse battery"])
+
+
+class NewRole(BaseModel):
+    """The role of a user."""
+
+    model_config = ConfigDict(extra="forbid")
+    role: Role
+
+
+class UserSession(SessionEntry):
+    """A browser in which a user of the console is signed in."""
+
+    id: int
+    who: str = Field(examples=["admin"])
+
+
+class NewToken(BaseModel):
+    """A token to create. name: of the script that uses it."""
+
+    model_config = ConfigDict(extra="forbid")
+    name: _Given = Field(examples=["backup script"])
+    role: Role
+
+
+class TokenEntry(BaseModel):
+    """A token of a script."""
+
+    id: int
+    name: str = Field(examples=["backup script"])
+    role: Role
+    made_by: str = Field(examples=["admin"])
+    created_at: datetime.datetime
+    used_at: datetime.datetime | None
+
+
+class TokenSecret(NewToken):
+    """A new token."""
+
+    token: str = Field(examples=["mg_…"])

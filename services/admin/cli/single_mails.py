@@ -1,0 +1,128 @@
+"""The commands that find mail and act on one: ``find``, ``give``, ``resend``, ``raw``."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from services.admin.access import audit
+from services.admin.cli.mail import Id, Ids, act_on_mails
+from services.admin.cli.options import Data, Json
+from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run
+from services.admin.context import open_context
+from services.admin.formatting import moment
+from services.admin.mail import history, operations, search_index
+from services.admin.monitoring.status import iso
+from shared.errors import Permanent
+from shared.store import blobs
+
+Before = Annotated[int | None, typer.Option("--before", help="Only mails before this id.", metavar="ID", min=1)]
+
+
+def find(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(help="Words of subject, names and addresses; or one account's address.", metavar="[WORDS...]"),
+    ] = None,
+    day: Annotated[str, typer.Option("--day", help="Only mails of this day (UTC).", metavar="YYYY-MM-DD")] = "",
+    before: Annotated[
+        int | None, typer.Option("--before", help="Only mails before this id.", metavar="ID", min=1)
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", help="Largest number of mails.", min=1, max=1000)
+    ] = search_index.PAGE,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """List the latest mails, or those with all these words, as the console's search does.
+
+    Example: mailgroup find printer anna@customer.example --day 2026-11-30
+    """
+    try:
+        date = datetime.date.fromisoformat(day) if day else None
+    except ValueError:
+        fail(f"--day {day!r}: a day has the form 2026-11-30", MISUSE)
+
+    async def work() -> None:
+        async with open_context(data) as system, system.database.transaction() as connection:
+            found = await search_index.search(connection, " ".join(words or []), date, before, limit)
+        if json:
+            names = ("id", "external", "sender", "subject", "sent", "state", "status")
+            print_json([{"at": iso(mail.at), **{name: getattr(mail, name) for name in names}} for mail in found])
+            return
+        rows = [(m.id, moment(iso(m.at)), m.sender, m.subject, m.status, m.external) for m in found]
+        print_table("Mails", ("Id", "Time (UTC)", "From", "Subject", "Status", "Account"), rows)
+        if len(found) == limit:
+            console.print(f"For earlier mails: --before {found[-1].id}", markup=False)
+
+    run(work)
+
+
+def give(
+    id_: Annotated[int, Id],
+    to: Annotated[str, typer.Option("--to", help="Local account that gets the mail.", metavar="ADDRESS")],
+    away_from: Annotated[
+        str | None, typer.Option("--away-from", help="Local account that loses it.", metavar="ADDRESS")
+    ] = None,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Copy a delivered mail into a person's mailbox as new mail, or move it from one person to another.
+
+    Example: mailgroup give 42 --to jim@local.com --away-from alex@local.com
+    """
+
+    async def work() -> None:
+        async with open_context(data) as system, system.database.transaction() as connection:
+            await operations.give_copy(connection, id_, to, away_from)
+            await audit.record_mails(connection, audit.operator(), "gave a mail", [id_], f"to {to}")
+        line = f"mail {id_}: {to} has it{f', and {away_from} no longer' if away_from else ''}"
+        if json:
+            print_json({"changed": [line]})
+        else:
+            console.print(line, markup=False)
+
+    run(work)
+
+
+def resend(ids: Ids, data: Data = None, json: Json = False) -> None:
+    """Send submissions again to the external recipients that did not get them.
+
+    Example: mailgroup resend 42
+    """
+    act_on_mails("sent again", data, json, lambda connection: operations.resend(connection, ids))
+
+
+def raw(
+    id_: Annotated[int, Id],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="New file for the mail; else it is printed.", metavar="FILE")
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Print the whole mail as it was received (RFC 5322), or write it into a file. The audit records it.
+
+    Example: mailgroup raw 42 --output mail.eml
+    """
+
+    if output is not None and output.exists():
+        fail(f"{output}: exists already; name another file", MISUSE)
+
+    async def work() -> None:
+        async with open_context(data) as system:
+            async with system.database.transaction() as connection:
+                found = await history.load_mail_history(connection, id_)
+                if found is None:
+                    raise Permanent(f"{id_}: there is no mail with this id, or it was purged")
+                await audit.record_mails(
+                    connection, audit.operator(), "looked into a mail", [id_], found.summary.author
+                )
+            with output.open("xb") if output is not None else sys.stdout.buffer as target:
+                async for part in blobs.stream(system.database, found.blob_id):
+                    target.write(part)
+
+    run(work)
