@@ -262,6 +262,7 @@ def test_an_accounts_file_is_tried_and_applied(command: Command, rest: Rest, sto
     wrong = put("", b"local_accounts: [{address: x}]")
     assert (wrong.status_code, "local_accounts" in wrong.text) == (422, True)
     assert put("", b"\xff").status_code == 422
+    assert put("?prune=true", b"\n").status_code == 422  # it would remove all accounts
     assert put("", b" " * (5 * 1024 * 1024)).status_code == 413
     # then it is in force
     assert put("", file.read_bytes()).json()["changed"][0].startswith(line)

@@ -43,6 +43,8 @@ async def apply_accounts(
         text = (await request.body()).decode()
     except UnicodeDecodeError as error:
         raise AccountsError(["file: is not UTF-8 text"]) from error
+    if not text.strip():  # with prune, a request that lost its body would remove every account
+        raise AccountsError(["file: is empty"])
     requested = await asyncio.to_thread(read_text, text, "file", None)  # 1 MiB takes seconds
     async with context.system.database.transaction(FILE_SECONDS, kept=not dry_run) as connection:
         outcome = await context.apply(connection, requested, user, prune)
