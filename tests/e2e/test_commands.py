@@ -186,7 +186,7 @@ def test_an_account_is_added_with_an_answer_and_started(system: System, monkeypa
     assert system.json("external", "start", SUPPORT) == {"changed": []}
 
 
-def test_an_unknown_certificate_is_trusted_by_the_command_that_the_test_prints(system: System) -> None:
+def test_an_unknown_certificate_is_trusted_by_the_printed_command(system: System) -> None:
     system.apply({"external_accounts": [system.external(SUPPORT)]})
     secure = ("pop3.tls=implicit", f"pop3.port={system.provider.pop3s_port}")
     system.run("external", "set", SUPPORT, *secure)

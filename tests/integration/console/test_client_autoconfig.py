@@ -147,7 +147,7 @@ def test_apple_gets_a_profile_to_install(site: str) -> None:
     assert not [name for name in account if name.endswith("Password") and isinstance(account[name], str)]
 
 
-def test_a_person_sees_one_port_for_each_direction_and_a_qr_code_for_others(site: str, store: str) -> None:
+def test_a_person_sees_one_port_each_way_and_a_qr_code_for_others(site: str, store: str) -> None:
     def page(url: str) -> str:
         shown = console.signed_in(url, ALEX, "secret").get("/mine").text
         assert re.findall(r"SSL/TLS", shown.partition("<details")[0]) == ["SSL/TLS"] * 2
