@@ -196,10 +196,19 @@ async def _save(connection: Connection, table: str, values: dict[str, object]) -
 
 
 async def remove_account(connection: Connection, kind: Literal["external", "local"], account_id: int) -> None:
-    """Hide an account; its mail is kept for the retention time. For a local account: after ``lock_maildrops``."""
+    """Hide an account; its mail is kept for the retention time. For a local account: after ``lock_maildrops``.
+
+    Whose delegate it was keep it as such, and are reported (``accounts.load_absent_delegates``).
+    """
     await connection.execute(f"update {kind}_accounts set removed_at = now() where id = %s".encode(), (account_id,))
-    if kind == "local":
-        await connection.execute("update local_accounts set delegate_id = null where delegate_id = %s", (account_id,))
+
+
+async def forget_delegate(connection: Connection, delegate_id: int, external_id: int) -> None:
+    """Make this person the delegate only of people who share this external account."""
+    await connection.execute(
+        "update local_accounts set delegate_id = null where delegate_id = %s and external_id <> %s",
+        (delegate_id, external_id),
+    )
 
 
 async def list_removed_locals(connection: Connection, before: datetime.datetime) -> list[int]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg import AsyncCursor
@@ -200,6 +201,41 @@ async def load_sharers(connection: Connection, external_ids: Sequence[int]) -> d
         local = _local(row)
         sharers[local.external_id].append(local)
     return sharers
+
+
+@dataclass(frozen=True, slots=True)
+class AbsentDelegate:
+    """A delegate who gets no mail, and the person who named this delegate."""
+
+    person: str  # address
+    away: bool  # the person is disabled: the delegate should get the mail now
+    delegate: str  # address
+    why: str  # for people: what became of the delegate
+    others: int  # enabled people who share the person's external account and get the mail instead
+
+    @property
+    def text(self) -> str:
+        """What this means for mail, for people."""
+        to = "goes to everyone who shares the account" if self.others else "stays on hold"
+        when = "" if self.away else "while this account is disabled, "
+        return f"the delegate {self.delegate} {self.why}: {when}mail with this person's name {to}"
+
+
+async def load_absent_delegates(connection: Connection, local_ids: Sequence[int] | None = None) -> list[AbsentDelegate]:
+    """Load the delegates who are removed, disabled or share another account by now; of these people, or of all."""
+    cursor = await connection.execute(
+        """select p.address, not p.enabled, d.address,
+                  case when d.removed_at is not null then 'is removed' when not d.enabled then 'is disabled'
+                       else 'shares another account' end,
+                  (select count(*) from local_accounts o
+                   where o.external_id = p.external_id and o.enabled and o.removed_at is null)
+           from local_accounts p join local_accounts d on d.id = p.delegate_id
+           where p.removed_at is null and (%(ids)s::bigint[] is null or p.id = any(%(ids)s::bigint[]))
+             and (d.removed_at is not null or not d.enabled or d.external_id <> p.external_id)
+           order by p.address""",
+        {"ids": None if local_ids is None else list(local_ids)},
+    )
+    return [AbsentDelegate(*row) for row in await cursor.fetchall()]
 
 
 async def first_local(connection: Connection) -> Local | None:

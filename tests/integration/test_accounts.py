@@ -12,6 +12,7 @@ from services.admin.access import audit
 from services.admin.accounts import edit
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.export import external_fields, local_fields, version_of
+from services.admin.mail import operations
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.provider.credentials import Grant
@@ -31,6 +32,94 @@ async def refused(database: Database, document: dict[str, Any], prune: bool = Fa
 async def test_applying_twice_changes_nothing_the_second_time(database: Database) -> None:
     assert len(await apply(database, COMPANY)) == 6
     assert await apply(database, COMPANY) == []
+
+
+@pytest.mark.parametrize("saved", ["Alex", "Jim"])
+async def test_of_two_with_one_name_the_saved_one_is_at_fault(database: Database, saved: str) -> None:
+    # given Alex and Jim, when one of them is saved with the other one's name, whichever is first in the alphabet
+    await apply(database, COMPANY)
+    [other] = {"Alex", "Jim"} - {saved}
+    for fields, field in (({"user_name": other}, "user_name"), ({"aliases": [other]}, "aliases")):
+        said = await refused(database, {"local_accounts": [local(saved, **fields)]})
+        # then that one is blamed, and the other one is named as the owner
+        assert said.startswith(
+            f"local account {saved.lower()}@local.com: {field}: '{other}': {other.lower()}@local.com"
+        )
+    # and so it is with addresses
+    document = {"local_accounts": [local(saved, addresses=[SUPPORT])]}
+    assert (await refused(database, document)).startswith(f"local account {saved.lower()}@local.com: address")
+    document = {"external_accounts": [external(aliases=[f"{saved.lower()}@local.com"])]}
+    assert (await refused(database, document)).startswith(f"external account {SUPPORT}: aliases")
+
+
+async def test_a_person_who_moves_away_from_those_they_stand_in_for_is_at_fault(database: Database) -> None:
+    await apply(database, COMPANY)
+    await apply(database, {"local_accounts": [local("Alex", delegate="jim@local.com")]})
+    said = await refused(database, {"local_accounts": [local("Jim", SALES)]})
+    assert said.startswith("local account jim@local.com: external: alex@local.com has this person as delegate")
+
+
+async def test_a_delegate_who_is_disabled_is_refused_unless_named_before(database: Database) -> None:
+    # given
+    await apply(database, COMPANY)
+    away = local("Jim", enabled=False)
+    # when Alex names Jim, who is disabled before or by the same file
+    for people in ([away, local("Alex", delegate="jim@local.com")], [local("Alex", delegate="JIM@local.com"), away]):
+        said = await refused(database, {"local_accounts": people})
+        assert "local account alex@local.com: delegate: " in said and "is disabled and gets no mail" in said
+    # then after Jim is named and disabled, in this order, Alex can still be saved, and the loss is told
+    await apply(database, {"local_accounts": [local("Alex", enabled=False, delegate="jim@local.com")]})
+    lines = await apply(database, {"local_accounts": [away]})
+    assert lines[-1].startswith("local account alex@local.com: the delegate jim@local.com is disabled: mail with")
+    assert lines[-1].endswith("stays on hold")
+    renamed = local("Alex", user_name="Alexa", enabled=False, delegate="jim@local.com")
+    assert len(await apply(database, {"local_accounts": [renamed]})) == 1
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_a_delegate_who_is_lost_later_is_reported_until_it_is_settled(database: Database, enabled: bool) -> None:
+    # given Alex with the delegate Jim
+    await apply(database, COMPANY)
+    await apply(database, {"local_accounts": [local("Alex", enabled=enabled, delegate="jim@local.com")]})
+
+    async def lost() -> list[tuple[str, bool, str, int]]:
+        async with database.transaction() as connection:
+            found = await accounts.load_absent_delegates(connection)
+        return [(each.person, each.away, each.why, each.others) for each in found]
+
+    assert await lost() == []
+    # when Jim is removed
+    async with database.transaction() as connection:
+        await edit.remove(connection, "local", "jim@local.com")
+    # then that is known, and no other change of accounts is refused for it
+    assert await lost() == [("alex@local.com", not enabled, "is removed", int(enabled))]
+    await apply(database, {"external_accounts": [external(poll_seconds=30)]})
+    # and when Jim is back, or Alex has no delegate, all is well
+    async with database.transaction() as connection:
+        await operations.restore_account(connection, "jim@local.com")
+    assert await lost() == []
+    await apply(database, {"local_accounts": [local("Jim", enabled=False)]})
+    assert await lost() == [("alex@local.com", not enabled, "is disabled", int(enabled))]
+    await apply(database, {"local_accounts": [local("Alex", enabled=enabled)]})
+    assert await lost() == []
+
+
+async def test_a_restored_delegate_is_none_of_people_who_moved(database: Database) -> None:
+    # given Alex, whose delegate Jim is removed, and who shares another account since
+    await apply(database, COMPANY)
+    await apply(database, {"local_accounts": [local("Alex", delegate="jim@local.com")]})
+    async with database.transaction() as connection:
+        await edit.remove(connection, "local", "jim@local.com")
+        await connection.execute(
+            """update local_accounts set external_id = (select id from external_accounts where address = %s)
+               where address = 'alex@local.com'""",
+            (SALES,),
+        )
+        # when
+        await operations.restore_account(connection, "jim@local.com")
+    # then
+    _, people = await everyone(database)
+    assert people["Alex"].delegate_id is None
 
 
 async def test_an_exported_file_makes_the_same_accounts(database: Database) -> None:

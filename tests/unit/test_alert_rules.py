@@ -16,6 +16,7 @@ from services.admin.monitoring.problems import SystemFacts
 from shared.db.connection_budget import ConnectionUse
 from shared.model import Alert, External, Issuer, OAuth, Server
 from shared.settings import Settings
+from shared.store.accounts import AbsentDelegate
 from shared.store.polls import PollState
 
 START = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
@@ -151,6 +152,17 @@ def test_mail_that_is_held_parked_or_late_is_a_problem() -> None:
         ("late", ""),
         ("late", "submissions"),
     ]
+
+
+def test_a_disabled_person_whose_delegate_gets_no_mail_is_a_problem() -> None:
+    here = AbsentDelegate("kim@local.com", False, "tom@local.com", "is disabled", 1)
+    away = AbsentDelegate("alex@local.com", True, "jim@local.com", "is removed", 0)
+    [found] = problems.find_problems(facts(polled(), absent_delegates=[here, away]))
+    assert (found.kind, found.subject) == ("delegate", "alex@local.com") and found.kind in KINDS
+    assert found.text == (
+        "alex@local.com: is disabled, and the delegate jim@local.com is removed: mail with this person's name stays "
+        "on hold"
+    )
 
 
 def test_each_parked_mail_is_reported_with_the_reason() -> None:

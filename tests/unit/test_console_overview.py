@@ -26,6 +26,11 @@ SUPPORT = "support@company.com"
             f"{SUPPORT}: fetching: nobody has authorized it (paused: one try an hour)",
             f"/external/{SUPPORT}",
         ),
+        (
+            "alex@local.com: is disabled, and the delegate jim@local.com is disabled: mail stays on hold",
+            "alex@local.com: is disabled, and the delegate jim@local.com is disabled: mail stays on hold",
+            "/local/alex@local.com",
+        ),
         ("gone@company.com: not polled yet", "gone@company.com: not polled yet", ""),
         ("queue router: nobody consumes it", "queue router: nobody consumes it", ""),
     ],

@@ -68,8 +68,14 @@ async def apply(
     hashes = await hash_passwords(connection, plan.save_locals, passwords, progress)
     execution = _Execution(connection, vault, externals, people)
     execution.result.weak = sum(entry.password is not None and is_weak(entry.password) for entry, _ in plan.save_locals)
+    absent = await accounts.load_absent_delegates(connection)
     await execution.run(plan, hashes)
     await transfer_former_names(connection)
+    execution.result.lines += [
+        f"local account {each.person}: {each.text}"
+        for each in await accounts.load_absent_delegates(connection)
+        if each.away and each not in absent
+    ]
     released = await inbound.release_held(connection, [external.id for external in execution.externals.values()])
     if released:
         execution.result.lines.append(f"{len(released)} mails on hold are routed again")

@@ -27,13 +27,11 @@ def find_conflicts(
         found = [*_find_public_domains(person), *_find_shared_names(person, names)]
         if person.external_id not in external_ids:
             found.append(("external", "", "its external account is removed; name another"))
-        if not _is_delegate_allowed(person, by_id):
-            words = "has to be another local account that shares the same external account"
-            found.append(("delegate", "", words))
         problems += [
             AccountProblem(words, "local", address=person.address, field=(name,), value=value)
             for name, value, words in found
         ]
+        problems += _find_wrong_delegate(person, by_id, saved)
     return problems
 
 
@@ -81,8 +79,15 @@ def _find_shared_names(person: Local, names: dict[tuple[int, str], Local]) -> li
     return problems
 
 
-def _is_delegate_allowed(person: Local, people: Mapping[int, Local]) -> bool:
-    if person.delegate_id is None:
-        return True
-    delegate = people.get(person.delegate_id)
-    return delegate is not None and delegate.id != person.id and delegate.external_id == person.external_id
+def _find_wrong_delegate(
+    person: Local, people: Mapping[int, Local], saved: Collection[tuple[Kind, str]]
+) -> list[AccountProblem]:
+    """Find a delegate who is the person, or shares another account; a removed one is reported as a problem of mail."""
+    delegate = people.get(person.delegate_id or 0)
+    if delegate is None or (delegate.id != person.id and delegate.external_id == person.external_id):
+        return []
+    if ("local", person.address.casefold()) not in saved and ("local", delegate.address.casefold()) in saved:
+        words = f"{person.address} has this person as delegate and stays; name another delegate there first"
+        return [AccountProblem(words, "local", address=delegate.address, field=("external",))]
+    words = "has to be another local account that shares the same external account"
+    return [AccountProblem(words, "local", address=person.address, field=("delegate",))]

@@ -52,6 +52,7 @@ def plan_changes(
         *_find_without_password(plan),
         *_find_unknown_externals(plan, stored_externals, wanted.refused["external"]),
         *_find_unknown_delegates(plan, stored_locals, wanted.refused["local"]),
+        *_find_disabled_delegates(plan, people, wanted.refused["local"]),
         *find_conflicts(*expected_accounts(plan, externals, people), _addresses_of(wanted)),
     ]
     if problems:
@@ -91,14 +92,8 @@ def expected_accounts(
     )
     ids = {person.address.casefold(): person.id for person in people_after}
     delegates = {entry.address.casefold(): ids.get((entry.delegate or "").casefold()) for entry, _ in plan.save_locals}
-    left = {None, *ids.values()}
     return externals_after, [
-        replace(
-            person,
-            delegate_id=delegates.get(
-                person.address.casefold(), person.delegate_id if person.delegate_id in left else None
-            ),
-        )
+        replace(person, delegate_id=delegates.get(person.address.casefold(), person.delegate_id))
         for person in people_after
     ]
 
@@ -204,6 +199,25 @@ def _find_unknown_delegates(
     return [
         _find_unknown(person, "delegate", delegate, addresses.values(), position)
         for position, (person, delegate) in enumerate(unknown)
+    ]
+
+
+def _find_disabled_delegates(
+    plan: AccountsPlan, people: Sequence[Local], refused: Collection[str]
+) -> list[AccountProblem]:
+    """Find new delegates who get no mail. One who was disabled later stays, so that an exported file can be applied."""
+    stored = {person.id: person.address.casefold() for person in people}
+    disabled = {person.address.casefold() for person in people if not person.enabled}
+    disabled -= {*refused, *(person.address.casefold() for person in plan.remove_locals)}
+    disabled -= {entry.address.casefold() for entry, _ in plan.save_locals}
+    disabled |= {entry.address.casefold() for entry, _ in plan.save_locals if not entry.enabled}
+    words = "is disabled and gets no mail; enable it first, or name another colleague"
+    return [
+        AccountProblem(words, "local", address=entry.address, field=("delegate",), value=repr(entry.delegate))
+        for entry, old in plan.save_locals
+        if entry.delegate is not None
+        and entry.delegate.casefold() in disabled
+        and (old is None or stored.get(old.delegate_id or 0) != entry.delegate.casefold())
     ]
 
 

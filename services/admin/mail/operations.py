@@ -311,6 +311,7 @@ async def restore_account(connection: Connection, address: str) -> Local:
     if person.delegate_id not in {sharer.id for sharer in sharers[person.external_id]}:
         person = replace(person, delegate_id=None)  # the delegate shares another account now
         await account_changes.save_local(connection, person)
+    await account_changes.forget_delegate(connection, person.id, person.external_id)  # of people who moved meanwhile
     await apply.transfer_former_names(connection)
     await apply.check_conflicts(connection, "local", address)
     await inbound.release_held(connection, [person.external_id])

@@ -18,6 +18,8 @@ KINDS = {
     "They are delivered as soon as one does.",
     "start": "These mails wait until you say that everybody who shares the account is there: choose 'Everybody is "
     "here, start' on the first page of the console, or run 'mailgroup external start ADDRESS'.",
+    "delegate": "This person's mail does not reach the delegate. Name another one ('mailgroup local set ADDRESS "
+    "delegate=COLLEAGUE', or an empty value for nobody), or enable the person or the delegate again.",
     "parked": "These mails are not processed any more; 'mailgroup parked list' and 'parked show ID' show why. They "
     "wait for 'parked requeue' or 'parked discard'.",
     "books": "Fetched mails are missing, or there are mails that were never fetched. Something outside of mailgroup "

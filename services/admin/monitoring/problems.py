@@ -27,6 +27,7 @@ from shared.model import External
 from shared.net.dial import CertificateChanged
 from shared.settings import SERVICES, Settings
 from shared.store import accounts, inbound_admin, maillog, polls, relay_queue, relay_status, submissions_admin
+from shared.store.accounts import AbsentDelegate
 from shared.store.inbound_admin import UnstartedMail
 from shared.store.maillog import LocalOrganizers
 from shared.store.polls import PollState
@@ -61,6 +62,7 @@ class SystemFacts:
     relaying: int  # submissions in the relay queue
     relaying_oldest: float  # seconds of the oldest of them
     connections: ConnectionUse  # of PostgreSQL
+    absent_delegates: Sequence[AbsentDelegate] = ()
     read_only: bool = False  # PostgreSQL accepts no changes
     unstarted: Sequence[UnstartedMail] = ()  # the accounts that are not started, with their mail on hold
     organizers: Sequence[LocalOrganizers] = ()  # invitations that customers cannot answer, by author
@@ -85,6 +87,7 @@ async def load_facts(connection: Connection) -> SystemFacts:
         waiting,
         oldest,
         await connection_budget.load_use(connection),
+        await accounts.load_absent_delegates(connection),
         await is_read_only(connection),
         await inbound_admin.count_unstarted(connection),
         await maillog.count_local_organizers(connection),
@@ -96,7 +99,7 @@ def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) ->
     found = [p for external in facts.externals if external.enabled for p in _find_in_account(external, facts)]
     if facts.held:
         found.append(Problem("held", "", describe_held(facts.held)))
-    found += find_unstarted(facts) + find_parked(facts)
+    found += find_unstarted(facts) + find_parked(facts) + find_absent_delegates(facts)
     found += [
         Problem("books", account.address, f"{account.address}: {what}")
         for account in accounted
@@ -172,6 +175,15 @@ def find_parked(facts: SystemFacts) -> list[Problem]:
     )
     return [
         Problem("parked", subject, f"{count} mails need attention: {why}") for subject, count, why in counted if count
+    ]
+
+
+def find_absent_delegates(facts: SystemFacts) -> list[Problem]:
+    """Return a problem for each disabled person whose mail does not reach the delegate. Pure."""
+    return [
+        Problem("delegate", absent.person, f"{absent.person}: is disabled, and {absent.text}")
+        for absent in facts.absent_delegates
+        if absent.away
     ]
 
 

@@ -20,6 +20,7 @@ from services.admin.monitoring.health_client import (
 from services.admin.monitoring.problems import (
     STALE_SECONDS,
     describe_held,
+    find_absent_delegates,
     find_in_connections,
     find_in_disks,
     find_organizers,
@@ -68,6 +69,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
         ]
         problems += [f"{problem.text} (parked list)" for problem in find_parked(facts)]
         problems += [problem.text for problem in find_organizers(facts)]
+        problems += [problem.text for problem in find_absent_delegates(facts)]
         database = {"connections": facts.connections.used, "connections_limit": facts.connections.limit}
         problems += [problem.text for problem in find_in_connections(facts.connections)]
         if facts.read_only:

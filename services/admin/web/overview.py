@@ -17,6 +17,7 @@ from shared.store import inbound_admin
 
 router = APIRouter(include_in_schema=False)
 
+_DELEGATE = re.compile(r"(\S+@\S+): is disabled, and the delegate ")
 _COMMAND = re.compile(r" \((?:(?:held|parked|queue) list|external skipped \S+)\)|; run: mailgroup [^;()]*(?= \(|$)")
 
 
@@ -54,6 +55,8 @@ def link_problem(problem: str, addresses: Collection[str]) -> tuple[str, str]:
     subject = problem.partition(": ")[0]
     if subject in addresses:
         return text, PageContext.path_to("/external", subject)
+    if match := _DELEGATE.match(problem):
+        return text, PageContext.path_to("/local", match[1])
     return text, "/queue" if text != problem else ""
 
 
