@@ -225,7 +225,7 @@ def test_an_interruption_is_a_failure_of_the_mail_only_if_it_recurs(tries: int, 
     assert count_failures(item, NOW, least=3) == min(max(tries + 1, 3), 10)
 
 
-def test_interruptions_of_a_mail_from_the_first_contact_count_from_the_first_one() -> None:
+def test_interruptions_of_old_mail_count_from_the_first_interruption() -> None:
     history = row("a", "history", tries=2, state_at=NOW - datetime.timedelta(days=9))
     assert count_failures(FetchItem(ListedMail(1, "a", False), history), NOW, interrupted=True) == 2
 
