@@ -7,7 +7,9 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html import unescape
+from html.parser import HTMLParser
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import urljoin
@@ -27,6 +29,84 @@ from tests.company import COMPANY, KEY, apply
 PASSWORD = "the console's password"
 
 
+@dataclass
+class HtmlForm:
+    """A form of a page, with the values that a browser sends at first."""
+
+    action: str
+    method: str
+    fields: list[tuple[str, str, dict[str, str]]]  # name, value, attributes
+    buttons: list[dict[str, str]]  # attributes of the buttons that send the form, in the order of the page
+    boxes: list[tuple[str, str]]  # name and value of the boxes that are not ticked
+
+    @property
+    def values(self) -> dict[str, str]:
+        """The values by name; of several fields with one name, the last one."""
+        return {name: value for name, value, _ in self.fields if name}
+
+    @property
+    def pairs(self) -> dict[str, list[str]]:
+        """All values by name, as requests sends them."""
+        return {name: [value for other, value, _ in self.fields if other == name] for name, _, _ in self.fields if name}
+
+
+class _FormReader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[HtmlForm] = []
+        self._open: HtmlForm | None = None
+        self._select: tuple[dict[str, str], list[tuple[str, bool]]] | None = None
+        self._area: dict[str, str] | None = None
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = {name: value or "" for name, value in attrs}
+        if tag == "form":
+            self._open = HtmlForm(attributes.get("action", ""), attributes.get("method", "get"), [], [], [])
+            self.found.append(self._open)
+        elif self._open is None:
+            return
+        elif tag == "button" and attributes.get("type", "submit") == "submit":
+            self._open.buttons.append(attributes)
+        elif tag == "input" and attributes.get("type") in ("checkbox", "radio") and "checked" not in attributes:
+            self._open.boxes.append((attributes.get("name", ""), attributes.get("value", "on")))
+        elif tag == "input" and attributes.get("type") != "file":
+            self._add(attributes, attributes.get("value", "on" if "checked" in attributes else ""))
+        elif tag == "select":
+            self._select = attributes, []
+        elif tag == "option" and self._select is not None:
+            self._select[1].append((attributes.get("value", ""), "selected" in attributes))
+        elif tag == "textarea":
+            self._area = attributes
+
+    def handle_data(self, data: str) -> None:
+        if self._area is not None:
+            self._area["value"] = self._area.get("value", "") + data
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "form":
+            self._open = None
+        elif tag == "select" and self._select is not None:
+            attributes, options = self._select
+            chosen = [value for value, selected in options if selected] or [value for value, _ in options[:1]]
+            values = " ".join(value for value, _ in options)
+            self._add(attributes | {"type": "select", "options": values}, chosen[0] if chosen else "")
+            self._select = None
+        elif tag == "textarea" and self._area is not None:
+            self._add(self._area, self._area.get("value", "").removeprefix("\n"))  # as browsers do
+            self._area = None
+
+    def _add(self, attributes: dict[str, str], value: str) -> None:
+        assert self._open is not None
+        self._open.fields.append((attributes.get("name", ""), value, attributes))
+
+
+def forms(answer: requests.Response) -> list[HtmlForm]:
+    """The forms of a page."""
+    reader = _FormReader()
+    reader.feed(answer.text)
+    return reader.found
+
+
 class Browser:
     """Keeps cookies, follows redirects and sends forms as browsers do."""
 
@@ -42,6 +122,12 @@ class Browser:
         """Send a form as a page of the console does. :return: the page that follows."""
         headers = {"Origin": self.url} | options.pop("headers", {})
         return self.session.post(urljoin(self.url, path), data=fields or {}, headers=headers, timeout=300, **options)
+
+    def agree(self, path: str, fields: Any = None, **more: str) -> requests.Response:
+        """Send a form that asks first, and press the button of the question. :param more: typed into the question."""
+        asked = self.post(path, fields)
+        [question] = [form for form in forms(asked) if form.values.get("confirmed")]
+        return self.post(question.action, question.pairs | more)
 
     def sign_in(self, name: str = "admin", password: str = PASSWORD) -> requests.Response:
         """Sign in. :return: the page that follows."""

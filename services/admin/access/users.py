@@ -59,6 +59,11 @@ class ConsoleUser:
     role: Role
     created_at: datetime
     signed_in_at: datetime | None
+    version: str  # differs for each role and password
+
+
+class ChangedMeanwhile(Permanent):
+    """A user is not as the page showed it."""
 
 
 # ------------------------------------------------------------------------------------------ users
@@ -106,7 +111,7 @@ async def identity(connection: Connection, name: str) -> Identity | None:
 async def list_users(connection: Connection) -> list[ConsoleUser]:
     """List the users of the console, by name."""
     cursor = await connection.execute(
-        "select id, name, role, created_at, signed_in_at from console_users order by lower(name)"
+        f"select id, name, role, created_at, signed_in_at, {_VERSION} from console_users order by lower(name)".encode()
     )
     return [ConsoleUser(*row) for row in await cursor.fetchall()]
 
@@ -128,6 +133,22 @@ async def add(connection: Connection, name: str, role: str, password_hash: str) 
     )
     if await cursor.fetchone() is None:
         raise Permanent(f"Name: {name}: is there already.")
+
+
+_VERSION = "left(encode(sha256(convert_to(role || ' ' || password_hash, 'UTF8')), 'hex'), 24)"
+
+
+async def require_version(connection: Connection, id_: int, version: str) -> None:
+    """Lock a user who has this version. :raises ChangedMeanwhile: the user has another one, or is removed."""
+    await connection.execute("select pg_advisory_xact_lock(hashtext('mailgroup console'))")
+    cursor = await connection.execute(
+        f"select name, role, {_VERSION} from console_users where id = %s for update".encode(), (id_,)
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise ChangedMeanwhile("The user was removed meanwhile")
+    if row[2] != version:
+        raise ChangedMeanwhile(f"{row[0]} was changed meanwhile, is {row[1]} now or has another password")
 
 
 async def set_password(connection: Connection, id_: int, password_hash: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from services.admin.accounts.applied_passwords import Progress, hash_passwords
 from services.admin.accounts.conflicts import find_conflicts
-from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
+from services.admin.accounts.errors import AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
 from services.admin.accounts.passwords import is_weak
 from services.admin.accounts.plan import (
@@ -20,8 +20,8 @@ from services.admin.accounts.plan import (
     build_local,
     changed_hosts,
     describe_change,
+    find_password_problem,
     plan_changes,
-    why_password_needed,
 )
 from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
@@ -174,8 +174,8 @@ def external_of(wanted: ExternalFields, old: External | None, vault: Vault, acco
     :raises AccountsError: there is no secret, or the stored one is for another server.
     """
     oauth = _oauth(wanted)
-    if (why := why_password_needed(wanted, old)) is not None:
-        raise AccountsError([AccountProblem(why, "external", address=wanted.address, field=("password",))])
+    if (problem := find_password_problem(wanted, old)) is not None:
+        raise AccountsError([problem])
     return build_external(wanted, old, _secret(wanted, oauth, old, vault), oauth, account_id)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from services.admin.access import audit
+from services.admin.access.audit import AuditEntry
 from services.admin.accounts import export
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, check
@@ -22,13 +24,15 @@ CHANGES_SHOWN = 3
 class ChangedMeanwhile(Permanent):
     """An account is not as it was when a person began to change it.
 
-    lines: what happened to it, for people. version: of its present state; '' if it is removed.
+    lines: what happened to it, for people. version: of its present state; '' if it is removed. entries: the latest
+    changes.
     """
 
-    def __init__(self, lines: list[str], version: str) -> None:
+    def __init__(self, lines: list[str], version: str, entries: Sequence[AuditEntry] = ()) -> None:
         super().__init__(" ".join(lines))
         self.lines = lines
         self.version = version
+        self.entries = entries
 
 
 async def require_version(connection: Connection, kind: Kind, address: str, version: str) -> None:
@@ -49,7 +53,7 @@ async def require_version(connection: Connection, kind: Kind, address: str, vers
     ]
     if account is not None:
         lines.append("Compare, and save again to replace that state by the values below.")
-    raise ChangedMeanwhile(lines, now)
+    raise ChangedMeanwhile(lines, now, entries)
 
 
 async def _find(connection: Connection, kind: Kind, address: str) -> External | Local | None:

@@ -19,6 +19,7 @@ class AccountProblem:
     address: str = ""  # of the account
     field: tuple[str | int, ...] = ()  # names and positions in the account's entry: ("pop3", "port"), ("aliases", 0)
     value: str = ""  # the given value, as shown; "" for none, for a secret, and for a list or mapping
+    on_page: str = ""  # what a page says beside the field, where it is not ``said``: without names of fields
     of_name: bool = False  # the name of the field is wrong, not the value
     where: str = ""  # name of the file, with line and column
 
@@ -33,14 +34,22 @@ class AccountProblem:
         """The field as it is written for people and on the command line: pop3.port, aliases[0]."""
         return show_path(self.field)
 
+    @property
+    def said(self) -> str:
+        """What is wrong, after the value; without the account and the field."""
+        return f"{self.value}{'' if not self.value else ' ' if self.words.startswith('is ') else ': '}{self.words}"
+
+    @property
+    def beside_field(self) -> str:
+        """What a page says beside the field, whose label names it."""
+        return self.on_page or self.said
+
     def __str__(self) -> str:
         account = ""
         if self.kind is not None:
             account = f"{self.kind} account {self.address}" if self.address else self._entry()
         place = ": ".join(part for part in (self.where, account, self.field_name) if part)
-        sign = "" if not self.value else " " if self.words.startswith("is ") else ": "
-        words = f"{self.value}{sign}{self.words}"
-        return f"{place}: {words}" if place else words
+        return f"{place}: {self.said}" if place else self.said
 
     def _entry(self) -> str:
         return f"{self.kind} account" if self.index is None else show_path((f"{self.kind}_accounts", self.index))

@@ -15,6 +15,9 @@ _SECRET = re.compile("^password|^client_secret|_url$")
 """Fields whose value no error shows; the path or query of a URL may be a key."""
 _SHOWN = 60
 """Limits a value in an error: characters."""
+EMPTY = "fill this in"
+"""What a page says beside a field that is empty and must not be."""
+_CHOOSE = "choose one of the list"
 _TAGS = ("known", "endpoints")
 """Parts of an error's place that are no names of fields: the alternatives of ``OAuthFields.issuer``."""
 
@@ -32,7 +35,10 @@ def find_problems(
         words, value = _words(each["type"], each["msg"], each["input"], field, schema)
         if any(_SECRET.search(str(part)) for part in field) or isinstance(each["input"], dict):
             value = ""
-        problems.append(AccountProblem(words, kind, index, address, field, value, each["type"] == "extra_forbidden"))
+        empty = each["type"] == "missing" or each["input"] == ""
+        on_page = EMPTY if empty else _CHOOSE if each["type"] == "literal_error" else ""
+        of_name = each["type"] == "extra_forbidden"
+        problems.append(AccountProblem(words, kind, index, address, field, value, on_page, of_name))
     return problems
 
 

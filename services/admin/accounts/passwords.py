@@ -10,6 +10,7 @@ from services.admin.accounts.file_format import AccountsFile
 MIN_CHARACTERS = 10
 """Shortest password that console, REST API, ``local add`` and ``local set`` accept: characters; the mail ports have no
 second factor (NIST SP 800-63B asks for 8 with one)."""
+TOO_SHORT = f"at least {MIN_CHARACTERS} characters are needed"
 _GENERATED = 16
 """Length of a random password: characters; with 56 letters each, 93 bits."""
 _LETTERS = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789"
@@ -29,9 +30,7 @@ def generate_password() -> str:
 def require_strong(requested: AccountsFile) -> None:
     """:raises AccountsError: the new password of a local account is weak."""
     problems = [
-        AccountProblem(
-            f"at least {MIN_CHARACTERS} characters are needed", "local", address=person.address, field=("password",)
-        )
+        AccountProblem(TOO_SHORT, "local", address=person.address, field=("password",))
         for person in requested.local_accounts
         if person.password is not None and is_weak(person.password)
     ]

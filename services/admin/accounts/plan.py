@@ -16,6 +16,7 @@ from shared.model import External, Local, OAuth, Server
 from shared.net.http_client import place_of
 
 Account = TypeVar("Account", External, Local)
+_NO_PASSWORD = "is missing, and none is stored"
 _SUGGESTED = 20
 """Limits the wrong addresses for which similar known ones are suggested: addresses."""
 
@@ -136,18 +137,16 @@ def _find_repeated(wanted: AccountsFile) -> list[AccountProblem]:
 
 def _find_without_password(plan: AccountsPlan) -> list[AccountProblem]:
     problems = [
-        AccountProblem(why, "external", address=entry.address, field=("password",))
-        for entry, old in plan.save_externals
-        if (why := why_password_needed(entry, old)) is not None
+        problem for entry, old in plan.save_externals if (problem := find_password_problem(entry, old)) is not None
     ]
     return problems + [
-        AccountProblem("is missing, and none is stored", "local", address=person.address, field=("password",))
+        AccountProblem(_NO_PASSWORD, "local", address=person.address, field=("password",))
         for person, old in plan.save_locals
         if old is None and not (person.password or person.password_hash)
     ]
 
 
-def why_password_needed(wanted: ExternalFields, old: External | None) -> str | None:
+def find_password_problem(wanted: ExternalFields, old: External | None) -> AccountProblem | None:
     """Return why a password has to be given; None if the stored one may be used, or access tokens are.
 
     SECURITY. A password is sent only to the servers that it was given for: else everyone who may change an account
@@ -156,16 +155,23 @@ def why_password_needed(wanted: ExternalFields, old: External | None) -> str | N
     if wanted.password is not None or wanted.oauth is not None:
         return None
     if old is None or old.oauth is not None:
-        return "is missing, and none is stored"
+        return AccountProblem(_NO_PASSWORD, "external", address=wanted.address, field=("password",))
     if changes := changed_hosts(wanted, old):
-        return f"has to be given again, because the stored one is for another server ({changes})"
+        words = "has to be given again, because the stored one is for another server"
+        return AccountProblem(
+            f"{words} ({', '.join(f'{name} {was} -> {new}' for name, was, new in changes)})",
+            "external",
+            address=wanted.address,
+            field=("password",),
+            on_page=f"{words} ({', '.join(f'{was} -> {new}' for _, was, new in changes)})",
+        )
     return None
 
 
-def changed_hosts(wanted: ExternalFields, old: External) -> str:
-    """Return the servers that another host is to replace, for people; '' for none."""
-    pairs = (("pop3.host", old.pop3.host, wanted.pop3.host), ("smtp.host", old.smtp.host, wanted.smtp.host))
-    return ", ".join(f"{name} {was} -> {new}" for name, was, new in pairs if _host(was) != _host(new))
+def changed_hosts(wanted: ExternalFields, old: External) -> list[tuple[str, str, str]]:
+    """Return the servers that another host is to replace: the field, the stored host and the new one."""
+    hosts = (("pop3.host", old.pop3.host, wanted.pop3.host), ("smtp.host", old.smtp.host, wanted.smtp.host))
+    return [(name, was, new) for name, was, new in hosts if _host(was) != _host(new)]
 
 
 def _host(name: str) -> str:

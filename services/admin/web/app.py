@@ -133,6 +133,9 @@ async def _away(request: Request, error: Exception) -> Response:
 
 async def _unacceptable(request: Request, error: Exception) -> Response:
     assert isinstance(error, AccountsError)
+    if not _is_api(request):
+        words = "; ".join(problem.beside_field for problem in error.problems)
+        return await _error_response(request, 422, "That did not work", words)
     return JSONResponse({"detail": "; ".join(error.lines), "problems": error.lines}, 422)
 
 
@@ -141,7 +144,8 @@ async def _invalid(request: Request, error: Exception) -> Response:
     lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
     if _is_api(request):  # the values are not sent back: they may be passwords
         return JSONResponse({"detail": "; ".join(lines), "problems": lines}, 422)
-    return await _error_response(request, 422, "That does not fit", "; ".join(lines))
+    text = "The address of this page, or a field that was sent, has a value that is too long or of another kind."
+    return await _error_response(request, 422, "That does not fit", text)
 
 
 async def _gone(request: Request, error: Exception) -> Response:

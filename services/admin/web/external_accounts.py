@@ -15,10 +15,12 @@ from services.admin.access.users import CurrentUser
 from services.admin.accounts import apply, connection_check, edit, export, oauth_flow, provider_presets
 from services.admin.accounts import start as account_start
 from services.admin.accounts.connection_check import CheckStep
-from services.admin.accounts.errors import AccountsError
+from services.admin.accounts.errors import AccountProblem, AccountsError
+from services.admin.accounts.field_problems import EMPTY
 from services.admin.mail import operations
 from services.admin.monitoring.status import find_account_problem
-from services.admin.web.forms import Form, explain, shown
+from services.admin.web.confirmation import Question, ask, is_confirmed
+from services.admin.web.forms import FieldErrors, Form, explain, shown, tell_changes
 from services.admin.web.page_context import (
     Administrator,
     NotFound,
@@ -46,28 +48,31 @@ LABELS = {
     "enabled": "Enabled",
     "login": "Login user name",
     "password": "Login password",
-    "pop3.host": "POP3 server",
-    "pop3.port": "POP3 port",
-    "pop3.tls": "POP3 security",
-    "pop3.tls_fingerprint": "POP3 certificate",
-    "smtp.host": "SMTP server",
-    "smtp.port": "SMTP port",
-    "smtp.tls": "SMTP security",
-    "smtp.tls_fingerprint": "SMTP certificate",
-    "smtp.auth": "SMTP needs authentication",
-    "smtp.connections": "Connections at once",
-    "poll_seconds": "Check for new mail every",
-    "history": "Existing mail at the provider",
-    "delete_after_days": "Delete at the provider after",
-    "delete_history": "Delete existing mail, too",
-    "aliases": "Further addresses",
     "oauth.client_id": "Client id",
     "oauth.client_secret": "Client secret",
     "oauth.issuer.token_url": "Token endpoint",
     "oauth.issuer.scope": "Scope",
     "oauth.issuer.device_url": "Device endpoint",
     "oauth.issuer.authorize_url": "Authorization page",
+    "pop3.host": "POP3 server",
+    "pop3.port": "POP3 port",
+    "pop3.tls": "POP3 security",
+    "smtp.host": "SMTP server",
+    "smtp.port": "SMTP port",
+    "smtp.tls": "SMTP security",
+    "smtp.auth": "SMTP needs authentication",
+    "history": "Existing mail at the provider",
+    "poll_seconds": "Check for new mail every … seconds",
+    "delete_after_days": "Delete at the provider after … days",
+    "delete_history": "Delete existing mail, too",
+    "aliases": "Further addresses of this mailbox",
+    "reply_to_author": "An answer without a name goes to the author of the mail that it answers",
+    "answer_notes": "Notify the others by mail when somebody has answered mail that went to everyone",
+    "smtp.connections": "Connections at once when sending",
+    "pop3.tls_fingerprint": "Only this POP3 certificate",
+    "smtp.tls_fingerprint": "Only this SMTP certificate",
 }
+"""The labels of the page, in its order, by the fields of the accounts file."""
 _ENDPOINTS = tuple(name for name in LABELS if name.startswith("oauth.issuer."))
 _NEW: dict[str, Any] = {
     "address": "",
@@ -167,8 +172,22 @@ async def start(request: Request, context: PageDep, user: Administrator, address
 
 @router.post("/{address}/remove")
 async def remove(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Remove the account, unless a local account shares it."""
+    """Ask whether to remove the account, and remove it, unless a local account shares it."""
     external = await load_external(context, address)
+    form = Form(await request.form())
+    async with context.system.database.transaction() as connection:
+        sharers = [person.address for person in await accounts.page_of_locals(connection, external_id=external.id)]
+    if sharers:
+        problem = f"{external.address} is shared by {', '.join(sharers)}; remove or move them first."
+        return await _dialog(request, context, user, external, _values(external), problems=[problem])
+    if not is_confirmed(form):
+        effects = [
+            "No more mail of this mailbox is fetched, and nothing is sent from this address. Mail that is here stays.",
+            "The login at the provider is forgotten after a while. The account has to be added again to come back.",
+        ]
+        back = context.path_to("/external", external.address)
+        question = Question(f"Remove {external.address}?", effects, "Remove 1 external account", back)
+        return await ask(request, context, user, form, question)
     try:
         async with context.system.database.transaction() as connection:
             lines = await edit.remove(connection, "external", external.address)
@@ -261,6 +280,7 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     secret = form.secret(field) or context.kept_secrets.load(user.session_id, values[kept])
     if form.text("do") == "fill":
         return await _dialog(request, context, user, old, _filled(values, form.text("provider")))
+    unanswered = _find_unanswered(form, secret, old)
     try:
         entry = _fields(form, secret, old)
         if form.text("do") == "test":
@@ -273,19 +293,27 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
             values[kept] = context.kept_secrets.store(user.session_id, secret)
             values["found"] = next((str(step.mails) for step in steps if step.mails is not None), "")
             return await _dialog(request, context, user, old, values, steps=steps)
-        requested = edit.check_entry("external", _answered(entry, old))
+        requested = edit.check_entry(
+            "external", {"hold": True} | entry if old is None else {"history": old.history} | entry
+        )
+        if "history" in unanswered:
+            raise AccountsError([])  # ``unanswered`` says it
         async with context.system.database.transaction() as connection:
             if old is None and await accounts.external_by_address(connection, values["address"]):
-                raise AccountsError([f"external account: address: {values['address']}: is there already"])
+                raise AccountsError(
+                    [AccountProblem("is there already", "external", field=("address",), value=values["address"])]
+                )
             if old is not None and values["version"]:
                 await edit.require_version(connection, "external", old.address, values["version"])
             outcome = await context.apply(connection, requested, user)
     except edit.ChangedMeanwhile as error:
         values[kept] = context.kept_secrets.store(user.session_id, secret)
         values["version"] = error.version
-        return await _dialog(request, context, user, old, values, status=409, problems=error.lines)
+        assert old is not None
+        lines, invalid = tell_changes(error, LABELS, values, _values(await load_external(context, old.address)))
+        return await _dialog(request, context, user, old, values, status=409, problems=lines, invalid=invalid)
     except AccountsError as error:
-        problems, invalid = explain(error.lines, LABELS)
+        problems, invalid = explain(error.problems, LABELS, values["address"], unanswered)
         values[kept] = context.kept_secrets.store(user.session_id, secret)
         return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
     address = requested.external_accounts[0].address
@@ -303,13 +331,16 @@ def _trusting(sent: FormData) -> FormData | dict[str, Any]:
     return {**sent, f"{server}.tls_fingerprint": fingerprint, "do": "test"}
 
 
-def _answered(entry: dict[str, Any], old: External | None) -> dict[str, Any]:
-    """Return the entry to save. :raises AccountsError: a new account does not answer what happens to existing mail."""
+def _find_unanswered(form: Form, secret: str | None, old: External | None) -> dict[str, str]:
+    """Return the errors of the fields that a new account needs and that have no answer yet."""
     if old is not None:
-        return {"history": old.history} | entry
-    if "history" not in entry:
-        raise AccountsError(["external account: history: choose whether it is delivered, or stays at the provider"])
-    return edit.waiting_for_start(entry)
+        return {}
+    found = {}
+    if not secret and form.text("method") not in _TOKENS:
+        found["password"] = EMPTY
+    if not form.text("history") and form.text("do") != "test":
+        found["history"] = "choose whether it is delivered, or stays at the provider"
+    return found
 
 
 async def _described(context: PageContext, externals: list[External]) -> list[str]:
@@ -348,7 +379,7 @@ async def _dialog(
     status: int = 200,
     steps: list[CheckStep] | None = None,
     problems: list[str] | None = None,
-    invalid: set[str] | None = None,
+    invalid: FieldErrors | None = None,
 ) -> Response:
     facts: dict[str, Any] = {
         "skipped": [],
@@ -375,7 +406,7 @@ async def _dialog(
         steps=steps,
         note=note,
         problems=problems or [],
-        invalid=invalid or set(),
+        invalid=FieldErrors() if invalid is None else invalid,
         providers=provider_presets.PROVIDERS,
         authorized=external is not None and oauth_flow.is_authorized(context.system, external),
         **facts,

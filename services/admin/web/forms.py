@@ -11,12 +11,13 @@ from typing import Any
 
 from starlette.datastructures import FormData
 
+from services.admin.accounts.edit import ChangedMeanwhile
+from services.admin.accounts.errors import AccountProblem
+
 KEPT_SECONDS = 1800.0
 """Lifetime of a typed password that is not saved yet: seconds; long enough to correct a form."""
-_MAX_KEPT = 1000
-_PROBLEM = re.compile(
-    r"^(?:external|local) account(?: [^\s:]+)?: ([\w.]+)(?:\[\d+\])?(?: \([^()]*\))?: (.*)$", re.DOTALL
-)
+_MAX_KEPT, _MAX_KEPT_CHARACTERS = 1000, 16 * 1024 * 1024
+"""Limits of what is kept for all users: entries; characters, for a few accounts files of the largest size."""
 
 
 class Form:
@@ -55,6 +56,11 @@ class Form:
         values = self._data.getlist(name) if isinstance(self._data, FormData) else []
         return [int(v) for v in values if isinstance(v, str) and re.fullmatch(r"\d{1,18}", v, re.ASCII)]
 
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the names and values of all fields but files, as they were sent."""
+        items = self._data.multi_items() if isinstance(self._data, FormData) else self._data.items()
+        return [(name, value) for name, value in items if isinstance(value, str)]
+
     def typed(self, empty: Mapping[str, Any]) -> dict[str, Any]:
         """Return the typed values to show them again, without secrets. :param empty: the values of an empty form."""
         return {name: self.flag(name) if isinstance(old, bool) else self.text(name) for name, old in empty.items()}
@@ -65,28 +71,81 @@ def shown(value: Any) -> Any:
     return "\n".join(value) if isinstance(value, list) else "" if value is None else value
 
 
-def explain(lines: Sequence[str], labels: Mapping[str, str]) -> tuple[list[str], set[str]]:
-    """Replace the names of fields in problems by their labels. Pure. :return: the problems, the names of the fields."""
-    messages, fields = [], set()
-    for line in lines:
-        match = _PROBLEM.match(line)
-        if match is None:
-            messages.append(line)
-            continue
-        name, problem = match.groups()
-        fields.add(name)
-        messages.append(f"{labels.get(name, name)}: {problem}")
-    return messages, fields
+class FieldErrors(dict[str, str]):
+    """The errors of a form, by the name of the field. first: the first field at fault on the page; '': none."""
+
+    first = ""
+
+
+def explain(
+    problems: Sequence[AccountProblem],
+    labels: Mapping[str, str],
+    address: str = "",
+    further: Mapping[str, str] | None = None,
+) -> tuple[list[str], FieldErrors]:
+    """Sort the problems of an account to the fields of its form. Pure.
+
+    :param labels: of the fields, in the order of the page. :param address: of the account of the form; problems of
+        other accounts belong to no field. :param further: errors of fields without a problem: the check that finds
+        them comes after the one that has failed.
+    :return: all problems as lines with the fields' labels, and the errors of the fields.
+    """
+    errors, lines, others = FieldErrors(), list[str](), list[str]()
+    for problem in problems:
+        name = ".".join(part for part in problem.field if isinstance(part, str))
+        label, words = labels.get(name), problem.beside_field
+        if problem.address and address and problem.address.casefold() != address.casefold():
+            others.append(f"{problem.address}: {f'{label}: ' if label else ''}{words}")
+        elif label is None:
+            others.append(words)
+        else:
+            errors[name] = f"{errors[name]}; {words}" if name in errors else words
+    for name, words in (further or {}).items():
+        errors.setdefault(name, words)
+    for name in labels:
+        if name in errors:
+            errors.first = errors.first or name
+            lines.append(f"{labels[name]}: {errors[name]}")
+    return lines + others, errors
+
+
+_FLAGS = {True: "ticked", False: "not ticked", "": "empty"}
+_OF_CHANGES = {"pop3": "POP3 server", "smtp": "SMTP server", "oauth": "Log in with", "former_names": "Former names"}
+"""Labels of what the audit names by another word than the form."""
+
+
+def tell_changes(
+    error: ChangedMeanwhile, labels: Mapping[str, str], typed: Mapping[str, Any], stored: Mapping[str, Any]
+) -> tuple[list[str], FieldErrors]:
+    """Say who changed what since a form was shown. Pure.
+
+    :return: lines with the labels of the form, and for each field whose stored value is another one, that value.
+    """
+    names = {**labels, **_OF_CHANGES}
+    word = re.compile(rf"(?:^|(?<=, ))({'|'.join(map(re.escape, names))})(?=[ ,]|$)")
+    lines = [error.lines[0]]
+    for entry in error.entries:
+        detail = word.sub(lambda match: names[match[1]], entry.detail.removeprefix("changed "))
+        lines.append(f"{entry.at:%Y-%m-%d %H:%M:%S} UTC, {entry.who}: {detail or entry.did}")
+    lines.append("Your values are below. Compare, and save again to replace that state by them.")
+    errors = FieldErrors()
+    for field in labels:
+        if field in stored and field in typed and typed[field] != stored[field]:
+            value = stored[field] if isinstance(stored[field], bool) else str(stored[field])
+            errors[field] = f"stored now: {_FLAGS.get(value, value)}"
+            errors.first = errors.first or field
+    return lines, errors
 
 
 class KeptSecrets:
-    """Passwords typed into a form that is not saved yet, each for the session that sent it and for KEPT_SECONDS.
+    """What was typed or uploaded and is not saved yet, each for the session that sent it and for KEPT_SECONDS.
 
     A user need not type a password again after a test, and no password is sent back to the browser.
     """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[str, tuple[int, str, float]] = OrderedDict()
+        self._characters = 0  # of all kept texts
 
     def store(self, session_id: int, secret: str | None) -> str:
         """Store a secret. :return: the handle that replaces it in the form; '' for no secret."""
@@ -94,8 +153,13 @@ class KeptSecrets:
             return ""
         handle = secrets.token_urlsafe(16)
         self._kept[handle] = (session_id, secret, time.monotonic() + KEPT_SECONDS)
-        while len(self._kept) > _MAX_KEPT or next(iter(self._kept.values()))[2] < time.monotonic():
-            self._kept.popitem(last=False)
+        self._characters += len(secret)
+        while (
+            len(self._kept) > _MAX_KEPT
+            or self._characters > _MAX_KEPT_CHARACTERS
+            or next(iter(self._kept.values()))[2] < time.monotonic()
+        ):
+            self._characters -= len(self._kept.popitem(last=False)[1][1])
         return handle
 
     def load(self, session_id: int, handle: str) -> str | None:

@@ -10,11 +10,13 @@ from fastapi.responses import Response
 from services.admin.access import audit, users
 from services.admin.access.users import CurrentUser
 from services.admin.accounts import edit, export
-from services.admin.accounts.errors import AccountsError
-from services.admin.accounts.passwords import MIN_CHARACTERS, require_strong
+from services.admin.accounts.errors import AccountProblem, AccountsError
+from services.admin.accounts.field_problems import EMPTY
+from services.admin.accounts.passwords import MIN_CHARACTERS, TOO_SHORT, is_weak, require_strong
 from services.admin.mail import operations, search_index
 from services.admin.web import client_autoconfig
-from services.admin.web.forms import Form, explain, shown
+from services.admin.web.confirmation import Question, ask, counted, is_confirmed
+from services.admin.web.forms import FieldErrors, Form, explain, shown, tell_changes
 from services.admin.web.page_context import (
     Administrator,
     NotFound,
@@ -35,11 +37,12 @@ LABELS = {
     "enabled": "Enabled",
     "password": "Login password",
     "user_name": "User name",
-    "aliases": "Further names",
-    "addresses": "Further addresses",
     "external": "External email address",
+    "aliases": "Further names",
+    "addresses": "Further local addresses",
     "delegate": "Delegate",
 }
+"""The labels of the page, in its order, by the fields of the accounts file."""
 _NEW: dict[str, Any] = {
     "address": "",
     "enabled": True,
@@ -154,12 +157,23 @@ async def hand_over(request: Request, context: PageDep, user: Administrator, add
 
 @router.post("/{address}/remove")
 async def remove(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Remove an account; its mail is kept for the retention time."""
+    """Ask whether to remove an account, and remove it; its mail is kept for the retention time."""
     person = await load_local(context, address)
+    form, days = Form(await request.form()), context.system.settings.retention_days
+    if not is_confirmed(form):
+        async with context.system.database.transaction() as connection:
+            drop = await maildrops.load_summary(connection, person.id)
+        effects = [
+            f"{person.user_name} cannot sign in any more. Mail with this name goes to everyone in the share.",
+            f"The mailbox has {counted(drop.mails)}. They are kept for {days} days; until then the account can be "
+            "brought back with them.",
+        ]
+        back = context.path_to("/local", person.address)
+        question = Question(f"Remove {person.address}?", effects, "Remove 1 local account", back)
+        return await ask(request, context, user, form, question)
     async with context.system.database.transaction() as connection:
         await edit.remove(connection, "local", person.address)
         await audit.record_change(connection, user.name, "removed local account", person.address)
-    days = context.system.settings.retention_days
     return await context.redirect(user, "/local", f"{person.address} is removed. Its mail is kept for {days} days.")
 
 
@@ -240,6 +254,13 @@ def _fields(form: Form, password: str | None, old: Local | None) -> dict[str, An
     return entry
 
 
+def _check_password(password: str | None, old: Local | None) -> dict[str, str]:
+    """Return the error of the typed password, beside its field."""
+    if not password:
+        return {"password": EMPTY} if old is None else {}
+    return {"password": TOO_SHORT} if is_weak(password) else {}
+
+
 async def _submit(request: Request, context: PageContext, user: CurrentUser, old: Local | None) -> Response:
     form = Form(await request.form())
     values = form.typed(_NEW)
@@ -251,16 +272,21 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         require_strong(requested)
         async with context.system.database.transaction() as connection:
             if old is None and await accounts.local_by_login(connection, values["address"]):
-                raise AccountsError([f"local account: address: {values['address']}: is there already"])
+                raise AccountsError(
+                    [AccountProblem("is there already", "local", field=("address",), value=values["address"])]
+                )
             if old is not None and values["version"]:
                 await edit.require_version(connection, "local", old.address, values["version"])
             outcome = await context.apply(connection, requested, user)
     except edit.ChangedMeanwhile as error:
         values["kept"] = context.kept_secrets.store(user.session_id, password)
         values["version"] = error.version
-        return await _dialog(request, context, user, old, values, status=409, problems=error.lines)
+        assert old is not None
+        now = await _values(context, await load_local(context, old.address))
+        lines, invalid = tell_changes(error, LABELS, values, now)
+        return await _dialog(request, context, user, old, values, status=409, problems=lines, invalid=invalid)
     except AccountsError as error:
-        problems, invalid = explain(error.lines, LABELS)
+        problems, invalid = explain(error.problems, LABELS, values["address"], _check_password(password, old))
         values["kept"] = context.kept_secrets.store(user.session_id, password)
         return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
     address = requested.local_accounts[0].address
@@ -278,7 +304,7 @@ async def _dialog(
     *,
     status: int = 200,
     problems: list[str] | None = None,
-    invalid: set[str] | None = None,
+    invalid: FieldErrors | None = None,
 ) -> Response:
     async with context.system.database.transaction() as connection:
         externals = await accounts.page_of_externals(connection, limit=CHOICES + 1)
@@ -291,6 +317,7 @@ async def _dialog(
         held = await inbound_admin.count_held(connection, person.external_id) if person is not None else 0
         sessions = await users.list_sessions(connection, person.id) if person is not None else []
         logins = await last_logins.load_last_logins(connection, person.id) if person is not None else []
+        absent = await accounts.load_absent_delegates(connection, [person.id] if person is not None else [])
     servers, links = (
         client_autoconfig.servers_and_links(request, context, person.address) if person is not None else (None, None)
     )
@@ -307,9 +334,10 @@ async def _dialog(
         held=held,
         sessions=sessions,
         logins=logins,
+        absent_delegates=absent,
         servers=servers,
         links=links,
         min_characters=MIN_CHARACTERS,
         problems=problems or [],
-        invalid=invalid or set(),
+        invalid=FieldErrors() if invalid is None else invalid,
     )

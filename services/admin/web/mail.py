@@ -11,12 +11,17 @@ from fastapi.responses import RedirectResponse, Response, StreamingResponse
 from services.admin.access import audit
 from services.admin.mail import history, operations, search_index
 from services.admin.mail.history import MailHistory
+from services.admin.web.confirmation import Question, ask, counted, is_confirmed
 from services.admin.web.forms import Form
 from services.admin.web.page_context import Administrator, NotFound, PageContext, PageDep, QueryText, Reader
 from shared.errors import Permanent
 from shared.store import accounts, blobs
 
 router = APIRouter(include_in_schema=False, prefix="/mail")
+
+FAILED = ("failed", "cancelled")
+"""States of recipients that did not get a submission."""
+NOBODY = "There is nobody to send it to again, or it is older than five days."
 
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Before = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
@@ -68,14 +73,22 @@ async def show(request: Request, context: PageDep, user: Reader, id: Id) -> Resp
 
 @router.post("/{id}")
 async def act(request: Request, context: PageDep, user: Administrator, id: Id) -> Response:
-    """Copy or move a mail to another mailbox, or send a submission again."""
+    """Copy or move a mail to another mailbox, or send a submission again; both are asked first."""
     form = Form(await request.form())
-    to, away = context.storable(form.text("to")), context.storable(form.text("away"))
+    again, to, away = (
+        form.text("do") == "resend",
+        context.storable(form.text("to")),
+        context.storable(form.text("away")),
+    )
     try:
+        if not is_confirmed(form):
+            story = await _load_history(context, id)
+            question = _ask_to_resend(story) if again else _ask_to_give(story, to, away)
+            return await ask(request, context, user, form, question)
         async with context.system.database.transaction() as connection:
-            if form.text("do") == "resend":
+            if again:
                 if not (await operations.resend(connection, [id])).done:
-                    raise Permanent("There is nobody to send it to again, or it is older than five days.")
+                    raise Permanent(NOBODY)
                 said = "It is sent again."
                 await audit.record_mails(connection, user.name, "sent again", [id])
             else:
@@ -87,6 +100,31 @@ async def act(request: Request, context: PageDep, user: Administrator, id: Id) -
     except Permanent as error:
         said = str(error)
     return await context.redirect(user, f"/mail/{id}", said)
+
+
+def _ask_to_resend(story: MailHistory) -> Question:
+    """:raises Permanent: every recipient has the mail."""
+    recipients = [r.address for r in story.sent.recipients if r.state in FAILED] if story.sent else []
+    if not recipients:
+        raise Permanent(NOBODY)
+    return Question(
+        f"Send the mail again to {counted(len(recipients), 'recipient')}?",
+        [f"“{story.summary.subject or '(no subject)'}” is sent to:"],
+        "Send again",
+        f"/mail/{story.id}",
+        recipients,
+    )
+
+
+def _ask_to_give(story: MailHistory, to: str, away: str) -> Question:
+    """:raises Permanent: nobody is to get the mail."""
+    if not to:
+        raise Permanent("Choose whose mailbox is to get the mail.")
+    effects = [f"“{story.summary.subject or '(no subject)'}” is put into the mailbox of {to} as new mail, to be read."]
+    if away:
+        effects.append(f"It is deleted from the mailbox of {away}.")
+    verb = "Move" if away else "Copy"
+    return Question(f"{verb} 1 mail to {to}?", effects, f"{verb} the mail", f"/mail/{story.id}")
 
 
 @router.post("/{id}/raw")

@@ -73,6 +73,7 @@ class PageContext:
             "browser": _browser,
             "mail_status": mail_status,
             "weak_passwords": describe_weak,
+            "sentence": _sentence,
         }
         self._templates.globals |= {
             "static": _static_names(),
@@ -252,6 +253,11 @@ def _browser(agent: str) -> str:
     name = next((shown for word, shown in names if word in agent), "another program")
     system = next((shown for word, shown in (*systems, ("Linux", "Linux")) if word in agent), "")
     return f"{name} on {system}" if system else name
+
+
+def _sentence(text: str) -> str:
+    """Return a text with a capital letter and a full stop."""
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
 def _pair(text: str) -> tuple[str, str]:

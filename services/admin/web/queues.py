@@ -2,18 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import dataclass
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from services.admin.access import audit
 from services.admin.mail import operations, search_index
+from services.admin.mail.operations import OperationResult
+from services.admin.web.confirmation import Question, ask, counted, is_confirmed
 from services.admin.web.forms import Form
-from services.admin.web.page_context import Administrator, PageDep, Reader
+from services.admin.web.page_context import Administrator, PageContext, PageDep, Reader
+from shared.db.database import Connection
 
 router = APIRouter(include_in_schema=False)
 
 SHOWN = 200
 """Limit of each list: mails; the page stays usable, and the oldest come first."""
+REASON_CHARACTERS = 500
+"""Limit of a reason: characters; the notice to the author quotes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    """What can be done to mails of this page."""
+
+    done: str  # as the result and the audit say it
+    ask: str = ""  # the imperative of the question; '': it is done at once
+    effect: str = ""  # what will happen to the mails
+    reason: str = ""  # label of the field for a reason
+    reason_needed: bool = False
+
+
+ACTIONS = {
+    "retry": _Action("tried now"),
+    "retry-all": _Action(
+        "tried now", "Try to send", "All mail that waits is sent now, unless the provider refuses it."
+    ),
+    "cancel": _Action(
+        "cancelled",
+        "Cancel",
+        "Recipients who do not have the mail yet never get it. The authors get a notice.",
+        "Reason, for the author (may be empty)",
+    ),
+    "requeue": _Action(
+        "given five more tries",
+        "Continue with",
+        "Each is delivered or sent as if it had just come. A mail that a restored backup held may be sent twice.",
+    ),
+    "discard": _Action(
+        "discarded", "Discard", "Nobody gets them, and they cannot be brought back.", "Reason, for the record", True
+    ),
+}
 
 
 @router.get("/queue")
@@ -40,30 +81,52 @@ async def show(request: Request, context: PageDep, user: Reader) -> Response:
 
 @router.post("/queue")
 async def act(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Retry, cancel, requeue or discard the ticked mails."""
+    """Retry, cancel, requeue or discard the ticked mails; what cannot be undone is asked first."""
     form = Form(await request.form())
-    ids, do, reason = form.ids(), form.text("do"), form.text("reason")[:500]
-    action = ""
-    if do == "retry-all":
-        ids = []
-    elif not ids:
+    do, reason = form.text("do"), form.text("reason")[:REASON_CHARACTERS]
+    ids = [] if do == "retry-all" else form.ids()
+    action = ACTIONS.get(do)
+    if action is None:
+        return await context.redirect(user, "/queue", "Choose what is to be done with the ticked mails.")
+    if do != "retry-all" and not ids:
         return await context.redirect(user, "/queue", "Nothing was ticked.")
-    if do == "discard" and not reason:
-        return await context.redirect(
-            user, "/queue", "A mail is discarded for a reason: write it into the field beside the button."
-        )
+    if action.ask and not (is_confirmed(form) and (reason or not action.reason_needed)):
+        return await ask(request, context, user, form, await _question(context, do, ids))
     async with context.system.database.transaction() as connection:
-        match do:
-            case "retry" | "retry-all":
-                done, action = await operations.retry(connection, ids or None), "tried now"
-            case "cancel":
-                done, action = await operations.cancel(connection, ids, reason or operations.CANCELLED), "cancelled"
-            case "requeue":
-                done, action = await operations.requeue(connection, ids), "given five more tries"
-            case "discard":
-                done, action = await operations.discard(connection, ids, reason), "discarded"
-            case _:
-                return await context.redirect(user, "/queue", "Nothing was chosen to be done.")
-        await audit.record_mails(connection, user.name, action, done.done, reason)
+        done = await _execute(connection, do, ids, reason)
+        await audit.record_mails(connection, user.name, action.done, done.done, reason)
     unchanged = f" Unchanged: {', '.join(map(str, done.left))}." if done.left else ""
-    return await context.redirect(user, "/queue", f"{len(done.done)} mails: {action}.{unchanged}")
+    return await context.redirect(user, "/queue", f"{len(done.done)} mails: {action.done}.{unchanged}")
+
+
+async def _question(context: PageContext, do: str, ids: Collection[int]) -> Question:
+    action = ACTIONS[do]
+    async with context.system.database.transaction() as connection:
+        chosen = [mail["id"] for mail in await operations.list_queue(connection)] if do == "retry-all" else list(ids)
+        headlines = await search_index.subjects(connection, chosen)
+    what = f"{action.ask} {counted(len(chosen))}"
+    return Question(
+        f"{what}{' now' if do == 'retry-all' else ''}?",
+        [action.effect],
+        what,
+        "/queue",
+        [_headline(id_, *headlines.get(id_, ("", ""))) for id_ in chosen],
+        action.reason,
+        action.reason_needed,
+    )
+
+
+def _headline(id_: int, sender: str, subject: str) -> str:
+    return f"{subject or '(no subject)'} ({id_}{f', from {sender}' if sender else ''})"
+
+
+async def _execute(connection: Connection, do: str, ids: Collection[int], reason: str) -> OperationResult:
+    match do:
+        case "cancel":
+            return await operations.cancel(connection, ids, reason or operations.CANCELLED)
+        case "requeue":
+            return await operations.requeue(connection, ids)
+        case "discard":
+            return await operations.discard(connection, ids, reason)
+        case _:
+            return await operations.retry(connection, ids or None)

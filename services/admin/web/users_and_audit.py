@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
 from services.admin.access import audit, user_changes, users
+from services.admin.access.users import CurrentUser
 from services.admin.accounts import export
 from services.admin.accounts.apply import FILE_SECONDS
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import read_text
 from services.admin.accounts.passwords import describe_weak
-from services.admin.web.forms import Form
+from services.admin.web.confirmation import Question, ask, is_confirmed
+from services.admin.web.forms import FieldErrors, Form
 from services.admin.web.mail import Before
-from services.admin.web.page_context import Administrator, PageDep, QueryText, Reader
+from services.admin.web.page_context import Administrator, PageContext, PageDep, QueryText, Reader
 from shared.errors import Permanent
 
 router = APIRouter(include_in_schema=False)
 
-KEPT_CHARACTERS = 100_000
-"""Largest tried file that may be applied without a second upload: characters; larger ones are not kept in memory."""
+QUESTIONS = {
+    "remove": ("Remove", "user", "The user is signed out everywhere and cannot sign in any more."),
+    "end-token": (
+        "Revoke",
+        "token",
+        "Scripts that use it are refused from now on. A revoked token does not come back.",
+    ),
+}
+"""What is asked first: the verb, the noun and the effect."""
+_EMPTY = {"name": "", "role": "observer", "token-name": "", "token-role": "observer"}
+"""The values of the empty forms for a new user and a new token."""
 
 
 @router.get("/audit")
@@ -44,7 +57,15 @@ async def show_users(request: Request, context: PageDep, user: Administrator) ->
 
 
 async def _users(
-    request: Request, context: PageDep, user: Administrator, problems: list[str] | None = None, token: str = ""
+    request: Request,
+    context: PageContext,
+    user: CurrentUser,
+    *,
+    status: int = 200,
+    problems: Sequence[str] = (),
+    invalid: FieldErrors | None = None,
+    values: Mapping[str, str] = _EMPTY,
+    token: str = "",
 ) -> Response:
     async with context.system.database.transaction() as connection:
         everyone = await users.list_users(connection)
@@ -54,12 +75,14 @@ async def _users(
         request,
         user,
         "users.html",
-        status=422 if problems else 200,
+        status=status,
         users=everyone,
         sessions=sessions,
         tokens=tokens,
         token=token,
-        problems=problems or [],
+        problems=problems,
+        invalid=FieldErrors() if invalid is None else invalid,
+        values=values,
     )
 
 
@@ -67,35 +90,70 @@ async def _users(
 async def change_users(request: Request, context: PageDep, user: Administrator) -> Response:
     """Add, change or remove a user; end a session; create or revoke a token."""
     form = Form(await request.form())
-    do, name, role = form.text("do"), context.storable(form.text("name")), form.text("role")
-    chosen_id, token = next(iter(form.ids()), 0), ""
     try:
-        hashed = ""
-        if do in ("add", "password"):
-            hashed = await context.system.passwords.hash(user_changes.require_length(form.secret("password")))
-        async with context.system.database.transaction() as connection:
-            match do:
-                case "add":
-                    await user_changes.add_user(connection, user.name, name, role, hashed)
-                case "password":
-                    await user_changes.set_password(connection, user.name, chosen_id, hashed)
-                case "role":
-                    await user_changes.set_role(connection, user.name, chosen_id, role)
-                case "remove":
-                    await user_changes.remove_user(connection, user.name, chosen_id)
-                case "end-session":
-                    await user_changes.end_session(connection, user.name, chosen_id)
-                case "token":
-                    token = await user_changes.create_token(connection, user.name, name, role)
-                case "end-token":
-                    await user_changes.revoke_token(connection, user.name, chosen_id)
-                case _:
-                    raise Permanent("Nothing was chosen to be done.")
+        if form.text("do") in QUESTIONS and not is_confirmed(form):
+            return await ask(request, context, user, form, await _question(context, form))
+        done = await _change_users(context, user, form)
+    except users.ChangedMeanwhile as error:
+        lines = [f"{error}, and nothing is saved yet. Compare, and press again; type a new password again."]
+        return await _users(request, context, user, status=409, problems=lines)
     except Permanent as error:
-        return await _users(request, context, user, [str(error)])
-    if token:
-        return await _users(request, context, user, token=token)
-    return await context.redirect(user, "/users", "Done.")
+        problem, errors = str(error), FieldErrors()
+        label, _, words = problem.partition(": ")
+        prefix = {"token": "token-", "password": f"{form.text('id')}-"}.get(form.text("do"), "")
+        if label in ("Name", "Role", "Password"):
+            errors[f"{prefix}{label.lower()}"] = words
+            errors.first = f"{prefix}{label.lower()}"
+        values = {prefix + name: form.text(name) for name in ("name", "role")}
+        return await _users(
+            request, context, user, status=422, problems=[problem], invalid=errors, values=_EMPTY | values
+        )
+    if form.text("do") == "token":
+        return await _users(request, context, user, token=done)
+    return await context.redirect(user, "/users", done)
+
+
+async def _question(context: PageContext, form: Form) -> Question:
+    """:raises Permanent: the user or token is not there any more."""
+    async with context.system.database.transaction() as connection:
+        everyone: Sequence[users.ConsoleUser | users.ApiToken] = (
+            await users.list_users(connection) if form.text("do") == "remove" else await users.list_tokens(connection)
+        )
+    name = next((each.name for each in everyone if each.id in form.ids()), None)
+    if name is None:
+        raise Permanent("That is not there any more.")
+    verb, what, effect = QUESTIONS[form.text("do")]
+    return Question(f"{verb} {what} {name}?", [effect], f"{verb} 1 {what}", "/users")
+
+
+async def _change_users(context: PageContext, user: CurrentUser, form: Form) -> str:
+    """:return: the new token, or what was done. :raises Permanent: it is not allowed."""
+    do, name, role = form.text("do"), context.storable(form.text("name")), form.text("role")
+    chosen_id = next(iter(form.ids()), 0)
+    hashed = ""
+    if do in ("add", "password"):
+        hashed = await context.system.passwords.hash(user_changes.require_length(form.secret("password")))
+    async with context.system.database.transaction() as connection:
+        if do in ("password", "role", "remove"):
+            await users.require_version(connection, chosen_id, form.text("version"))
+        match do:
+            case "add":
+                await user_changes.add_user(connection, user.name, name, role, hashed)
+            case "password":
+                await user_changes.set_password(connection, user.name, chosen_id, hashed)
+            case "role":
+                await user_changes.set_role(connection, user.name, chosen_id, role)
+            case "remove":
+                await user_changes.remove_user(connection, user.name, chosen_id)
+            case "end-session":
+                await user_changes.end_session(connection, user.name, chosen_id)
+            case "token":
+                return await user_changes.create_token(connection, user.name, name, role)
+            case "end-token":
+                await user_changes.revoke_token(connection, user.name, chosen_id)
+            case _:
+                raise Permanent("Nothing was chosen to be done.")
+    return "Done."
 
 
 @router.get("/accounts-file")
@@ -114,29 +172,52 @@ async def export_file(context: PageDep, user: Administrator) -> Response:
     )
 
 
+class _DryRun(Exception):
+    """Rolls back the transaction of a dry run. lines: what would be changed. warning: of weak passwords."""
+
+    def __init__(self, lines: list[str], warning: list[str]) -> None:
+        super().__init__()
+        self.lines = lines
+        self.warning = warning
+
+
 @router.post("/accounts-file")
 async def import_file(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Apply an accounts file, or show what it would change."""
+    """Show what an accounts file would change; after this is confirmed, apply the file if it still changes the same."""
     data = await request.form()
     form, file = Form(data), data.get("file")
     content = await file.read() if isinstance(file, UploadFile) else b""
     kept = context.kept_secrets.load(user.session_id, form.text("kept"))
-    is_dry = form.text("do") != "apply"
     try:
         if form.text("kept") and kept is None:
-            raise AccountsError(["the tried file is not kept any more; choose the file once more"])
+            raise AccountsError(["the chosen file is not kept any more; choose the file once more"])
         text = kept if kept is not None else content.decode()
         requested = await asyncio.to_thread(read_text, text, "file", None)  # 1 MiB takes seconds
-        async with context.system.database.transaction(FILE_SECONDS, kept=not is_dry) as connection:
+        async with context.system.database.transaction(FILE_SECONDS) as connection:
             outcome = await context.apply(connection, requested, user, form.flag("prune"))
             warning = [f"Warning: {describe_weak(outcome.weak)}."] if outcome.weak else []
+            if not is_confirmed(form) or form.text("seen") != _digest(outcome.lines):
+                raise _DryRun(outcome.lines, warning)
     except (AccountsError, UnicodeDecodeError) as error:
         lines = error.lines if isinstance(error, AccountsError) else ["file: is not UTF-8 text"]
         lines = [line.removeprefix("file: ") for line in lines]
         return await context.render_page(request, user, "accounts_file.html", status=422, problems=lines, lines=None)
-    if is_dry:
-        kept = context.kept_secrets.store(user.session_id, text) if len(text) <= KEPT_CHARACTERS else ""
-        prune = form.flag("prune")
-        lines = [*outcome.lines, *warning]
-        return await context.render_page(request, user, "accounts_file.html", lines=lines, kept=kept, prune=prune)
+    except _DryRun as tried:
+        changed = ["Accounts were changed meanwhile, and nothing is applied yet. See what the file would change now."]
+        return await context.render_page(
+            request,
+            user,
+            "accounts_file.html",
+            status=409 if is_confirmed(form) else 200,
+            problems=changed if is_confirmed(form) else [],
+            lines=[*tried.lines, *tried.warning],
+            changes=len(tried.lines),
+            seen=_digest(tried.lines),
+            kept=context.kept_secrets.store(user.session_id, text),
+            prune=form.flag("prune"),
+        )
     return await context.redirect(user, "/accounts-file", *(outcome.lines or ["Nothing was to be changed."]), *warning)
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -63,7 +63,7 @@ def test_a_token_is_shown_once_ends_and_is_stored_as_a_digest(browser: Browser, 
     assert secret not in str(stored(store, "select name, encode(token_sha256, 'escape') from api_tokens"))
     assert Script(url, secret).call("GET", "/held").ok
     for (id_,) in stored(store, "select id from api_tokens"):
-        browser.post("/users", {"do": "end-token", "id": str(id_)})
+        browser.agree("/users", {"do": "end-token", "id": str(id_)})
     assert Script(url, secret).call("GET", "/held").status_code == 401
 
 

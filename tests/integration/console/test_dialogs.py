@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from html import unescape
 from typing import Any
 
 import psycopg
@@ -18,7 +19,8 @@ from shared.provider.credentials import Grant
 from shared.provider.vault import Vault
 from tests import console, servers
 from tests.company import KEY
-from tests.console import Browser, stored, text
+from tests.console import Browser, forms, stored, text
+from tests.system import until
 
 SUPPORT = "support@pages.example"
 
@@ -130,16 +132,16 @@ def test_no_page_shows_a_secret_again(browser: Browser) -> None:
 @pytest.mark.parametrize(
     ("fields", "said", "field"),
     [
-        ({"pop3.host": ""}, "POP3 server: '': a host is a name or an IP address", "pop3.host"),
+        ({"pop3.host": ""}, "POP3 server: fill this in", "pop3.host"),
         ({"smtp.port": "many"}, "SMTP port: 'many' is not a number from 1 to 65535", "smtp.port"),
         (
             {"poll_seconds": "0"},
-            "Check for new mail every: 0 is not a number from 1 to 86400",
+            "Check for new mail every … seconds: 0 is not a number from 1 to 86400",
             "poll_seconds",
         ),
         ({"address": "nonsense"}, "Email address: 'nonsense': an address has the form", "address"),
-        ({"password": ""}, "password: is missing", None),
-        ({"aliases": "x"}, "Further addresses: 'x': an address has the form", "aliases"),
+        ({"password": ""}, "Login password: is missing", "password"),
+        ({"aliases": "x"}, "Further addresses of this mailbox: 'x': an address has the form", "aliases"),
     ],
 )
 def test_an_invalid_field_is_named_and_the_form_keeps_its_input(
@@ -151,7 +153,9 @@ def test_an_invalid_field_is_named_and_the_form_keeps_its_input(
     assert 'value="who-logs-in"' in page.text
     if field:
         [tag] = re.findall(rf'<(?:input|textarea|select) id="{re.escape(field)}"[^>]*>', page.text)
-        assert 'aria-invalid="true"' in tag
+        assert 'aria-invalid="true" autofocus' in tag and f'aria-describedby="{field}-error' in tag
+        [beside] = re.findall(rf'id="{re.escape(field)}-error">(.*?)</p>', page.text)
+        assert said.partition(": ")[2].lower() in unescape(beside).lower()
     assert stored(store, "select * from external_accounts") == []
 
 
@@ -194,6 +198,88 @@ def test_an_account_is_started_on_the_first_page_and_its_own(browser: Browser, o
     browser.post("/external/new", external(address="sales@pages.example"))
     page = browser.get("/")
     assert "Welcome" not in text(page) and "Not started yet" in text(page) and "sales@pages.example" in text(page)
+
+
+NAMES_OF_FILES = re.compile(r"\b(?:pop3|smtp)\.\w+|[a-z]+_[a-z_]+|Input should|Value error|\[\d+\]")
+"""Names of fields in the accounts file, and texts of pydantic."""
+
+
+def test_all_wrong_fields_are_shown_at_once_each_in_the_words_of_the_page(browser: Browser) -> None:
+    # when an account has a mistake in every field that is typed
+    wrong = {
+        "address": "nonsense",
+        "login": "x" * 400,
+        "password": "",
+        "pop3.host": "",
+        "pop3.port": "0",
+        "pop3.tls": "some",
+        "smtp.host": "a b",
+        "smtp.port": "99999",
+        "smtp.connections": "many",
+        "poll_seconds": "-1",
+        "history": "some",
+        "delete_after_days": "x",
+        "aliases": "x",
+        "pop3.tls_fingerprint": "short",
+    }
+    page = browser.post("/external/new", external(**wrong))
+    # then each is marked, and its text stands beside it
+    assert page.status_code == 422
+    marked = set(re.findall(r'<(?:input|select|textarea)[^>]* name="([\w.]+)"[^>]*aria-invalid="true"', page.text))
+    beside = re.findall(r'<p class="error under" id="([\w.]+)-error">(.+?)</p>', page.text)
+    assert sorted(marked) == sorted(wrong) == sorted(name for name, _ in beside)
+    # and only the first one has the focus
+    assert re.findall(r'id="([\w.]+)"[^>]* autofocus', page.text) == ["address"]
+    # and nothing is in the words of the file
+    [summary] = re.findall(r'<div class="problem" role="alert">(.*?)</div>', page.text, re.S)
+    for shown in (summary, *(words for _, words in beside)):
+        assert not NAMES_OF_FILES.search(shown), shown
+    # and so it is with a person
+    wrong = {"address": "x", "password": "", "user_name": " ", "external": "y", "delegate": "z", "aliases": "\x01"}
+    page = browser.post("/local/new", local("Alex", **wrong))
+    beside = re.findall(r'<p class="error under" id="([\w.]+)-error">(.+?)</p>', page.text)
+    assert sorted(name for name, _ in beside) == sorted(wrong)
+    assert not any(NAMES_OF_FILES.search(words) for _, words in beside)
+
+
+@pytest.mark.parametrize("saved", ["Alex", "Jim"])
+def test_a_name_that_a_colleague_has_is_an_error_of_the_saved_person(browser: Browser, saved: str) -> None:
+    browser.post("/external/new", external())
+    for name in ("Alex", "Jim"):
+        browser.post("/local/new", local(name))
+    [other] = {"Alex", "Jim"} - {saved}
+    page = browser.post(f"/local/{saved}@local.com", local(saved, aliases=f"Sam\n{other}"))
+    assert re.findall(r'<p class="error under" id="([\w.]+)-error">', page.text) == ["aliases"]
+    assert f"Further names: '{other}': {other.lower()}@local.com has this name in the same share" in text(page)
+    page = browser.post(f"/local/{saved}@local.com", local(saved, user_name=other))
+    assert re.findall(r'<p class="error under" id="([\w.]+)-error">', page.text) == ["user_name"]
+
+
+def test_a_delegate_who_is_disabled_is_refused_everywhere_and_shown(browser: Browser, store: str) -> None:
+    # given Jim, who is disabled
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Jim", enabled=""))
+    # then a form, a request and a file with this delegate are refused
+    page = browser.post("/local/new", local("Alex", delegate="jim@local.com"))
+    assert "Delegate: 'jim@local.com' is disabled and gets no mail" in text(page)
+    url, headers = f"{browser.url}/api/v1/local-accounts", {"Origin": browser.url}
+    fields = {"address": "alex@local.com", "user_name": "Alex", "external": SUPPORT, "password": "secret of alex"}
+    refused = browser.session.put(url, json=fields | {"delegate": "jim@local.com"}, headers=headers)
+    assert refused.status_code == 422 and "delegate: 'jim@local.com' is disabled" in refused.json()["detail"]
+    file = f"local_accounts: [{{address: a@local.com, user_name: A, external: {SUPPORT}, delegate: jim@local.com}}]"
+    tried = browser.post("/accounts-file", files={"file": ("a.yaml", file)})
+    assert tried.status_code == 422 and "is disabled and gets no mail" in text(tried)
+    # when Jim is disabled only afterwards
+    with psycopg.connect(store) as connection:
+        connection.execute("update local_accounts set enabled = true")
+    browser.post("/local/new", local("Alex", delegate="jim@local.com", enabled=""))
+    page = browser.post("/local/jim@local.com", local("Jim", password="", enabled=""))
+    # then that is told at once, on the page of the person, and in the status
+    lost = "the delegate jim@local.com is disabled: mail with this person's name stays on hold"
+    assert f"local account alex@local.com: {lost}" in text(page)
+    assert lost.capitalize() in text(browser.get("/local/alex@local.com"))
+    told = f"alex@local.com: is disabled, and {lost}"
+    until(lambda: told in browser.get("/api/v1/status").json()["problems"])  # the status is gathered now and then
 
 
 def test_a_refused_form_keeps_what_was_typed_the_password_too(browser: Browser, store: str) -> None:
@@ -370,7 +456,7 @@ def test_a_changed_host_asks_for_the_password_again(browser: Browser, store: str
             # then the field is named, and the password goes nowhere
             assert page.status_code == 422
             assert "Login password: has to be given again, because the stored one is for another server" in text(page)
-            assert "pop3.host 127.0.0.1 -> localhost" in text(page)
+            assert "127.0.0.1 -> localhost" in text(page) and "pop3.host 127" not in text(page)
             assert 'value="localhost"' in page.text
         fields: dict[str, Any] = {
             "address": SUPPORT,
@@ -450,7 +536,7 @@ def test_a_local_account_is_added_shown_changed_removed_and_brought_back(browser
     assert "Al" in text(browser.get("/local?q=alexander"))
     assert SUPPORT in text(browser.get("/local"))
     assert "Alexander" in text(browser.get(f"/external/{SUPPORT}"))
-    gone = browser.post("/local/alex@local.com/remove")
+    gone = browser.agree("/local/alex@local.com/remove")
     assert "is removed" in text(gone)
     assert browser.get("/local/alex@local.com").status_code == 404
     assert "alex@local.com" in text(browser.get("/local/removed"))
@@ -468,11 +554,11 @@ def test_a_local_account_is_added_shown_changed_removed_and_brought_back(browser
     ("fields", "said"),
     [
         ({"user_name": "alex"}, "alex@local.com has this name in the same share"),
-        ({"address": "alex@local.com"}, "Email address: alex@local.com: is there already"),
+        ({"address": "alex@local.com"}, "Email address: alex@local.com is there already"),
         ({"address": "jim@gmail.com"}, "gmail.com is a public mail provider's domain"),
         ({"delegate": "nobody@local.com"}, "there is no such local account"),
         ({"external": "none@pages.example"}, "there is no such external account"),
-        ({"user_name": ""}, "User name: '': a name has at least one visible letter"),
+        ({"user_name": ""}, "User name: fill this in"),
     ],
 )
 def test_a_person_who_would_collide_is_refused_with_the_reason(
@@ -497,7 +583,10 @@ def test_a_weak_password_is_refused_and_a_stored_one_counted(browser: Browser, s
     # a file may have one, and the page says so
     entry = f"{{address: alex@local.com, user_name: Alex, external: {SUPPORT}, password: short}}"
     file = {"file": ("accounts.yaml", f"local_accounts: [{entry}]")}
-    page = browser.post("/accounts-file", {"do": "apply"}, files=file)
+    tried = browser.post("/accounts-file", files=file)
+    assert "Warning: 1 local account has a password of fewer than 10 characters." in text(tried)
+    [question] = [form for form in forms(tried) if form.values.get("confirmed")]
+    page = browser.post(question.action, question.pairs)
     assert "Warning: 1 local account has a password of fewer than 10 characters." in text(page)
     assert stored(store, "select weak_password from local_accounts") == [(True,)]
     # it stays weak until it is changed
@@ -512,8 +601,8 @@ def test_an_external_account_is_not_removed_while_it_has_sharers(browser: Browse
     browser.post("/local/new", local("Alex"))
     refused = browser.post(f"/external/{SUPPORT}/remove")
     assert "is shared by alex@local.com" in text(refused)
-    browser.post("/local/alex@local.com/remove")
-    assert browser.post(f"/external/{SUPPORT}/remove").url.endswith("/external")
+    browser.agree("/local/alex@local.com/remove")
+    assert browser.agree(f"/external/{SUPPORT}/remove").url.endswith("/external")
 
 
 def test_an_observer_sees_and_changes_nothing(browser: Browser, observer: Browser) -> None:
@@ -556,7 +645,11 @@ def test_of_two_tabs_the_later_one_is_told_who_changed_what(browser: Browser, st
     page = browser.post(f"/external/{SUPPORT}", typed)
     assert page.status_code == 409
     assert "was changed meanwhile, and nothing is saved yet" in text(page)
-    assert "admin: changed external account: changed poll_seconds 60 -> 30" in text(page)
+    assert "UTC, admin: Check for new mail every … seconds 60 -> 30" in text(page) and "poll_seconds 60" not in text(
+        page
+    )
+    beside = dict(re.findall(r'id="([\w.]+)-error">(.+?)</p>', page.text))
+    assert beside["poll_seconds"] == "Stored now: 30." and beside["login"] == f"Stored now: {SUPPORT}."
     assert 'value="typed-login"' in page.text and 'value="90"' in page.text and "typed-secret" not in page.text
     assert stored(store, "select poll_seconds from external_accounts") == [(30,)]
     # and saved again, it replaces the other change knowingly
@@ -576,7 +669,7 @@ def test_a_person_who_was_changed_or_removed_meanwhile_is_not_saved(browser: Bro
     # when the password is changed in another tab, the later form is not saved, although it shows no other field
     assert browser.post("/local/alex@local.com", local("Alex", password="another secret", version=version)).ok
     page = browser.post("/local/alex@local.com", local("Alexa", password="", version=version))
-    assert page.status_code == 409 and "admin: changed local account: changed password" in text(page)
+    assert page.status_code == 409 and "UTC, admin: Login password" in text(page)
     assert 'value="Alexa"' in page.text
     # when the account is removed meanwhile, the form does not bring it back
     version = hidden(page, "version")

@@ -165,18 +165,18 @@ def test_only_administrators_read_a_body_and_the_audit_records_it(
 
 async def test_a_mail_is_moved_to_another_person_as_new_mail(browser: Browser, store: str, database: Database) -> None:
     id_ = id_of(store, "n@customer.example")
-    page = browser.post(f"/mail/{id_}", {"do": "give", "to": "jim@local.com", "away": "alex@local.com"})
+    page = browser.agree(f"/mail/{id_}", {"do": "give", "to": "jim@local.com", "away": "alex@local.com"})
     assert "jim@local.com has it now" in text(page)
     assert any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "jim@local.com"))
     assert not any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "alex@local.com"))
     assert "Jim got this because given by the operator." in text(page)
     # and once more: it is new mail again, and there once
-    browser.post(f"/mail/{id_}", {"do": "give", "to": "jim@local.com"})
+    browser.agree(f"/mail/{id_}", {"do": "give", "to": "jim@local.com"})
     found = await mailbox_of(database, "jim@local.com")
     assert sum(b"the-body-of-n" in mail for mail in found) == 1
     assert b"the-body-of-n" in found[-1]
     # but not given to a person and removed again
-    page = browser.post(f"/mail/{id_}", {"do": "give", "to": "jim@local.com", "away": "jim@local.com"})
+    page = browser.agree(f"/mail/{id_}", {"do": "give", "to": "jim@local.com", "away": "jim@local.com"})
     assert "is to have it, so it is not taken from there" in text(page)
     assert any(b"the-body-of-n" in mail for mail in await mailbox_of(database, "jim@local.com"))
 
@@ -184,7 +184,7 @@ async def test_a_mail_is_moved_to_another_person_as_new_mail(browser: Browser, s
 def test_a_mail_is_sent_again_to_recipients_that_did_not_get_it(browser: Browser, store: str) -> None:
     id_ = id_of(store, "answer@local.com")
     assert "550 5.1.1 no such user" in text(browser.get(f"/mail/{id_}"))
-    assert "sent again" in text(browser.post(f"/mail/{id_}", {"do": "resend"}))
+    assert "sent again" in text(browser.agree(f"/mail/{id_}", {"do": "resend"}))
     with psycopg.connect(store) as connection:
         assert connection.execute("select state from submissions").fetchall() == [("queued",)]
         states = connection.execute("select state from submission_recipients order by position").fetchall()
@@ -234,11 +234,12 @@ def test_stuck_mail_is_listed_retried_and_cancelled_with_a_reason(browser: Brows
     shown = text(browser.get("/queue"))
     assert "ValueError: it broke" in shown
     assert f"Hello there {id_}, from Bob" in shown
-    assert "for a reason" in text(browser.post("/queue", {"do": "discard", "id": str(id_)}))
-    assert "given five more tries" in text(browser.post("/queue", {"do": "requeue", "id": str(id_)}))
+    refused = browser.agree("/queue", {"do": "discard", "id": str(id_)}, reason=" ")
+    assert refused.status_code == 422 and "Reason, for the record: fill this in" in text(refused)
+    assert "given five more tries" in text(browser.agree("/queue", {"do": "requeue", "id": str(id_)}))
     with psycopg.connect(store) as connection:
         connection.execute("update inbound set state = 'held', reason = 'held: nobody' where id = %s", (id_,))
-    page = browser.post("/queue", {"do": "discard", "id": str(id_), "reason": "spam"})
+    page = browser.agree("/queue", {"do": "discard", "id": str(id_)}, reason="spam")
     assert "1 mails: discarded" in text(page)
     assert f"discarded {id_} spam" in text(browser.get("/audit"))
 
@@ -359,16 +360,25 @@ def test_an_observer_changes_nothing(observer: Browser, path: str, fields: dict[
     assert observer.post(path, fields).status_code == 403
 
 
+def version_of(browser: Browser, user: str) -> str:
+    """The version of a user of the console, as the page has it."""
+    rows = re.findall(r"<tr>.*?</tr>", browser.get("/users").text, re.S)
+    row = next(row for row in rows if f'row">{user}<' in row and 'name="version"' in row)
+    return str(re.findall(r'name="version" value="(\w+)"', row)[0])  # of the first of several forms
+
+
 def test_users_are_added_and_the_last_administrator_stays(browser: Browser, observer: Browser, store: str) -> None:
     with psycopg.connect(store) as connection:
         rows: dict[str, int] = dict(connection.execute("select name, id from console_users").fetchall())
-    assert "Somebody has to stay administrator" in text(browser.post("/users", {"do": "remove", "id": rows["admin"]}))
+    refused = browser.agree("/users", {"do": "remove", "id": rows["admin"], "version": version_of(browser, "admin")})
+    assert "Somebody has to stay administrator" in text(refused)
     refused = browser.post("/users", {"do": "add", "name": "a@b", "role": "observer", "password": "long-enough"})
     assert "no @" in text(refused)
     short = browser.post("/users", {"do": "add", "name": "x", "role": "observer", "password": "short"})
     assert "at least 10 characters" in text(short)
     # another password ends earlier sessions
-    browser.post("/users", {"do": "password", "id": rows["watcher"], "password": "another-password"})
+    fields = {"do": "password", "id": rows["watcher"], "version": version_of(browser, "watcher")}
+    browser.post("/users", fields | {"password": "another-password"})
     assert "sign-in" in observer.get("/").url
 
 
@@ -377,19 +387,26 @@ def test_the_accounts_file_is_exported_tried_and_applied(browser: Browser) -> No
     assert "address: support@company.com" in exported
     assert "password" not in exported
     changed = exported.replace("poll_seconds: 60", "poll_seconds: 77")
-    tried = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", changed)})
+    tried = browser.post("/accounts-file", files={"file": ("accounts.yaml", changed)})
     assert "poll_seconds 60 -> 77" in text(tried)
     assert "poll_seconds: 77" not in browser.get("/accounts-file/accounts.yaml").text
-    browser.post("/accounts-file", {"do": "apply"}, files={"file": ("accounts.yaml", changed)})
+    [apply] = [form for form in console.forms(tried) if form.values.get("confirmed")]
+    browser.post("/accounts-file", apply.pairs)
     assert "poll_seconds: 77" in browser.get("/accounts-file/accounts.yaml").text
-    # and the user who tried a file may apply it without choosing it again
-    tried = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", exported)})
-    [kept] = re.findall(r'name="kept" value="([^"]+)"', tried.text)
-    other = console.signed_in(browser.url).post("/accounts-file", {"do": "apply", "kept": kept})
+    # and only the user who chose the file applies it, if it still changes what was shown
+    tried = browser.post("/accounts-file", files={"file": ("accounts.yaml", exported)})
+    [apply] = [form for form in console.forms(tried) if form.values.get("confirmed")]
+    other = console.signed_in(browser.url).post("/accounts-file", apply.pairs)
     assert "choose the file once more" in text(other)
-    assert "poll_seconds 77 -> 60" in text(browser.post("/accounts-file", {"do": "apply", "kept": kept}))
+    between = browser.post("/accounts-file", files={"file": ("a.yaml", changed.replace("77", "78"))})
+    [earlier] = [form for form in console.forms(between) if form.values.get("confirmed")]
+    browser.post("/accounts-file", earlier.pairs)
+    page = browser.post("/accounts-file", apply.pairs)
+    assert page.status_code == 409 and "nothing is applied yet" in text(page)
+    [apply] = [form for form in console.forms(page) if form.values.get("confirmed")]
+    assert "poll_seconds 78 -> 60" in text(browser.post("/accounts-file", apply.pairs))
     spy = f"local_accounts: [{{address: a@local.com, user_name: A, external: {SUPPORT}, password_file: /etc/passwd}}]"
-    refused = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", spy)})
+    refused = browser.post("/accounts-file", files={"file": ("accounts.yaml", spy)})
     assert "is for a file beside the accounts file" in text(refused)
 
 
@@ -406,7 +423,7 @@ def test_an_accounts_file_that_takes_long_to_read_delays_no_page(
 
     monkeypatch.setattr(file_format, "load_yaml", load_slowly)
     with ThreadPoolExecutor(1) as pool:
-        tried = pool.submit(browser.post, "/accounts-file", {"do": "try"}, files={"file": ("a.yaml", b"x: 1")})
+        tried = pool.submit(browser.post, "/accounts-file", None, files={"file": ("a.yaml", b"x: 1")})
         # then pages are shown meanwhile
         for _ in range(5):
             assert Browser(url).get("/sign-in").ok
@@ -417,7 +434,7 @@ def test_an_accounts_file_that_takes_long_to_read_delays_no_page(
 
 def test_aliases_in_an_accounts_file_are_refused_with_their_line(browser: Browser) -> None:
     for bomb in (b"local_accounts: &a\n- *a\n", b"external_accounts: []\nlocal_accounts: &b [x]\nx: [*b, *b]\n"):
-        page = browser.post("/accounts-file", {"do": "try"}, files={"file": ("accounts.yaml", bomb)})
+        page = browser.post("/accounts-file", files={"file": ("accounts.yaml", bomb)})
         assert page.status_code == 422
         assert re.search(r"line \d, column 17: anchors and aliases are not allowed", text(page))
 

@@ -1,0 +1,313 @@
+"""Every form of every page: it does one thing, and what cannot be undone is asked first."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import pytest
+from fastapi.routing import APIRoute
+
+from services.admin.web import client_autoconfig
+from services.admin.web.app import ROUTERS
+from services.admin.web.queues import ACTIONS
+from tests import console, servers
+from tests.company import SUPPORT, external
+from tests.console import Browser, HtmlForm, forms, stored, text
+from tests.integration.console.test_mail_pages import fill
+
+SEEDS = f"""
+insert into uidl_ledger (external_id, uidl, state, octets, reason, tries)
+    select id, 'u-1', 'skipped', 60000000, 'larger than 50 MB', 3 from external_accounts where address = '{SUPPORT}';
+update inbound set state = 'parked', error = 'it broke', origin = 'router' where message_id = 's@customer.example';
+update inbound set state = 'held', reason = 'held: nobody' where message_id = 'q@customer.example';
+insert into maildrop_mails (local_id, blob_id, inbound_id, octets, version, deleted_at)
+    select l.id, i.blob_id, i.id, 1, 1, now() from local_accounts l, inbound i
+    where l.address = 'tom@local.com' and i.message_id = 'q@customer.example';
+update external_accounts set oauth = '{{"name": "google", "client_id": "x", "issuer": {{"token_url": "https://x.example",
+    "scope": "x", "device_url": null, "authorize_url": null}}}}' where address = 'sales@company.com';
+"""
+"""Something on every page: skipped, parked, held and deleted mail, an account with access tokens."""
+USERS = """
+delete from api_tokens; delete from console_users where name = 'second';
+insert into api_tokens (name, role, token_sha256, made_by) values ('script', 'observer', 'x', 'admin');
+insert into console_users (name, role, password_hash) values ('second', 'observer', 'x');
+"""
+"""A token and a user, which tests remove."""
+
+
+@pytest.fixture(scope="module")
+def store(databases: servers.Databases) -> Iterator[str]:
+    with databases.fresh() as url:
+        asyncio.run(fill(url))
+        with psycopg.connect(url) as connection:
+            connection.execute(SEEDS.encode())
+        yield url
+
+
+def one(store: str, query: str) -> str:
+    [(value,)] = stored(store, query)
+    return str(value)
+
+
+@pytest.fixture
+def ids(store: str) -> dict[str, str]:
+    """Ids of rows, and the parts of paths."""
+    with psycopg.connect(store) as connection:
+        connection.execute(USERS.encode())
+    return {
+        "fetched": one(store, "select id from inbound where message_id = 'n@customer.example'"),
+        "held": one(store, "select id from inbound where message_id = 'q@customer.example'"),
+        "parked": one(store, "select id from inbound where message_id = 's@customer.example'"),
+        "sent": one(store, "select id from submissions"),
+        "user": one(store, "select id from console_users where name = 'second'"),
+        "token": one(store, "select id from api_tokens"),
+    }
+
+
+def routes(method: str) -> set[str]:
+    """The paths of the pages, without those of the API and of mail clients."""
+    return {
+        route.path
+        for router in ROUTERS
+        if router is not client_autoconfig.router
+        for route in router.routes
+        if isinstance(route, APIRoute) and method in (route.methods or ()) and not route.include_in_schema
+    }
+
+
+SAMPLES = {
+    "/external/{address}": [SUPPORT, "sales@company.com"],
+    "/external/{address}/authorize": ["sales@company.com"],
+    "/local/{address}": ["alex@local.com", "tom@local.com"],
+    "/local/{address}/deleted": ["tom@local.com"],
+    "/mail/{id}": ["fetched", "sent"],
+}
+"""What stands for the parameter in the path of a page."""
+NO_PAGES = {
+    "/accounts-file/accounts.yaml",
+    "/authorized",
+    "/external/{address}/authorize/live",
+    "/live",
+}
+"""Paths that return something else than a page, or need a provider's redirect."""
+
+
+def pages(ids: dict[str, str]) -> dict[str, str]:
+    """A page for each path of the console and each sample, by its path with the parameter."""
+    found = {}
+    for path in routes("GET") - NO_PAGES:
+        for sample in SAMPLES.get(path, [""]):
+            found[re.sub(r"\{\w+\}", ids.get(sample, sample), path)] = path
+    return found
+
+
+def every_form(url: str, ids: dict[str, str]) -> list[tuple[str, HtmlForm]]:
+    """Each form of each page, of an administrator and of a person, with the path of its page."""
+    administrator, person, nobody = console.signed_in(url), Browser(url), Browser(url)
+    person.sign_in("tom@local.com", "secret")
+    found = []
+    for path in pages(ids):
+        browser = person if path.startswith("/mine") else nobody if path == "/sign-in" else administrator
+        page = browser.get(path)
+        assert page.ok and page.url.endswith(path), f"{path}: {page.status_code} {page.url}"
+        found += [(path, form) for form in forms(page)]
+    return found
+
+
+def test_every_form_has_one_button_or_enter_presses_the_main_one(url: str, ids: dict[str, str]) -> None:
+    found = every_form(url, ids)
+    assert len({form.action for _, form in found}) > 20
+    for path, form in found:
+        assert form.buttons, f"{path}: {form.action}: without JavaScript nothing sends it"
+        if len(form.buttons) == 1:
+            continue
+        # then Enter, which presses the first button, saves, as the visible main button does
+        first, *others = form.buttons
+        [main] = [button for button in others if "main" in button.get("class", "")]
+        assert {"name": first["name"], "value": first["value"]} == {"name": main["name"], "value": main["value"]}
+        assert first["aria-hidden"] == "true" and first["tabindex"] == "-1"
+        # and no button of it does what cannot be undone
+        assert not any(path_of(form, ids) in UNDONE for _ in form.buttons), f"{path}: {form.action}"
+        assert {button["value"] for button in form.buttons if button["name"] == "do"} <= {"save", "test", "fill"}, (
+            f"{path}: {form.action}"
+        )
+
+
+def test_every_field_of_a_form_has_a_label_and_no_page_has_a_secret(url: str, ids: dict[str, str]) -> None:
+    for path, form in every_form(url, ids):
+        for name, value, attributes in form.fields:
+            if attributes.get("type") == "password":
+                assert not value, f"{path}: {name}"
+
+
+async def test_two_tabs_with_one_user_of_the_console(browser: Browser, ids: dict[str, str]) -> None:
+    # given two tabs with the page of users
+    def fields(**more: str) -> dict[str, Any]:
+        found = [form for form in forms(browser.get("/users")) if form.values.get("id") == ids["user"]]
+        return {"id": ids["user"], "version": found[0].values["version"]} | more
+
+    first, second = fields(do="role", role="administrator"), fields(do="password", password="typed-in-tab-two")
+    # when the first one saves, the second one is refused and told
+    assert browser.post("/users", first).ok
+    page = browser.post("/users", second)
+    assert page.status_code == 409 and "second was changed meanwhile, is administrator now" in text(page)
+    # and after that it is saved
+    assert "Done" in text(browser.post("/users", fields(do="password", password="typed-in-tab-two")))
+    assert "Done" in text(browser.post("/users", fields(do="role", role="observer")))
+
+
+def test_two_tabs_with_one_unknown_name(browser: Browser) -> None:
+    name = {"name": "Alexander", "external": SUPPORT}
+    assert "goes to Alex from now on" in text(browser.post("/names", name | {"to": "alex@local.com"}))
+    page = browser.post("/names", name | {"to": "jim@local.com"})
+    assert "alex@local.com has this name in the same share" in text(page)
+
+
+def test_a_refused_user_keeps_the_input_and_marks_the_field(browser: Browser) -> None:
+    page = browser.post("/users", {"do": "add", "name": "somebody", "role": "administrator", "password": "short"})
+    assert page.status_code == 422
+    [form] = [form for form in forms(page) if "password" in form.values and "name" in form.values]
+    assert (form.values["name"], form.values["role"]) == ("somebody", "administrator")
+    assert re.findall(r'id="([\w-]+)"[^>]*aria-invalid="true" autofocus', page.text) == ["password"]
+    page = browser.post("/users", {"do": "token", "name": "a@b", "role": "observer"})
+    assert re.findall(r'id="([\w-]+)-error"', page.text) == ["token-name"]
+
+
+def path_of(form: HtmlForm, ids: dict[str, str]) -> str:
+    """The route of a form's action."""
+    for path in routes("POST"):
+        if re.fullmatch(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path)), form.action):
+            return path
+    raise AssertionError(f"{form.action}: no route")
+
+
+@dataclass(frozen=True)
+class Undone:
+    """An action that cannot be undone, as a form sends it. The words in braces are replaced by ids."""
+
+    path: str
+    fields: dict[str, str]
+    says: str  # on the page that asks
+    before: str = ""  # SQL
+    typed: dict[str, str] = field(default_factory=dict)  # into the page that asks
+
+
+QUEUED = "update submissions set state = 'queued'; update submission_recipients set state = 'waiting'"
+PARKED = "update inbound set state = 'parked' where message_id = 's@customer.example'"
+HELD = "update inbound set state = 'held' where message_id = 'q@customer.example'"
+FAILED = "update submissions set state = 'done'; update submission_recipients set state = 'failed'"
+UNDONE = {
+    "/queue": [
+        Undone("/queue", {"do": "cancel", "id": "{sent}"}, "Cancel 1 mail?", QUEUED, {"reason": "typed"}),
+        Undone("/queue", {"do": "retry-all"}, "Try to send 1 mail now?", QUEUED),
+        Undone("/queue", {"do": "requeue", "id": "{parked}"}, "Continue with 1 mail?", PARKED),
+        Undone("/queue", {"do": "discard", "id": "{parked}"}, "Discard 1 mail?", PARKED, {"reason": "spam"}),
+        Undone("/queue", {"do": "discard", "id": "{held}"}, "Discard 1 mail?", HELD, {"reason": "spam"}),
+    ],
+    "/mail/{id}": [
+        Undone("/mail/{fetched}", {"do": "give", "to": "jim@local.com"}, "Copy 1 mail to jim@local.com?"),
+        Undone(
+            "/mail/{fetched}",
+            {"do": "give", "to": "jim@local.com", "away": "alex@local.com"},
+            "It is deleted from the mailbox of alex@local.com.",
+        ),
+        Undone("/mail/{sent}", {"do": "resend"}, "Send the mail again to 2 recipients?", FAILED),
+    ],
+    "/external/{address}/remove": [
+        Undone("/external/spare@company.com/remove", {}, "Remove spare@company.com?"),
+    ],
+    "/local/{address}/remove": [Undone("/local/kim@local.com/remove", {}, "The mailbox has 0 mails.")],
+    "/users": [
+        Undone("/users", {"do": "end-token", "id": "{token}"}, "Revoke token script?"),
+        Undone("/users", {"do": "remove", "id": "{user}"}, "Remove user second?"),
+    ],
+    "/accounts-file": [Undone("/accounts-file", {}, "This file would change")],
+}
+"""The routes with actions that cannot be undone, and each of these actions."""
+HARMLESS = {
+    "/external/new",
+    "/external/{address}",
+    "/external/{address}/authorize",
+    "/external/{address}/skipped",
+    "/local/new",
+    "/local/removed",
+    "/local/{address}",
+    "/local/{address}/deleted",
+    "/local/{address}/hand-over",
+    "/local/{address}/sign-out",
+    "/mail/{id}/raw",
+    "/mine/deleted",
+    "/mine/password",
+    "/mine/sessions",
+    "/names",
+    "/sign-in",
+    "/sign-out",
+}
+"""The routes whose changes can be changed back on the same page."""
+SAID_BESIDE = {"/external/{address}/start"}
+"""The routes whose one button stands beside what it does, and to how many."""
+TABLES = (
+    "external_accounts",
+    "local_accounts",
+    "inbound",
+    "submissions",
+    "submission_recipients",
+    "deliveries",
+    "maildrop_mails",
+    "api_tokens",
+)
+
+
+def contents(store: str) -> str:
+    """A digest of all that a page could change."""
+    parts = " || ".join(
+        f"(select coalesce(md5(string_agg(t::text, ';' order by t::text)), '') from {t} t)" for t in TABLES
+    )
+    users = "(select string_agg(name || role, ';' order by name) from console_users)"
+    return one(store, f"select {parts} || {users}")
+
+
+def test_every_route_that_changes_something_is_known_as_harmless_or_not() -> None:
+    # a new route has to be entered above: does it ask?
+    assert routes("POST") == UNDONE.keys() | HARMLESS | SAID_BESIDE
+    asked = {case.fields["do"] for case in UNDONE["/queue"]}
+    assert asked == {name for name, action in ACTIONS.items() if action.ask} and "cancel" in asked
+
+
+@pytest.mark.parametrize(
+    "case", [case for cases in UNDONE.values() for case in cases], ids=lambda case: f"{case.path} {case.fields}"[:60]
+)
+async def test_what_cannot_be_undone_is_asked_once_and_done_after_that(
+    browser: Browser, store: str, ids: dict[str, str], case: Undone
+) -> None:
+    # given
+    await console.make(store, {"external_accounts": [external("spare@company.com")], "local_accounts": []})
+    with psycopg.connect(store) as connection:
+        for statement in filter(None, case.before.split(";")):
+            connection.execute(statement.encode())
+    before = contents(store)
+    path = case.path.format(**ids)
+    fields: dict[str, Any] = {name: value.format(**ids) for name, value in case.fields.items()}
+    if fields.get("do") == "remove":
+        found = [form for form in forms(browser.get("/users")) if form.values.get("id") == ids["user"]]
+        fields["version"] = found[0].values["version"]
+    file = {"file": ("a.yaml", f"external_accounts: [{{address: {SUPPORT}, poll_seconds: 7{SERVERS}}}]")}
+    # when the form is sent
+    asked = browser.post(path, fields, **({"files": file} if path == "/accounts-file" else {}))
+    # then a page says what will happen to how many, with a way back, and nothing is done
+    assert asked.ok and case.says in text(asked)
+    assert contents(store) == before
+    [question] = [form for form in forms(asked) if form.values.get("confirmed")]
+    assert len(question.buttons) == 1 and re.search(r"\d|Retire|Revoke|again|the mail", asked.text)
+    # and it is done after one more press
+    done = browser.post(question.action, question.pairs | case.typed)
+    assert done.ok and not [form for form in forms(done) if form.values.get("confirmed")]
+    assert contents(store) != before
+
+
+SERVERS = ", pop3: {host: 127.0.0.1, port: 1, tls: none}, smtp: {host: 127.0.0.1, port: 1, tls: none}"
