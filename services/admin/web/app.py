@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import structlog
 from fastapi import FastAPI, Request
@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.routing import BaseRoute, Match, Route
+from starlette.routing import Match, Route
 
 from services.admin.accounts.edit import ChangedMeanwhile
 from services.admin.accounts.errors import AccountsError
@@ -31,8 +31,10 @@ from services.admin.web import (
     sign_in,
     users_and_audit,
 )
+from services.admin.web.forms import Form
 from services.admin.web.page_context import HERE, NotAllowed, NotFound, NotSignedIn, PageContext, current_user
-from services.admin.web.request_guard import OwnHosts, RequestGuard
+from services.admin.web.refill import TypedForm
+from services.admin.web.request_guard import FILE_PATH, OwnHosts, RequestGuard
 from shared import __version__
 from shared.errors import Permanent, Temporary
 
@@ -51,6 +53,8 @@ ROUTERS = (
     api.router,
 )
 
+_URLENCODED = "application/x-www-form-urlencoded"
+"""The content type of forms without files (HTML, section 4.10.22.7)."""
 _TITLES = {404: "Not found", 405: "Not allowed"}
 
 log = structlog.get_logger()
@@ -101,12 +105,28 @@ def _is_api(request: Request) -> bool:
 async def _sign_in(request: Request, error: Exception) -> Response:
     if _is_api(request):
         return JSONResponse({"detail": "sign in, or show a token"}, 401, {"WWW-Authenticate": "Bearer"})
-    wanted = request.url.path if request.method == "GET" else "/"
+    wanted = _page_of(request)
+    sent_form = request.method == "POST" and request.headers.get("content-type", "").startswith(_URLENCODED)
+    if sent_form and request.url.path != FILE_PATH:  # whose long body is read for administrators only
+        typed = TypedForm.of(request.url.path, Form(await request.form()).pairs())
+        if typed.pairs or typed.had_secrets:
+            context: PageContext = request.app.state.context
+            facts = {"next": wanted, "typed": typed.as_text(), "name": "", "ended": True}
+            return await context.render_page(request, None, "sign_in.html", status=401, **facts)
     if wanted == "/":
         return RedirectResponse("/sign-in", 303)
-    if request.url.query:
-        wanted += f"?{request.url.query}"
     return RedirectResponse(f"/sign-in?next={quote(wanted, safe='')}", 303)
+
+
+def _page_of(request: Request) -> str:
+    """Return the path of the page that is requested, or that a form is on: with GET it changes nothing."""
+    query = f"?{request.url.query}" if request.url.query else ""
+    if request.method == "GET":
+        return request.url.path + query
+    came_from = urlsplit(request.headers.get("referer", ""))
+    places = [(came_from.path, f"?{came_from.query}" if came_from.query else "")] if came_from.path else []
+    places += [(request.url.path, ""), (request.url.path.rpartition("/")[0], "")]
+    return next((path + rest for path, rest in places if "GET" in _allowed_methods(path)), "/")
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -159,24 +179,25 @@ async def _other(request: Request, error: Exception) -> Response:
     )
     response.headers.update(error.headers or {})
     if error.status_code == 405:  # the methods of all routes with this path (RFC 9110 section 10.2.1)
-        response.headers["allow"] = ", ".join(sorted(_allowed_methods(request)))
+        response.headers["allow"] = ", ".join(sorted(_allowed_methods(request.url.path)))
     return response
 
 
-def _allowed_methods(request: Request) -> set[str]:
-    scope = {"type": "http", "path": request.url.path, "root_path": "", "headers": []}
+def _allowed_methods(path: str) -> set[str]:
+    scope = {"type": "http", "path": path, "root_path": "", "headers": []}
     allowed: set[str] = set()
-    for route in _routes(request.app.routes):
+    for route in _routes():
         for method in route.methods or ():
             if route.matches(scope | {"method": method})[0] == Match.FULL:
                 allowed.add(method)
     return allowed
 
 
-def _routes(routes: Iterable[BaseRoute]) -> Iterator[Route]:
-    for route in routes:
-        if isinstance(route, Route):
-            yield route
+def _routes() -> Iterator[Route]:
+    for router in ROUTERS:  # the application's own list holds routers, too
+        for route in router.routes:
+            if isinstance(route, Route):
+                yield route
 
 
 async def _fault(request: Request, error: Exception) -> Response:

@@ -26,6 +26,7 @@ from services.admin.accounts.passwords import describe_weak
 from services.admin.context import AdminContext
 from services.admin.formatting import ago, mail_status, octets
 from services.admin.web.forms import KeptSecrets
+from services.admin.web.refill import TypedForm, refill
 from services.admin.web.status_cache import StatusCache
 from shared import __version__
 from shared.db import database
@@ -105,7 +106,11 @@ class PageContext:
             "troubles": len(self.status.problems),
             "problems": [],
         }
-        return HTMLResponse(self.render_template(template, **(common | facts)), status)
+        page = self.render_template(template, **(common | facts))
+        if viewer is not None and (handle := request.query_params.get("typed")):
+            typed = TypedForm.from_text(self.kept_secrets.load(viewer.session_id, handle) or "")
+            page = page if typed is None else refill(page, typed)
+        return HTMLResponse(page, status)
 
     async def apply(
         self, connection: Connection, requested: AccountsFile, user: CurrentUser, prune: bool = False

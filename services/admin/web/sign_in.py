@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
 from services.admin.access import users
-from services.admin.web.page_context import COOKIE, OptionalUser, PageDep, SignedIn, home_page
+from services.admin.web.page_context import COOKIE, OptionalUser, PageContext, PageDep, SignedIn, home_page
+from services.admin.web.refill import MAX_OCTETS, TypedForm
 from shared.auth.authenticator import Throttled
 
 router = APIRouter(include_in_schema=False)
+
+SHOWN_AGAIN = "You are signed in again. Nothing is saved yet: check what you typed, and press the button again."
+TYPE_AGAIN = "Passwords are not kept: type them again."
 
 
 @router.get("/sign-in")
@@ -19,7 +24,23 @@ async def show(request: Request, context: PageDep, user: OptionalUser, next: str
     """Show the form."""
     if user is not None:
         return RedirectResponse(_local_path(next) or home_page(user), 303)
-    return await context.render_page(request, None, "sign_in.html", next=_local_path(next), name="")
+    return await _page(request, context, next=_local_path(next))
+
+
+async def _page(
+    request: Request,
+    context: PageContext,
+    *,
+    status: int = 200,
+    next: str = "",
+    name: str = "",
+    typed: str = "",
+    problems: Sequence[str] = (),
+) -> Response:
+    """:param typed: a form that was sent after its session had ended."""
+    return await context.render_page(
+        request, None, "sign_in.html", status=status, next=next, name=name, typed=typed, ended=False, problems=problems
+    )
 
 
 @router.post("/sign-in")
@@ -29,6 +50,7 @@ async def sign_in(
     name: Annotated[str, Form(max_length=400)] = "",
     password: Annotated[str, Form(max_length=2000)] = "",
     next: Annotated[str, Form(max_length=2000)] = "",
+    typed: Annotated[str, Form(max_length=MAX_OCTETS)] = "",
 ) -> Response:
     """Check name and password, and begin a session."""
     peer = request.client.host if request.client else ""
@@ -38,15 +60,23 @@ async def sign_in(
     except Throttled as error:
         user, problem, status = None, f"{str(error)[0].upper()}{str(error)[1:]}.", 429
     if user is None:
-        return await context.render_page(
-            request, None, "sign_in.html", status=status, next=_local_path(next), name=name, problems=[problem]
+        return await _page(
+            request, context, status=status, next=_local_path(next), name=name, typed=typed, problems=[problem]
         )
     async with context.system.database.transaction() as connection:
         token = await users.begin_session(connection, user, peer, request.headers.get("user-agent", ""))
         current = await users.user_for_session(connection, token)
+        form = TypedForm.from_text(typed) if typed else None
+        if current is not None and form is not None:
+            lines = [SHOWN_AGAIN, *([TYPE_AGAIN] if form.had_secrets else [])]
+            await users.add_flash(connection, current.session_id, lines)
+    to = _local_path(next) or (home_page(current) if current else "/")
+    if current is not None and form is not None:
+        handle = context.kept_secrets.store(current.session_id, typed)
+        to += f"{'&' if '?' in to else '?'}typed={handle}"
     # A cookie without an expiry ends with the browser's session. It is Secure if the browser connected by TLS. On plain
     # http (by default on loopback only) browsers would not send a Secure cookie back.
-    response = RedirectResponse(_local_path(next) or (home_page(current) if current else "/"), 303)
+    response = RedirectResponse(to, 303)
     response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
     return response
 

@@ -145,6 +145,96 @@ def test_every_field_of_a_form_has_a_label_and_no_page_has_a_secret(url: str, id
                 assert not value, f"{path}: {name}"
 
 
+def typed_values(form: HtmlForm) -> dict[str, list[str]]:
+    """What a user types: another text into each field, every box ticked, and the last entry of each list."""
+    values = form.pairs
+    for name, value in form.boxes:
+        values.setdefault(name, []).append(value)
+    for name, value, attributes in form.fields:
+        kind = attributes.get("type", "text")
+        if name and kind not in ("hidden", "checkbox") and "readonly" not in attributes:
+            last = attributes.get("options", "").rpartition(" ")[2]
+            values[name] = [last if kind == "select" else value or f"typed & <{name}>"]
+        if kind == "password":
+            values[name] = ["typed-secret"]
+    return values
+
+
+def test_an_expired_session_loses_nothing_that_was_typed_and_saves_nothing(
+    url: str, store: str, ids: dict[str, str]
+) -> None:
+    tried = 0
+    for path, form in every_form(url, ids):
+        visible = [name for name, _, attributes in form.fields if attributes.get("type") != "hidden"]
+        if form.method != "post" or not visible or path == "/sign-in" or path.startswith("/accounts-file"):
+            continue
+        # given a form that is filled in, and a session that has ended
+        name, password = ("tom@local.com", "secret") if path.startswith("/mine") else ("admin", console.PASSWORD)
+        browser, values, before = Browser(url), typed_values(form), contents(store)
+        button = {b["name"]: [b["value"]] for b in form.buttons[:1] if "name" in b}
+        ended = browser.post(form.action or path, values | button, headers={"Referer": f"{url}{path}"})
+        # then the user signs in where the form was sent to, and no password is in the page
+        assert ended.status_code == 401 and "Your session has ended" in text(ended), path
+        assert "typed-secret" not in ended.text
+        [sign_in] = forms(ended)
+        wrong = browser.post("/sign-in", sign_in.values | {"name": name, "password": "wrong"})
+        [sign_in] = forms(wrong)
+        page = browser.post("/sign-in", sign_in.values | {"name": name, "password": password})
+        # and sees the same form with all that was typed, and what has to be typed again
+        assert page.ok and page.url.startswith(f"{url}{path}?typed="), page.url
+        assert "Nothing is saved yet" in text(page) and "typed-secret" not in page.text
+        assert ("Passwords are not kept" in text(page)) == any("typed-secret" in value for value in values.values())
+        again = [each for each in forms(page) if each.action == form.action and same_row(each, form)]
+        kept = {field: value for field, value in values.items() if "typed-secret" not in value}
+        assert {field: again[0].pairs.get(field) for field in kept} == kept, path
+        assert contents(store) == before
+        tried += 1
+    assert tried >= 12
+
+
+def same_row(one: HtmlForm, other: HtmlForm) -> bool:
+    """Whether two forms with one action are the same form: their hidden fields say so."""
+    hidden = [
+        {(name, value) for name, value, attributes in form.fields if attributes.get("type") == "hidden"}
+        for form in (one, other)
+    ]
+    return hidden[0] == hidden[1]
+
+
+def test_what_was_typed_is_for_the_session_that_signed_in_and_no_other(url: str) -> None:
+    first, other = Browser(url), console.signed_in(url)
+    ended = first.post("/local/new", {"user_name": "Typed Name", "address": "x@local.com"})
+    page = first.post("/sign-in", forms(ended)[0].values | {"name": "admin", "password": console.PASSWORD})
+    assert "Typed Name" in page.text
+    assert "Typed Name" not in other.get(page.url).text
+    for wrong in ("[1]", "{}", "[[[", '["/local/new", 5, true]', "x" * 100):
+        fields = {"name": "admin", "password": console.PASSWORD, "next": "/local/new", "typed": wrong}
+        assert Browser(url).post("/sign-in", fields).ok
+
+
+def test_a_session_that_ends_during_a_question_asks_again(url: str, store: str, ids: dict[str, str]) -> None:
+    # given a question that is answered after the session has ended
+    browser, before = console.signed_in(url), contents(store)
+    asked = browser.post("/external/sales@company.com/remove")
+    browser.session.cookies.clear()
+    asked = browser.post("/queue", {"do": "discard", "id": ids["held"], "reason": "spam", "confirmed": "on"})
+    # then nothing is done, and the page is the one with the list
+    assert asked.status_code == 401
+    page = browser.post("/sign-in", forms(asked)[0].values | {"name": "admin", "password": console.PASSWORD})
+    assert "/queue?typed=" in page.url and contents(store) == before
+    # and a form whose path is no page leads to the page that it is on
+    ended = Browser(url).post("/local/jim@local.com/remove", {"confirmed": "on", "x": "y"})
+    assert forms(ended)[0].values["next"] == "/local/jim@local.com"
+
+
+@pytest.mark.parametrize("path", ["/external", "/external/x@y", "/local/new", "/users"])
+def test_a_form_of_unusual_size_is_answered_without_a_session(url: str, path: str) -> None:
+    ended = Browser(url).post(path, {"user_name": "ä" * 40_000})
+    assert ended.status_code in (401, 405)
+    if ended.status_code == 401:
+        assert "too long to be kept" in text(ended)
+
+
 async def test_two_tabs_with_one_user_of_the_console(browser: Browser, ids: dict[str, str]) -> None:
     # given two tabs with the page of users
     def fields(**more: str) -> dict[str, Any]:
