@@ -34,7 +34,7 @@ from services.admin.web import (
 from services.admin.web.forms import Form
 from services.admin.web.page_context import HERE, NotAllowed, NotFound, NotSignedIn, PageContext, current_user
 from services.admin.web.refill import TypedForm
-from services.admin.web.request_guard import FILE_PATH, OwnHosts, RequestGuard
+from services.admin.web.request_guard import FILE_PATHS, OwnHosts, RequestGuard
 from shared import __version__
 from shared.errors import Permanent, Temporary
 
@@ -107,7 +107,7 @@ async def _sign_in(request: Request, error: Exception) -> Response:
         return JSONResponse({"detail": "sign in, or show a token"}, 401, {"WWW-Authenticate": "Bearer"})
     wanted = _page_of(request)
     sent_form = request.method == "POST" and request.headers.get("content-type", "").startswith(_URLENCODED)
-    if sent_form and request.url.path != FILE_PATH:  # whose long body is read for administrators only
+    if sent_form and request.url.path not in FILE_PATHS:  # whose long body is read for administrators only
         typed = TypedForm.of(request.url.path, Form(await request.form()).pairs())
         if typed.pairs or typed.had_secrets:
             context: PageContext = request.app.state.context
