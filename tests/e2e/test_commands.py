@@ -220,6 +220,32 @@ def test_accounts_whose_delegate_is_removed_are_named(system: System) -> None:
     assert "jim@local.com: has no delegate any more" in system.run("local", "remove", "alex@local.com").stdout
 
 
+def test_a_person_is_retired_by_one_command(system: System) -> None:
+    # given a mail of Alex
+    system.apply(system.company())
+    system.provider.put(SUPPORT, b'To: "Alex" <support@company.com>\nSubject: of-alex\n\nHi\n')
+    until(lambda: system.who_has("of-alex", ["alex@local.com"]))
+    # when a colleague cannot take over, nothing is done
+    refused = system.run(
+        "local", "retire", "alex@local.com", "--mailbox-to", "jim@local.com", "--delegate", "kim@local.com"
+    )
+    assert refused.exit_code == 2
+    assert "local account alex@local.com: delegate: 'kim@local.com': has to be another local" in refused.stderr
+    assert system.who_has("of-alex", ["jim@local.com"]) == []
+    # when another one can
+    words = ("--mailbox-to", "jim@local.com", "--delegate", "jim@local.com", "--remove")
+    done = system.json("local", "retire", "alex@local.com", *words)
+    # then all of it is done, and future mail with the name reaches the colleague
+    assert done["changed"][:2] == [
+        "local account alex@local.com: 1 mails copied to jim@local.com",
+        "local account alex@local.com: removed; its mail is kept for the retention time ('local restore' brings it "
+        "back)",
+    ]
+    assert system.who_has("of-alex", ["jim@local.com"])
+    assert system.json("local", "show", "jim@local.com")["aliases"] == ["Alex"]
+    assert system.run("local", "retire", "alex@local.com").exit_code == 1
+
+
 def test_a_change_says_what_happens_to_mail_at_the_provider(system: System) -> None:
     # given a maildrop with a mail that is fetched already
     system.apply(system.company())

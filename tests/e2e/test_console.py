@@ -219,6 +219,7 @@ PAGES = (
     "/local/new",
     "/local/alex@local.com",
     "/local/alex@local.com/deleted",
+    "/local/alex@local.com/retire",
     "/local/removed",
     "/names",
     "/mail",

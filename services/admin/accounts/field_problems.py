@@ -17,7 +17,7 @@ _SHOWN = 60
 """Limits a value in an error: characters."""
 EMPTY = "fill this in"
 """What a page says beside a field that is empty and must not be."""
-_CHOOSE = "choose one of the list"
+CHOOSE = "choose one of the list"
 _TAGS = ("known", "endpoints")
 """Parts of an error's place that are no names of fields: the alternatives of ``OAuthFields.issuer``."""
 
@@ -36,7 +36,7 @@ def find_problems(
         if any(_SECRET.search(str(part)) for part in field) or isinstance(each["input"], dict):
             value = ""
         empty = each["type"] == "missing" or each["input"] == ""
-        on_page = EMPTY if empty else _CHOOSE if each["type"] == "literal_error" else ""
+        on_page = EMPTY if empty else CHOOSE if each["type"] == "literal_error" else ""
         of_name = each["type"] == "extra_forbidden"
         problems.append(AccountProblem(words, kind, index, address, field, value, on_page, of_name))
     return problems

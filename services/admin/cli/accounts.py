@@ -22,6 +22,7 @@ from services.admin.cli.existing_mail import ask_history, start
 from services.admin.cli.options import Address, Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_lines, print_table, run, show_waiting
 from services.admin.cli.progress import show_progress
+from services.admin.cli.retirement import retire
 from services.admin.context import AdminContext, open_context
 from services.admin.mail import operations
 from shared.db.database import Connection
@@ -381,6 +382,7 @@ def restore(address: Address, data: Data = None, json: Json = False) -> None:
     run(work)
 
 
+local.command("retire")(retire)
 external.command("start")(start)
 
 

@@ -138,23 +138,6 @@ async def sign_out(context: PageDep, user: Administrator, address: PathAddress) 
     )
 
 
-@router.post("/{address}/hand-over")
-async def hand_over(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Copy every mail of this account into the mailbox of a colleague."""
-    person = await load_local(context, address)
-    to = context.storable(Form(await request.form()).text("to"))
-    try:
-        async with context.system.database.transaction(operations.HAND_OVER_SECONDS) as connection:
-            count = await operations.copy_mailbox_to(connection, person.address, to)
-            await audit.record_change(
-                connection, user.name, "handed mail over", person.address, f"{count} mails to {to}"
-            )
-        said = f"{count} mails of {person.user_name} are in the mailbox of {to} now, as new mail."
-    except Permanent as error:
-        said = str(error)
-    return await context.redirect(user, context.path_to("/local", person.address), said)
-
-
 @router.post("/{address}/remove")
 async def remove(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Ask whether to remove an account, and remove it; its mail is kept for the retention time."""

@@ -135,6 +135,29 @@ def test_a_password_is_strong_or_generated(browser: Browser, url: str, store: st
     assert script.call("DELETE", "/local-accounts/eve@local.com").ok
 
 
+def test_a_person_is_retired_by_one_request(browser: Browser, url: str, store: str) -> None:
+    # given
+    script = Script(url, token(browser, "administrator"))
+    for path, fields in (
+        ("/external-accounts", external()),
+        ("/local-accounts", local("Ann", address="ann@local.com")),
+    ):
+        assert script.call("PUT", path, fields).ok
+    assert script.call("PUT", "/local-accounts", local("Ben", address="ben@local.com")).ok
+    # when a colleague is wrong, a mistake is named, and nothing is done
+    path = "/local-accounts/ann@local.com/retire"
+    refused = script.call("POST", path, {"mailbox_to": "ben@local.com", "delegate": "ann@local.com"})
+    assert refused.status_code == 422 and "delegate: 'ann@local.com': has to be a colleague" in refused.text
+    assert script.call("POST", path, {"then": "nonsense"}).status_code == 422
+    assert script.call("GET", "/local-accounts/ann@local.com").json()["enabled"] is True
+    # then with a right one all of it is done
+    done = script.call("POST", path, {"mailbox_to": "ben@local.com", "delegate": "ben@local.com"})
+    assert done.json()["changed"][0] == "local account ann@local.com: 0 mails copied to ben@local.com"
+    shown = script.call("GET", "/local-accounts/ann@local.com").json()
+    assert (shown["enabled"], shown["delegate"]) == (False, "ben@local.com")
+    assert script.call("POST", "/local-accounts/nobody@local.com/retire", {}).status_code == 404
+
+
 def test_a_mistake_is_named_and_a_password_not_sent_back(browser: Browser, url: str) -> None:
     script = Script(url, token(browser, "administrator"))
     answer = script.call("PUT", "/external-accounts", external(password="the-secret", poll_seconds="often"))

@@ -217,8 +217,9 @@ async def test_an_unknown_name_can_be_made_an_alias(browser: Browser, database: 
 
 
 async def test_the_mail_of_a_person_who_leaves_is_copied_to_another(browser: Browser, database: Database) -> None:
-    page = browser.post("/local/jim@local.com/hand-over", {"to": "kim@local.com"})
-    assert "mails of Jim are in the mailbox of kim@local.com" in text(page)
+    fields = console.forms(browser.get("/local/jim@local.com/retire"))[-1].pairs
+    page = browser.agree("/local/jim@local.com/retire", fields | {"mailbox_to": "kim@local.com", "then": "keep"})
+    assert re.search(r"local account jim@local.com: [1-9]\d* mails copied to kim@local.com", text(page))
     kim, jim = await mailbox_of(database, "kim@local.com"), await mailbox_of(database, "jim@local.com")
     assert sorted(kim) == sorted(jim) != []
 
@@ -351,7 +352,7 @@ def test_a_person_sees_no_page_of_others(url: str, path: str) -> None:
         ("/names", {"name": "x", "external": SUPPORT}),
         ("/mail/1", {"do": "give", "to": "jim@local.com"}),
         ("/users", {"do": "add", "name": "x", "role": "administrator", "password": "long-enough-1"}),
-        ("/local/jim@local.com/hand-over", {"to": "kim@local.com"}),
+        ("/local/jim@local.com/retire", {"mailbox_to": "kim@local.com", "confirmed": "on"}),
         ("/local/jim@local.com/deleted", {"id": "1"}),
         ("/accounts-file", {"do": "apply"}),
     ],

@@ -11,7 +11,8 @@ from services.admin.access import audit, users
 from services.admin.accounts import edit, export
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.passwords import generate_password
-from services.admin.mail import operations
+from services.admin.mail import operations, retirement
+from services.admin.mail.retirement import RETIRE_SECONDS, Retirement
 from services.admin.web.api.account_requests import remove_account, require_local, save_account
 from services.admin.web.api.schemas import (
     AccountLogins,
@@ -29,6 +30,7 @@ from services.admin.web.api.schemas import (
     OperationOutcome,
     PageLimit,
     RemovedAccount,
+    RetirementRequest,
 )
 from services.admin.web.page_context import Administrator, PageDep, Reader
 from shared.store import accounts, last_logins
@@ -99,6 +101,21 @@ async def restore_local(context: PageDep, user: Administrator, address: AddressI
         person = await operations.restore_account(connection, context.storable(address))
         await audit.record_change(connection, user.name, "restored local account", person.address)
     return {"changed": [f"local account {person.address}: restored"]}
+
+
+@router.post("/local-accounts/{address}/retire", response_model=ChangeLines, tags=["accounts"])
+async def retire_local(context: PageDep, user: Administrator, address: AddressInPath, given: RetirementRequest) -> Any:
+    """Copy the mailbox to a colleague, send future mail to a delegate, and disable or remove the account, all at once.
+
+    Of a removed account the delegate gets the names and addresses as further ones.
+    """
+    system = context.system
+    async with system.database.transaction(RETIRE_SECONDS) as connection:
+        person = await require_local(connection, address)
+        wanted = Retirement(person.address, given.mailbox_to, given.delegate, given.then)
+        days = system.settings.retention_days
+        lines = await retirement.retire(connection, wanted, system.vault, system.passwords, user.name, days)
+    return {"changed": lines}
 
 
 @router.post("/local-accounts/{address}/names", response_model=ChangeLines, tags=["accounts"])

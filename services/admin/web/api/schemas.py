@@ -281,6 +281,18 @@ class CopyRequest(BaseModel):
     away_from: Address | None = None
 
 
+class RetirementRequest(BaseModel):
+    """What becomes of a person's mail and account.
+
+    mailbox_to: gets a copy of every mail. delegate: gets future mail. then: what becomes of the account.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+    mailbox_to: Address | None = Field(None, examples=["jim@local.com"])
+    delegate: Address | None = Field(None, examples=["jim@local.com"])
+    then: Literal["disable", "remove", "keep"] = "disable"
+
+
 class NewName(BaseModel):
     """A further name of a local account."""
 
