@@ -143,3 +143,15 @@ async def test_a_person_who_does_not_exist_is_not_retired(database: Database) ->
     await apply(database, COMPANY)
     with pytest.raises(Permanent, match="there is no such local account"):
         await retire(database, address="nobody@local.com")
+
+
+async def test_retiring_twice_does_not_retire_the_colleague(database: Database) -> None:
+    # given Jim, who has the address of Alex since Alex is removed
+    await apply(database, COMPANY)
+    await retire(database, delegate=JIM, then="remove")
+    # when Alex is retired once more
+    with pytest.raises(Permanent, match="is a further address of jim@local"):
+        await retire(database, then="remove")
+    # then Jim stays
+    _, people = await everyone(database)
+    assert people["Jim"].enabled

@@ -58,6 +58,8 @@ async def prepare(connection: Connection, wanted: Retirement, retention_days: in
     person = people.get(wanted.address)
     if person is None:
         raise Permanent(f"{wanted.address}: there is no such local account")
+    if person.address.casefold() != wanted.address.casefold():  # perhaps of a person who is retired already
+        raise Permanent(f"{wanted.address}: is a further address of {person.address}; name the main address")
     problems = [*_find_problems(person, wanted, people)]
     if problems:
         raise AccountsError(problems)
@@ -109,7 +111,8 @@ def _describe(
     if then == "disable":
         effects.append(f"{person.address} is disabled: nobody can log in with it. Enable it again at any time.")
     elif then == "remove":
-        effects.append(f"{person.address} is removed. It can be brought back with its mail for {days} days.")
+        first = f", after its names and addresses are removed from {delegate.address}" if delegate else ""
+        effects.append(f"{person.address} is removed. It can be brought back with its mail for {days} days{first}.")
     return effects
 
 

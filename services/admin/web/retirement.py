@@ -24,9 +24,9 @@ router = APIRouter(include_in_schema=False, prefix="/local")
 
 LABELS = {"mailbox_to": "Hand the mailbox over to", "delegate": "Future mail goes to", "then": "The account"}
 THEN = {
-    "disable": "is disabled: its mail goes to the colleague above",
-    "remove": "is removed: its names become names of the colleague above",
-    "keep": "stays as it is: only the mailbox is handed over",
+    "disable": "is disabled",
+    "remove": "is removed",
+    "keep": "stays as it is",
 }
 _NEW = {"mailbox_to": "", "delegate": "", "then": "disable", "version": ""}
 

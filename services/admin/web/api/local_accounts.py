@@ -111,8 +111,8 @@ async def retire_local(context: PageDep, user: Administrator, address: AddressIn
     """
     system = context.system
     async with system.database.transaction(RETIRE_SECONDS) as connection:
-        person = await require_local(connection, address)
-        wanted = Retirement(person.address, given.mailbox_to, given.delegate, given.then)
+        await require_local(connection, address)
+        wanted = Retirement(context.storable(address), given.mailbox_to, given.delegate, given.then)
         days = system.settings.retention_days
         lines = await retirement.retire(connection, wanted, system.vault, system.passwords, user.name, days)
     return {"changed": lines}
