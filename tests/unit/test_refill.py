@@ -46,7 +46,7 @@ def test_a_page_without_the_form_stays_as_it_is(action: str, sent: list[tuple[st
     assert refill(PAGE, TypedForm.of(action, sent)) == PAGE
 
 
-def test_of_forms_with_one_action_the_one_that_can_have_the_values_is_filled() -> None:
+def test_of_several_forms_the_one_that_can_have_the_values_is_filled() -> None:
     lists = "".join(
         f'<form action="/q"><input type="checkbox" name="id" value="{number}"><select name="do"><option value="">'
         f'<option value="{verb}"></select></form>'

@@ -62,7 +62,7 @@ class ConsoleUser:
     version: str  # differs for each role and password
 
 
-class ChangedMeanwhile(Permanent):
+class UserChanged(Permanent):
     """A user is not as the page showed it."""
 
 
@@ -139,16 +139,16 @@ _VERSION = "left(encode(sha256(convert_to(role || ' ' || password_hash, 'UTF8'))
 
 
 async def require_version(connection: Connection, id_: int, version: str) -> None:
-    """Lock a user who has this version. :raises ChangedMeanwhile: the user has another one, or is removed."""
+    """Lock a user who has this version. :raises UserChanged: the user has another one, or is removed."""
     await connection.execute("select pg_advisory_xact_lock(hashtext('mailgroup console'))")
     cursor = await connection.execute(
         f"select name, role, {_VERSION} from console_users where id = %s for update".encode(), (id_,)
     )
     row = await cursor.fetchone()
     if row is None:
-        raise ChangedMeanwhile("The user was removed meanwhile")
+        raise UserChanged("The user was removed meanwhile")
     if row[2] != version:
-        raise ChangedMeanwhile(f"{row[0]} was changed meanwhile, is {row[1]} now or has another password")
+        raise UserChanged(f"{row[0]} was changed meanwhile, is {row[1]} now or has another password")
 
 
 async def set_password(connection: Connection, id_: int, password_hash: str) -> str:

@@ -68,6 +68,11 @@ class AccountsError(ValueError):
         """The problems for people, a line each."""
         return [str(problem) for problem in self.problems]
 
+    @property
+    def words(self) -> str:
+        """What is wrong, for pages: without names of fields."""
+        return "; ".join(problem.beside_field for problem in self.problems)
+
 
 def show_path(path: Sequence[str | int]) -> str:
     """Return a path for people: pop3.port, aliases[0]. Pure."""

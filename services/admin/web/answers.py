@@ -60,6 +60,8 @@ async def assign_name(request: Request, context: PageDep, user: Administrator) -
                 await context.apply(connection, requested, user)
                 notice = f"Mail to “{name}” goes to {requested.local_accounts[0].user_name} from now on."
             await unknown_names.forget_name(connection, account.id, name)
-    except (Permanent, AccountsError) as error:
+    except Permanent as error:
         notice = str(error)
+    except AccountsError as error:
+        notice = error.words
     return await context.redirect(user, "/names", notice)

@@ -108,16 +108,22 @@ async def _sign_in(request: Request, error: Exception) -> Response:
     if _is_api(request):
         return JSONResponse({"detail": "sign in, or show a token"}, 401, {"WWW-Authenticate": "Bearer"})
     wanted = _page_of(request)
-    sent_form = request.method == "POST" and request.headers.get("content-type", "").startswith(_URLENCODED)
-    if sent_form and request.url.path not in FILE_PATHS:  # whose long body is read for administrators only
-        typed = TypedForm.of(request.url.path, Form(await request.form()).pairs())
-        if typed.pairs or typed.had_secrets:
-            context: PageContext = request.app.state.context
-            facts = {"next": wanted, "typed": typed.as_text(), "name": "", "ended": True}
-            return await context.render_page(request, None, "sign_in.html", status=401, **facts)
+    if (typed := await _typed(request)) is not None:
+        context: PageContext = request.app.state.context
+        facts = {"next": wanted, "typed": typed.as_text(), "name": "", "ended": True}
+        return await context.render_page(request, None, "sign_in.html", status=401, **facts)
     if wanted == "/":
         return RedirectResponse("/sign-in", 303)
     return RedirectResponse(f"/sign-in?next={quote(wanted, safe='')}", 303)
+
+
+async def _typed(request: Request) -> TypedForm | None:
+    """Return the form of a request that was not fulfilled, if the user typed or chose something in it."""
+    sent = request.method == "POST" and request.headers.get("content-type", "").startswith(_URLENCODED)
+    if not sent or _is_api(request) or request.url.path in (FILE_PATH, "/sign-in"):
+        return None  # a long file is read for administrators only
+    typed = TypedForm.of(request.url.path, Form(await request.form()).pairs())
+    return typed if typed.pairs or typed.had_secrets else None
 
 
 def _page_of(request: Request) -> str:
@@ -150,14 +156,13 @@ async def _changed(request: Request, error: Exception) -> Response:
 
 
 async def _away(request: Request, error: Exception) -> Response:
-    return await _error_response(request, 503, "Not now", f"{error}. Try again in a moment.")
+    return await _error_response(request, 503, "Not now", f"{error}. Try again in a moment.", await _typed(request))
 
 
 async def _unacceptable(request: Request, error: Exception) -> Response:
     assert isinstance(error, AccountsError)
     if not _is_api(request):
-        words = "; ".join(problem.beside_field for problem in error.problems)
-        return await _error_response(request, 422, "That did not work", words)
+        return await _error_response(request, 422, "That did not work", error.words)
     return JSONResponse({"detail": "; ".join(error.lines), "problems": error.lines}, 422)
 
 
@@ -207,15 +212,21 @@ async def _fault(request: Request, error: Exception) -> Response:
     return await _error_response(request, 500, "That did not work", "The log of the service admin has the cause.")
 
 
-async def _error_response(request: Request, status: int, title: str, text: str) -> Response:
+async def _error_response(
+    request: Request, status: int, title: str, text: str, typed: TypedForm | None = None
+) -> Response:
+    """:param typed: the form that was sent, to send it again."""
     if _is_api(request):
         return JSONResponse({"detail": text}, status)
     context: PageContext = request.app.state.context
     user = None
     if status < 500:  # without the database the current user is unknown
         user = await current_user(request, context)
-        return await context.render_page(request, user, "message.html", status=status, title=title, text=text)
+        return await context.render_page(
+            request, user, "message.html", status=status, title=title, text=text, typed=None
+        )
     facts: dict[str, object] = {"viewer": None, "path": "", "notices": [], "troubles": 0, "problems": []}
+    facts["typed"] = typed
     return Response(
         context.render_template("message.html", title=title, text=text, **facts), status, media_type="text/html"
     )

@@ -82,7 +82,7 @@ async def receive_redirect(request: Request, context: PageDep) -> Response:
     if progress.state == "failed":
         raise Permanent(progress.words)
     text = "You may close this page; the page where you started it continues."
-    return await context.render_page(request, None, "message.html", title="Authorized", text=text)
+    return await context.render_page(request, None, "message.html", title="Authorized", text=text, typed=None)
 
 
 def redirect_uri(request: Request, context: PageContext) -> str:

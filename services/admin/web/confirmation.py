@@ -9,6 +9,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from services.admin.access.users import CurrentUser
+from services.admin.accounts.field_problems import EMPTY
 from services.admin.web.forms import FieldErrors, Form
 from services.admin.web.page_context import PageContext
 
@@ -38,10 +39,7 @@ def is_confirmed(form: Form) -> bool:
 
 async def ask(request: Request, context: PageContext, user: CurrentUser, form: Form, question: Question) -> Response:
     """Show the question. Its button sends the form again to the same path, as confirmed."""
-    errors = FieldErrors()
-    if is_confirmed(form) and question.reason_needed:
-        errors["reason"] = "fill this in"
-        errors.first = "reason"
+    errors = FieldErrors.of({"reason": EMPTY} if is_confirmed(form) and question.reason_needed else {})
     return await context.render_page(
         request,
         user,

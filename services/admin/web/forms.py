@@ -76,6 +76,13 @@ class FieldErrors(dict[str, str]):
 
     first = ""
 
+    @classmethod
+    def of(cls, errors: Mapping[str, str]) -> FieldErrors:
+        """Return errors in the order of the page."""
+        found = cls(errors)
+        found.first = next(iter(errors), "")
+        return found
+
 
 def explain(
     problems: Sequence[AccountProblem],
@@ -130,7 +137,7 @@ def tell_changes(
     lines.append("Your values are below. Compare, and save again to replace that state by them.")
     errors = FieldErrors()
     for field in labels:
-        if field in stored and field in typed and typed[field] != stored[field]:
+        if field in stored and field in typed and str(typed[field]) != str(stored[field]):  # numbers are typed as text
             value = stored[field] if isinstance(stored[field], bool) else str(stored[field])
             errors[field] = f"stored now: {_FLAGS.get(value, value)}"
             errors.first = errors.first or field

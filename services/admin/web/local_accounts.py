@@ -95,8 +95,10 @@ async def restore(request: Request, context: PageDep, user: Administrator) -> Re
         async with context.system.database.transaction() as connection:
             person = await operations.restore_account(connection, address)
             await audit.record_change(connection, user.name, "restored local account", person.address)
-    except (Permanent, AccountsError) as error:
+    except Permanent as error:
         return await context.redirect(user, "/local/removed", str(error))
+    except AccountsError as error:
+        return await context.redirect(user, "/local/removed", f"{address} cannot be brought back: {error.words}")
     said = f"{person.address} is back, with its mail{'' if person.enabled else '; it is disabled, as it was before'}."
     return await context.redirect(user, context.path_to("/local", person.address), said)
 

@@ -52,7 +52,7 @@ ACTIONS = {
         "Each is delivered or sent as if it had just come. A mail that a restored backup held may be sent twice.",
     ),
     "discard": _Action(
-        "discarded", "Discard", "Nobody gets them, and they cannot be brought back.", "Reason, for the record", True
+        "discarded", "Discard", "Nobody gets this mail, and it cannot be brought back.", "Reason, for the record", True
     ),
 }
 

@@ -6,9 +6,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from services.admin.access import audit, users
-from services.admin.accounts.passwords import MIN_CHARACTERS, is_weak
+from services.admin.accounts.passwords import MIN_CHARACTERS, TOO_SHORT, is_weak
 from services.admin.web import client_autoconfig
-from services.admin.web.forms import Form
+from services.admin.web.forms import FieldErrors, Form
 from services.admin.web.local_accounts import load_deleted_mail, undelete_mails
 from services.admin.web.page_context import COOKIE, NotSignedIn, PageContext, PageDep, Person
 from shared.errors import Permanent
@@ -17,6 +17,8 @@ from shared.store import account_changes, accounts, maildrops
 
 router = APIRouter(include_in_schema=False, prefix="/mine")
 
+LABELS = {"old": "Current password", "new": "New password", "again": "Once more"}
+
 
 @router.get("")
 async def show(request: Request, context: PageDep, user: Person) -> Response:
@@ -24,7 +26,8 @@ async def show(request: Request, context: PageDep, user: Person) -> Response:
     return await _page(request, context, user)
 
 
-async def _page(request: Request, context: PageContext, user: Person, problems: list[str] | None = None) -> Response:
+async def _page(request: Request, context: PageContext, user: Person, field: str = "", words: str = "") -> Response:
+    """:param field: the field of the password form that is wrong. :param words: why."""
     person = await _myself(context, user)
     async with context.system.database.transaction() as connection:
         external = await accounts.load_externals(connection, [person.external_id])
@@ -35,7 +38,7 @@ async def _page(request: Request, context: PageContext, user: Person, problems: 
         request,
         user,
         "mine.html",
-        status=422 if problems else 200,
+        status=422 if field else 200,
         person=person,
         external=external[0] if external else None,
         drop=drop,
@@ -43,7 +46,9 @@ async def _page(request: Request, context: PageContext, user: Person, problems: 
         servers=servers,
         links=links,
         min_characters=MIN_CHARACTERS,
-        problems=problems or [],
+        problems=[f"{LABELS[field]}: {words}"] if field else [],
+        labels=LABELS,
+        invalid=FieldErrors.of({field: words} if field else {}),
     )
 
 
@@ -55,11 +60,11 @@ async def change_password(request: Request, context: PageDep, user: Person) -> R
     peer = request.client.host if request.client else ""
     verified = await context.sign_ins.verify(person.address, form.secret("old"), peer)
     if verified is None:
-        return await _page(request, context, user, ["Current password: it is wrong."])
+        return await _page(request, context, user, "old", "it is wrong")
     if is_weak(form.secret("new")):
-        return await _page(request, context, user, [f"New password: at least {MIN_CHARACTERS} characters are needed."])
+        return await _page(request, context, user, "new", TOO_SHORT)
     if form.secret("new") != form.secret("again"):
-        return await _page(request, context, user, ["New password: the two are not the same."])
+        return await _page(request, context, user, "again", "it is not the same")
     hashed = await context.system.passwords.hash(form.secret("new"))
     async with context.system.database.transaction() as connection:
         if not await account_changes.replace_password_hash(connection, person.id, verified.password_hash, hashed):

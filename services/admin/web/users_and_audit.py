@@ -94,19 +94,17 @@ async def change_users(request: Request, context: PageDep, user: Administrator) 
         if form.text("do") in QUESTIONS and not is_confirmed(form):
             return await ask(request, context, user, form, await _question(context, form))
         done = await _change_users(context, user, form)
-    except users.ChangedMeanwhile as error:
+    except users.UserChanged as error:
         lines = [f"{error}, and nothing is saved yet. Compare, and press again; type a new password again."]
         return await _users(request, context, user, status=409, problems=lines)
     except Permanent as error:
-        problem, errors = str(error), FieldErrors()
-        label, _, words = problem.partition(": ")
+        label, _, words = str(error).partition(": ")
         prefix = {"token": "token-", "password": f"{form.text('id')}-"}.get(form.text("do"), "")
-        if label in ("Name", "Role", "Password"):
-            errors[f"{prefix}{label.lower()}"] = words
-            errors.first = f"{prefix}{label.lower()}"
+        named = label in ("Name", "Role", "Password")
+        errors = FieldErrors.of({f"{prefix}{label.lower()}": words} if named else {})
         values = {prefix + name: form.text(name) for name in ("name", "role")}
         return await _users(
-            request, context, user, status=422, problems=[problem], invalid=errors, values=_EMPTY | values
+            request, context, user, status=422, problems=[str(error)], invalid=errors, values=_EMPTY | values
         )
     if form.text("do") == "token":
         return await _users(request, context, user, token=done)

@@ -649,7 +649,7 @@ def test_of_two_tabs_the_later_one_is_told_who_changed_what(browser: Browser, st
         page
     )
     beside = dict(re.findall(r'id="([\w.]+)-error">(.+?)</p>', page.text))
-    assert beside["poll_seconds"] == "Stored now: 30." and beside["login"] == f"Stored now: {SUPPORT}."
+    assert beside == {"poll_seconds": "Stored now: 30.", "login": f"Stored now: {SUPPORT}."}
     assert 'value="typed-login"' in page.text and 'value="90"' in page.text and "typed-secret" not in page.text
     assert stored(store, "select poll_seconds from external_accounts") == [(30,)]
     # and saved again, it replaces the other change knowingly

@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from services.admin.web import client_autoconfig
 from services.admin.web.app import ROUTERS
 from services.admin.web.queues import ACTIONS
+from shared.errors import Temporary
 from tests import console, servers
 from tests.company import SUPPORT, external
 from tests.console import Browser, HtmlForm, forms, stored, text
@@ -252,11 +253,33 @@ async def test_two_tabs_with_one_user_of_the_console(browser: Browser, ids: dict
     assert "Done" in text(browser.post("/users", fields(do="role", role="observer")))
 
 
+def test_a_form_that_meets_an_unavailable_database_can_be_sent_again(
+    browser: Browser, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a database that goes away when a form is saved
+    async def fail(*_: Any) -> None:
+        raise Temporary("the database is unavailable")
+
+    fields = {"address": "typed@local.com", "user_name": "Typed", "external": SUPPORT, "password": "typed-secret"}
+    with monkeypatch.context() as patch:
+        patch.setattr("services.admin.web.page_context.apply.apply", fail)
+        page = browser.post("/local/new", fields)
+    # then the page has all that was typed but the password
+    assert page.status_code == 503 and "typed-secret" not in page.text
+    [again] = forms(page)
+    assert again.action == "/local/new" and again.values == {n: v for n, v in fields.items() if n != "password"}
+    # and its button sends it again, where the password is asked for
+    page = browser.post(again.action, again.pairs)
+    assert "Login password: is missing" in text(page) and 'value="Typed"' in page.text
+    assert stored(store, "select * from local_accounts where user_name = 'Typed'") == []
+
+
 def test_two_tabs_with_one_unknown_name(browser: Browser) -> None:
     name = {"name": "Alexander", "external": SUPPORT}
     assert "goes to Alex from now on" in text(browser.post("/names", name | {"to": "alex@local.com"}))
     page = browser.post("/names", name | {"to": "jim@local.com"})
-    assert "alex@local.com has this name in the same share" in text(page)
+    assert "'Alexander': alex@local.com has this name in the same share" in text(page)
+    assert "aliases" not in text(page)
 
 
 def test_a_refused_user_keeps_the_input_and_marks_the_field(browser: Browser) -> None:
