@@ -18,6 +18,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, f
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.data_folder import is_up
+from shared.errors import SettingsError as SettingsError
 
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
@@ -36,10 +37,6 @@ HOST = r"^[A-Za-z0-9_.:-]{1,253}$"
 """Pattern of a host name or an IP address, roughly: without characters that are special in other formats."""
 EHLO_NAME = r"^([A-Za-z0-9](-*[A-Za-z0-9])*(\.[A-Za-z0-9](-*[A-Za-z0-9])*)+|\[[0-9A-Za-z.:]+\])$"
 """Pattern of a fully qualified host name or an address literal (RFC 5321 section 4.1.2)."""
-
-
-class SettingsError(ValueError):
-    """A setting has an invalid value. The message names the setting, the value and the allowed values."""
 
 
 class _FileSource(PydanticBaseSettingsSource):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from typing import TYPE_CHECKING
 
 from services.admin.accounts.errors import AccountProblem, AccountsError
-from services.admin.accounts.file_format import AccountsFile
+
+if TYPE_CHECKING:
+    from services.admin.accounts.file_format import AccountsFile
 
 MIN_CHARACTERS = 10
 """Shortest password that console, REST API, ``local add`` and ``local set`` accept: characters; the mail ports have no

@@ -3,22 +3,23 @@ history``."""
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 import typer
 
-from services.admin.access import audit, users
 from services.admin.cli.accounts import find_external
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json
 from services.admin.cli.output import console, print_json, print_table, run
 from services.admin.cli.progress import show_progress
-from services.admin.context import open_context
 from services.admin.formatting import moment
-from services.admin.mail import operations
-from services.admin.monitoring.history_progress import load_history_progress
-from services.admin.monitoring.status import iso
-from shared.store import accounts, last_logins
+
+with lazy_imports():
+    from services.admin import context
+    from services.admin.access import audit, users
+    from services.admin.mail import operations
+    from services.admin.monitoring import history_progress, status
+    from shared.store import accounts, last_logins
 
 FOLLOW_SECONDS = 1.0
 """Interval at which --follow reads the progress: seconds."""
@@ -37,7 +38,7 @@ def hand_over(
 
     async def work() -> None:
         async with (
-            open_context(data) as system,
+            context.open_context(data) as system,
             system.database.transaction(operations.HAND_OVER_SECONDS) as connection,
         ):
             count = await operations.copy_mailbox_to(connection, address, to)
@@ -56,7 +57,7 @@ def sign_out(address: Address, data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             person = await operations.load_person(connection, address)
             count = await users.end_sessions_of(connection, person.id)
             await audit.record_change(connection, audit.operator(), "signed out everywhere", person.address)
@@ -79,23 +80,30 @@ def logins(address: Address, data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             person = await operations.load_person(connection, address)
             last = await last_logins.load_last_logins(connection, person.id)
             sessions = await users.list_sessions(connection, person.id)
         if json:
             print_json(
                 {
-                    "last": [{"protocol": login.protocol, "at": iso(login.at), "peer": login.peer} for login in last],
+                    "last": [
+                        {"protocol": login.protocol, "at": status.iso(login.at), "peer": login.peer} for login in last
+                    ],
                     "sessions": [
-                        {"peer": s.peer, "agent": s.agent, "created_at": iso(s.created_at), "seen_at": iso(s.seen_at)}
+                        {
+                            "peer": s.peer,
+                            "agent": s.agent,
+                            "created_at": status.iso(s.created_at),
+                            "seen_at": status.iso(s.seen_at),
+                        }
                         for s in sessions
                     ],
                 }
             )
             return
-        rows = [(login.protocol.upper(), moment(iso(login.at)), login.peer, "") for login in last]
-        rows += [("console", moment(iso(session.seen_at)), session.peer, session.agent) for session in sessions]
+        rows = [(login.protocol.upper(), moment(status.iso(login.at)), login.peer, "") for login in last]
+        rows += [("console", moment(status.iso(session.seen_at)), session.peer, session.agent) for session in sessions]
         print_table(f"Logins of {address}", ("Through", "Last (UTC)", "From", "Program"), rows)
 
     run(work)
@@ -108,9 +116,9 @@ def removed(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             found = await accounts.removed_locals(connection)
-        rows = [(person.address, person.user_name, iso(at)) for person, at in found]
+        rows = [(person.address, person.user_name, status.iso(at)) for person, at in found]
         if json:
             print_json([dict(zip(("address", "user_name", "removed_at"), row, strict=True)) for row in rows])
         else:
@@ -130,17 +138,19 @@ def history(
     Example: mailgroup external history support@company.com --follow
     """
 
+    from asyncio import sleep  # help needs no event loop
+
     async def work() -> None:
-        async with open_context(data) as system:
+        async with context.open_context(data) as system:
             account = await find_external(system, address)
             with show_progress(address, "mails", shown=follow and not json) as progress:
                 while True:
                     async with system.database.transaction() as connection:
-                        found = await load_history_progress(connection, account)
+                        found = await history_progress.load_history_progress(connection, account)
                     if found["done"] or not follow:
                         break
                     progress(found["fetched"], found["total"] or 0)
-                    await asyncio.sleep(FOLLOW_SECONDS)
+                    await sleep(FOLLOW_SECONDS)
         if json:
             print_json(found)
         else:

@@ -9,27 +9,27 @@ from typing import Annotated, Any
 
 import typer
 
-from services.admin.access import audit
-from services.admin.accounts import connection_check, edit
-from services.admin.accounts.apply import apply as apply_accounts
 from services.admin.accounts.errors import AccountsError, Kind
-from services.admin.accounts.export import as_yaml, build_document, find_entry, say_no_account
-from services.admin.accounts.file_format import AccountsFile, read_file
 from services.admin.accounts.passwords import MIN_CHARACTERS, describe_weak, generate_password, require_strong
-from services.admin.accounts.yaml_text import load_yaml
-from services.admin.cli.authorize import authorize as authorize_account
 from services.admin.cli.existing_mail import ask_history, start
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_lines, print_table, run, show_waiting
 from services.admin.cli.progress import show_progress
 from services.admin.cli.retirement import retire
-from services.admin.context import AdminContext, open_context
-from services.admin.mail import operations
-from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.model import External
-from shared.settings import load
-from shared.store import accounts
+
+with lazy_imports():
+    from services.admin import context
+    from services.admin.access import audit
+    from services.admin.accounts import apply as accounts_apply
+    from services.admin.accounts import connection_check, edit, file_format, yaml_text
+    from services.admin.accounts import export as accounts_export
+    from services.admin.cli import authorize as authorization
+    from services.admin.mail import operations
+    from shared import model, settings
+    from shared.db import database
+    from shared.store import accounts
 
 CHANGE_SECONDS = 3600.0
 """Time limit of a change: seconds; ten thousand passwords take minutes to hash."""
@@ -63,14 +63,14 @@ def apply(
     """
 
     async def work() -> None:
-        wanted = read_file(file)
-        if wanted.problems and load(data=data).database_url is None:
+        wanted = file_format.read_file(file)
+        if wanted.problems and settings.load(data=data).database_url is None:
             wanted.require_valid()  # with a database, these are told together with those that need it
 
-        async def read(_: Connection) -> AccountsFile:
+        async def read(_: database.Connection) -> file_format.AccountsFile:
             return wanted
 
-        async with open_context(data) as system:
+        async with context.open_context(data) as system:
             await change_accounts(system, read, json, prune=prune, shown=not json, kept=not dry_run)
 
     run(work)
@@ -83,12 +83,12 @@ def export(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
-            document = await build_document(connection)
+        async with context.open_context(data) as system, system.database.transaction() as connection:
+            document = await accounts_export.build_document(connection)
         if json:
             print_json(document)
         else:
-            print(as_yaml(document), end="")
+            print(accounts_export.as_yaml(document), end="")
 
     run(work)
 
@@ -99,8 +99,8 @@ def is_asked() -> bool:
 
 
 async def change_accounts(
-    system: AdminContext,
-    prepare: Callable[[Connection], Awaitable[AccountsFile]],
+    system: context.AdminContext,
+    prepare: Callable[[database.Connection], Awaitable[file_format.AccountsFile]],
     json: bool,
     *,
     prune: bool = False,
@@ -116,7 +116,7 @@ async def change_accounts(
     with show_progress("Passwords", shown=shown) as progress:
         async with system.database.transaction(CHANGE_SECONDS, kept=kept) as connection:
             wanted = await prepare(connection)
-            outcome = await apply_accounts(connection, wanted, system.vault, system.passwords, prune, progress)
+            outcome = await accounts_apply.apply(connection, wanted, system.vault, system.passwords, prune, progress)
             await audit.record_lines(connection, audit.operator(), outcome.lines)
     if outcome.weak:
         print(f"mailgroup: warning: {describe_weak(outcome.weak)}", file=sys.stderr)
@@ -158,7 +158,7 @@ def _parse(fields: list[str] | None) -> dict[str, Any]:
         elif text and name.rpartition(".")[2] in _TEXTS:
             value = text
         else:
-            value = load_yaml(text, name) if text else None
+            value = yaml_text.load_yaml(text, name) if text else None
         place = values
         *outer, last = name.split(".")
         for step in outer:
@@ -182,14 +182,14 @@ def _save(
     async def work() -> None:
         if generate:
             fields["password"] = generate_password()
-        async with open_context(data) as system:
+        async with context.open_context(data) as system:
             given = any(name.startswith("password") or name == "oauth" for name in fields)
             if new and not given and is_asked():
                 fields["password"] = typer.prompt(f"Password of {address}", hide_input=True)
             if new and kind == "external" and "history" not in fields and is_asked():
                 fields["history"] = await ask_history(system, address, fields)
 
-            async def prepare(connection: Connection) -> AccountsFile:
+            async def prepare(connection: database.Connection) -> file_format.AccountsFile:
                 requested = await edit.prepare(connection, kind, address, fields, new, Path.cwd())
                 if not weak:
                     require_strong(requested)
@@ -202,7 +202,7 @@ def _save(
 
 def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             lines = await edit.remove(connection, kind, address)
             await audit.record_change(connection, audit.operator(), f"removed {kind} account", address)
         if json:
@@ -215,8 +215,8 @@ def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
 
 def _list(kind: Kind, data: Path | None, json: bool) -> None:
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
-            entries = (await build_document(connection))[f"{kind}_accounts"]
+        async with context.open_context(data) as system, system.database.transaction() as connection:
+            entries = (await accounts_export.build_document(connection))[f"{kind}_accounts"]
         if json:
             print_json(entries)
         elif kind == "external":
@@ -255,12 +255,12 @@ def _list(kind: Kind, data: Path | None, json: bool) -> None:
 
 def _show(kind: Kind, address: str, data: Path | None, json: bool) -> None:
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
-            entry = await find_entry(connection, kind, address)
+        async with context.open_context(data) as system, system.database.transaction() as connection:
+            entry = await accounts_export.find_entry(connection, kind, address)
         if json:
             print_json(entry)
         else:
-            print(as_yaml(entry), end="")
+            print(accounts_export.as_yaml(entry), end="")
 
     run(work)
 
@@ -370,7 +370,7 @@ def restore(address: Address, data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             person = await operations.restore_account(connection, address)
             await audit.record_change(connection, audit.operator(), "restored local account", address)
         lines = [f"local account {address}: restored{'' if person.enabled else '; it is disabled, as it was before'}"]
@@ -394,7 +394,7 @@ def test(address: Address, data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system:
+        async with context.open_context(data) as system:
             account = await find_external(system, address)
             with show_waiting(f"Checking {address}"):
                 steps = await connection_check.check_connection(system, account)
@@ -426,9 +426,9 @@ def authorize(address: Address, data: Data = None) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system:
+        async with context.open_context(data) as system:
             account = await find_external(system, address)
-            await authorize_account(system, account, audit.operator(), lambda line: print(line, flush=True))
+            await authorization.authorize(system, account, audit.operator(), lambda line: print(line, flush=True))
         console.print(f"external account {address}: authorized", markup=False)
 
     run(work)
@@ -459,7 +459,7 @@ def skipped(
         fail("--id: is given with --acknowledge or --retry", MISUSE)
 
     async def work() -> None:
-        async with open_context(data) as system:
+        async with context.open_context(data) as system:
             account = await find_external(system, address)
             async with system.database.transaction() as connection:
                 if acknowledge or retry:
@@ -502,10 +502,10 @@ def _print_skipped(rows: list[dict[str, Any]]) -> None:
     )
 
 
-async def find_external(system: AdminContext, address: str) -> External:
+async def find_external(system: context.AdminContext, address: str) -> model.External:
     """Load an external account. :raises Permanent: there is no such account."""
     async with system.database.transaction() as connection:
         externals = {e.address.casefold(): e for e in await accounts.load_externals(connection)}
     if address.casefold() not in externals:
-        raise Permanent(say_no_account("external", address, [e.address for e in externals.values()]))
+        raise Permanent(accounts_export.say_no_account("external", address, [e.address for e in externals.values()]))
     return externals[address.casefold()]

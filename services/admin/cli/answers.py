@@ -6,16 +6,18 @@ from typing import Annotated
 
 import typer
 
-from services.admin.accounts import edit
-from services.admin.accounts.file_format import AccountsFile
 from services.admin.cli.accounts import change_accounts, find_external
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import console, print_json, print_table, run
-from services.admin.context import open_context
 from services.admin.formatting import moment
-from services.admin.mail import search_index, unknown_names
-from services.admin.monitoring.status import iso
-from shared.db.database import Connection
+
+with lazy_imports():
+    from services.admin import context
+    from services.admin.accounts import edit, file_format
+    from services.admin.mail import search_index, unknown_names
+    from services.admin.monitoring import status
+    from shared.db import database
 
 names = group("Names beside an external address that no local account has.")
 Name = Annotated[str, typer.Argument(help="Name as listed.", metavar="NAME")]
@@ -37,7 +39,7 @@ def answers(
 
     async def work() -> None:
         load = search_index.answered if answered else search_index.unanswered
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             found = await load(connection, before)
         if json:
             print_json(
@@ -45,18 +47,18 @@ def answers(
                     {
                         "mail_id": mail.mail_id,
                         "external": mail.external,
-                        "at": iso(mail.at),
+                        "at": status.iso(mail.at),
                         "sender": mail.sender,
                         "subject": mail.subject,
                         "author": mail.author,
-                        "answered_at": iso(mail.answered_at),
+                        "answered_at": status.iso(mail.answered_at),
                         "submission_id": mail.submission_id,
                     }
                     for mail in found
                 ]
             )
             return
-        rows = [(m.mail_id, moment(iso(m.at)), m.sender, m.subject, m.external, m.author) for m in found]
+        rows = [(m.mail_id, moment(status.iso(m.at)), m.sender, m.subject, m.external, m.author) for m in found]
         title = "Answered" if answered else "Unanswered"
         print_table(title, ("Id", "Time (UTC)", "From", "Subject", "Account", "Answered by"), rows)
 
@@ -71,7 +73,7 @@ def names_list(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             found = await unknown_names.list_names(connection)
         if json:
             print_json(
@@ -81,13 +83,16 @@ def names_list(data: Data = None, json: Json = False) -> None:
                         "name": each.name,
                         "mails": each.mails,
                         "last_mail_id": each.last_mail_id,
-                        "last_at": iso(each.last_at),
+                        "last_at": status.iso(each.last_at),
                     }
                     for each in found
                 ]
             )
             return
-        rows = [(each.name, each.external, each.mails, each.last_mail_id, moment(iso(each.last_at))) for each in found]
+        rows = [
+            (each.name, each.external, each.mails, each.last_mail_id, moment(status.iso(each.last_at)))
+            for each in found
+        ]
         print_table("Unknown names", ("Name", "Account", "Mails", "Last mail", "Time (UTC)"), rows)
 
     run(work)
@@ -107,10 +112,10 @@ def names_assign(
     """
 
     async def work() -> None:
-        async with open_context(data) as system:
+        async with context.open_context(data) as system:
             account = await find_external(system, external)
 
-            async def prepare(connection: Connection) -> AccountsFile:
+            async def prepare(connection: database.Connection) -> file_format.AccountsFile:
                 requested = await edit.add_name(connection, to, name)
                 await unknown_names.forget_name(connection, account.id, name)
                 return requested
@@ -128,7 +133,7 @@ def names_hide(name: Name, external: External, data: Data = None, json: Json = F
     """
 
     async def work() -> None:
-        async with open_context(data) as system:
+        async with context.open_context(data) as system:
             account = await find_external(system, external)
             async with system.database.transaction() as connection:
                 await unknown_names.forget_name(connection, account.id, name)

@@ -9,12 +9,17 @@ from typing import Annotated
 
 import typer
 
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json
 from services.admin.cli.output import MISUSE, console, fail, print_json, report_errors, run
 from services.admin.cli.progress import show_progress
-from services.admin.context import open_context
-from services.admin.monitoring.status import iso
-from shared.settings import Settings, load
+
+with lazy_imports():
+    from deploy.machine import backups
+    from services.admin import context
+    from services.admin.maintenance import restore as maintenance
+    from services.admin.monitoring import status
+    from shared import settings as all_settings
 
 File = Annotated[Path, typer.Argument(help="File of the backup.", metavar="FILE")]
 
@@ -31,16 +36,14 @@ def backup(
 
     Example: mailgroup backup /backup/mailgroup-monday
     """
-    from deploy.machine import backups  # only these commands need what starts PostgreSQL's programs
-
     if file.exists() and not force:
         fail(f"{file}: exists already; name another file, or replace it with --force", MISUSE)
 
     async def work() -> None:
-        async with open_context(data) as system:
+        async with context.open_context(data) as system:
             url, key = system.settings.database_url, system.settings.secret_key
         assert url is not None
-        at = iso(datetime.datetime.now(datetime.UTC)) or ""
+        at = status.iso(datetime.datetime.now(datetime.UTC)) or ""
         with show_progress("Backup", "octets", shown=not json) as progress:
             octets = backups.write(file, url, key, at, progress)
         if json:
@@ -83,19 +86,16 @@ def restore(
 
     Example: mailgroup restore /backup/mailgroup-monday --data /srv/mail
     """
-    from services.admin.maintenance.restore import prepare_loaded
-    from services.admin.maintenance.restore import restore as restore_backup
-
     if loaded == (file is not None):
         raise typer.BadParameter("name the backup, or --loaded")
     with report_errors():
-        settings = load(data=data)
+        settings = all_settings.load(data=data)
         say = (lambda line: None) if json else console.print
         if file is None:
-            found = prepare_loaded(settings, send_queue=send_queue)
+            found = maintenance.prepare_loaded(settings, send_queue=send_queue)
         else:
             with show_progress("Database", "octets", shown=not json) as progress:
-                found = restore_backup(
+                found = maintenance.restore(
                     settings, file, replace=replace, send_queue=send_queue, say=say, progress=progress
                 )
         if json:
@@ -120,7 +120,7 @@ def restore(
         console.print(f"Next: {_next_step(settings)}", markup=False)
 
 
-def _next_step(settings: Settings) -> str:
+def _next_step(settings: all_settings.Settings) -> str:
     """Return what the operator does after a restore."""
     if settings.database_url is not None:
         return "start the services on this database, then see 'mailgroup status'."

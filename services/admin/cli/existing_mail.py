@@ -7,22 +7,24 @@ from typing import Any
 
 import typer
 
-from services.admin.access import audit
-from services.admin.accounts import connection_check, edit
-from services.admin.accounts import start as account_start
-from services.admin.accounts.apply import external_of
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json
 from services.admin.cli.output import print_json, print_lines, run, show_waiting
-from services.admin.context import AdminContext, open_context
 from shared.errors import Permanent, Temporary
 
+with lazy_imports():
+    from services.admin import context
+    from services.admin.access import audit
+    from services.admin.accounts import apply, connection_check, edit
+    from services.admin.accounts import start as account_start
 
-async def ask_history(system: AdminContext, address: str, fields: dict[str, Any]) -> str:
+
+async def ask_history(system: context.AdminContext, address: str, fields: dict[str, Any]) -> str:
     """Ask what happens to the mail that is at the provider already, and say how many mails that are."""
     entry = edit.check_entry("external", {"address": address} | fields, Path.cwd()).external_accounts[0]
     try:
         with show_waiting("Counting the mails at the provider"):
-            mails = await connection_check.count_mails(system, external_of(entry, None, system.vault, 0))
+            mails = await connection_check.count_mails(system, apply.external_of(entry, None, system.vault, 0))
         print(f"{address}: {mails} mails are at the provider already.")
     except (Temporary, Permanent) as error:
         print(f"{address}: the mails at the provider cannot be counted now: {error}")
@@ -45,7 +47,7 @@ def start(address: Address, data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             lines = await account_start.start(connection, address, audit.operator())
         if json:
             print_json({"changed": lines})

@@ -14,13 +14,16 @@ from typing import IO, Annotated
 
 import typer
 
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json
 from services.admin.cli.output import MISUSE, fail, report_errors, run
-from services.admin.context import open_context
-from services.admin.mail.trace import related_ids
 from services.admin.monitoring.log_lines import LEVELS, LogLine, format_line, read_line
 from shared.errors import Permanent, Temporary
-from shared.settings import SERVICES, load
+
+with lazy_imports():
+    from services.admin import context
+    from services.admin.mail import trace
+    from shared import settings
 
 LINES = 200
 """Lines that are printed unless others are asked for."""
@@ -52,8 +55,8 @@ def logs(
     """
     if level not in LEVELS:
         fail(f"--level {level!r}: is one of {', '.join(LEVELS)}", MISUSE)
-    if service not in ("", "-", *SERVICES):
-        fail(f"service {service!r}: there is none of this name; there are {', '.join(SERVICES)}", MISUSE)
+    if service not in ("", "-", *settings.SERVICES):
+        fail(f"service {service!r}: there is none of this name; there are {', '.join(settings.SERVICES)}", MISUSE)
     ids = set[int]() if mail is None else _ids_of(data, mail, look_up=service != "-")
 
     def is_wanted(line: LogLine) -> bool:
@@ -68,7 +71,7 @@ def logs(
         if service == "-":
             _show_pipe(is_wanted, show, lines, follow)
             return
-        files = [_Log(name, file) for name, file in _files(load(data=data).data, service)]
+        files = [_Log(name, file) for name, file in _files(settings.load(data=data).data, service)]
         count = lines if lines is not None or mail is not None else LINES
         latest = (
             count if mail is None and level == LEVELS[0] else None
@@ -94,8 +97,8 @@ def _ids_of(data: Path | None, mail: int, *, look_up: bool) -> set[int]:
 
     async def work() -> None:
         with suppress(Permanent, Temporary):
-            async with open_context(data) as system, system.database.transaction() as connection:
-                ids.update(await related_ids(connection, mail))
+            async with context.open_context(data) as system, system.database.transaction() as connection:
+                ids.update(await trace.related_ids(connection, mail))
 
     if look_up:
         run(work)
@@ -116,7 +119,7 @@ def _show_pipe(
 
 def _files(data: Path, service: str) -> list[tuple[str, Path]]:
     """Return the names and log files of the services. :raises Permanent: there are none in this data folder."""
-    found = [(name, data / "log" / f"{name}.log") for name in SERVICES if service in ("", name)]
+    found = [(name, data / "log" / f"{name}.log") for name in settings.SERVICES if service in ("", name)]
     there = [(name, file) for name, file in found if file.exists()]
     if not there:
         raise Permanent(

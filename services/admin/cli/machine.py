@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json
 from services.admin.cli.output import console, fail, print_table, report_errors, run
-from services.admin.context import await_start, open_context
-from services.admin.mail import operations
-from shared.errors import Permanent
-from shared.provider.vault import Vault, new_key
-from shared.settings import SERVICES, Settings, SettingsError, is_loopback, load
+from shared.errors import Permanent, SettingsError
 
-if TYPE_CHECKING:
-    from deploy.machine.instance import Instance
+with lazy_imports():
+    from deploy.machine import instance, lan_settings
+    from services.admin import context
+    from services.admin.accounts import client_autoconfig
+    from services.admin.cli import demo as demo_play
+    from services.admin.mail import operations
+    from services.admin.web import server
+    from shared import settings as all_settings
+    from shared.db.migrations import migrate as migrations
+    from shared.net import server_tls
+    from shared.provider import vault
 
 
 def up(
@@ -35,29 +40,26 @@ def up(
 
     Example: mailgroup up --data /srv/mail
     """
-    from deploy.machine import instance  # only commands that start servers need it
-    from deploy.machine.lan_settings import for_the_lan
-    from shared.net import server_tls
-
     with report_errors():
-        settings = load(data=data)
+        settings = all_settings.load(data=data)
         if lan:
-            settings = for_the_lan(settings)
+            settings = lan_settings.for_the_lan(settings)
         if lan or settings.mail_host is not None:
             server_tls.drop_outdated_self_signed(settings)
         try:
-            Vault(settings.secret_key or new_key())  # with a malformed key the services would crash in a loop
+            # with a malformed key the services would crash in a loop
+            vault.Vault(settings.secret_key or vault.new_key())
         except ValueError as error:
             raise SettingsError(str(error)) from error
         raise typer.Exit(instance.up(settings, _show_addresses))
 
 
-def _show_addresses(running: Instance) -> None:
+def _show_addresses(running: instance.Instance) -> None:
     """Print the addresses, and on the first start the password of the console."""
     print_table(
         f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items()
     )
-    if not is_loopback(running.settings.bind):
+    if not all_settings.is_loopback(running.settings.bind):
         _show_client_settings(running.settings)
     if running.admin_password is not None:
         console.print(
@@ -66,10 +68,8 @@ def _show_addresses(running: Instance) -> None:
     console.print("Add accounts in the console or with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
 
 
-def _show_client_settings(settings: Settings) -> None:
+def _show_client_settings(settings: all_settings.Settings) -> None:
     """Print the settings that users on the LAN type into their mail clients."""
-    from services.admin.accounts import client_autoconfig
-
     servers = client_autoconfig.servers(settings)
     words = {"implicit": "SSL/TLS", "starttls": "STARTTLS", "none": "none"}
     print_table(
@@ -97,10 +97,8 @@ def demo(
 
     Example: mailgroup demo --exit
     """
-    from services.admin.cli.demo import play
-
     with report_errors():
-        raise typer.Exit(play(data, stay=not exit_, json=json))
+        raise typer.Exit(demo_play.play(data, stay=not exit_, json=json))
 
 
 def migrate(data: Data = None) -> None:
@@ -108,13 +106,13 @@ def migrate(data: Data = None) -> None:
 
     Example: mailgroup migrate
     """
-    from shared.db.migrations.migrate import migrate as migrate_schema
+    from asyncio import to_thread
 
     async def work() -> None:
-        settings = await await_start(data)
+        settings = await context.await_start(data)
         if settings.database_url is None:
             raise Permanent("MAILGROUP_DATABASE_URL: not set, and no running system found")
-        await asyncio.to_thread(migrate_schema, settings.database_url)
+        await to_thread(migrations.migrate, settings.database_url)
         console.print("the database has the schema of this version", markup=False)
 
     run(work)
@@ -127,7 +125,7 @@ def rotate_key(data: Data = None) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             sealed, lost = await operations.rotate_key(connection, system.vault)
         console.print(f"{sealed} passwords are sealed under the first key", markup=False)
         if lost:
@@ -137,17 +135,19 @@ def rotate_key(data: Data = None) -> None:
 
 
 def service(
-    name: Annotated[str, typer.Argument(help="One of " + ", ".join(SERVICES) + ".", metavar="NAME")],
+    name: Annotated[
+        str, typer.Argument(help="fetcher, router, mailbox, pop3_out, smtp_in, sender or admin.", metavar="NAME")
+    ],
     data: Data = None,
 ) -> None:
     """Run one service in this process (for containers).
 
     Example: mailgroup service router
     """
-    if name not in SERVICES:
-        fail(f"service {name!r}: there is none of this name; there are {', '.join(SERVICES)}", 2)
+    if name not in all_settings.SERVICES:
+        fail(f"service {name!r}: there is none of this name; there are {', '.join(all_settings.SERVICES)}", 2)
     with report_errors():
-        os.environ["MAILGROUP_DATA"] = str(load(data=data).data)
+        os.environ["MAILGROUP_DATA"] = str(all_settings.load(data=data).data)
     words = ["console"] if name == "admin" else []
     os.execv(sys.executable, [sys.executable, "-m", f"services.{name}", *words])
 
@@ -157,8 +157,6 @@ def console_process(data: Data = None) -> None:
 
     Example: mailgroup console
     """
-    from services.admin.web.server import main  # no other command needs the web server
-
     if data is not None:
         os.environ["MAILGROUP_DATA"] = str(data)
-    main()
+    server.main()

@@ -9,21 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
-from services.admin.access import audit
-from services.admin.accounts.export import say_no_account
 from services.admin.accounts.passwords import describe_weak
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
-from services.admin.context import open_context
 from services.admin.formatting import ago, mail_status, moment
-from services.admin.mail import operations
-from services.admin.mail.trace import MAX_MAILS
-from services.admin.mail.trace import trace as trace_mails
-from services.admin.monitoring.status import gather
-from shared import routing
-from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.store import accounts, blobs, sent_mail
+
+with lazy_imports():
+    from services.admin import context
+    from services.admin.access import audit
+    from services.admin.accounts import export
+    from services.admin.mail import operations
+    from services.admin.mail import trace as mail_trace
+    from services.admin.monitoring import status as monitoring_status
+    from shared import routing
+    from shared.db import database
+    from shared.store import accounts, blobs, sent_mail
 
 queue = group("Submissions that wait to be relayed to the provider.")
 parked = group(
@@ -47,9 +49,9 @@ def status(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data, require_database=False, say=None) as system:
+        async with context.open_context(data, require_database=False, say=None) as system:
             with show_waiting("Asking all services"):
-                found = await gather(system, thoroughly=True)
+                found = await monitoring_status.gather(system, thoroughly=True)
         if json:
             print_json(found)
         else:
@@ -61,6 +63,11 @@ def status(data: Data = None, json: Json = False) -> None:
 
 
 def _print_status(found: dict[str, Any]) -> None:
+    if found["ok"]:
+        console.print("[green]all is well[/green]")
+    for problem in found["problems"]:
+        console.print("[red]problem[/red] ", end="")
+        console.print(problem, markup=False)
     print_table("Services", ("Name", "Ready"), ((s["name"], "yes" if s["ready"] else "NO") for s in found["services"]))
     if database := found["database"]:
         print_table("Database", ("Connections", "Limit"), [tuple(database.values())])
@@ -90,11 +97,6 @@ def _print_status(found: dict[str, Any]) -> None:
     )
     if found["weak_passwords"]:
         console.print(f"Passwords: {describe_weak(found['weak_passwords'])}", markup=False)
-    for problem in found["problems"]:
-        console.print("[red]problem[/red] ", end="")
-        console.print(problem, markup=False)
-    if found["ok"]:
-        console.print("[green]all is well[/green]")
 
 
 def trace(
@@ -110,8 +112,8 @@ def trace(
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
-            mails = await trace_mails(connection, what)
+        async with context.open_context(data) as system, system.database.transaction() as connection:
+            mails = await mail_trace.trace(connection, what)
         if json:
             print_json(mails)
         elif not mails:
@@ -119,7 +121,7 @@ def trace(
         else:
             for mail in mails:
                 _print_history(mail)
-            if len(mails) >= MAX_MAILS:
+            if len(mails) >= mail_trace.MAX_MAILS:
                 console.print(
                     f"Only the latest mails are shown; trace an older mail of {what} by its id.", markup=False
                 )
@@ -157,12 +159,12 @@ def route(
             fail(f"{file}: {error.strerror}", MISUSE)
         if b"\r\n" not in head:
             head = head.replace(b"\n", b"\r\n")
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             externals = {e.address.casefold(): e for e in await accounts.load_externals(connection)}
             account = externals.get(external.casefold())
             if account is None:
                 addresses = [each.address for each in externals.values()]
-                raise Permanent(f"--external {say_no_account('external', external, addresses)}")
+                raise Permanent(f"--external {export.say_no_account('external', external, addresses)}")
             sharers = (await accounts.load_sharers(connection, [account.id]))[account.id]
             facts = routing.read_facts(head, account)
             known = await sent_mail.find_sent(connection, routing.referenced_ids(facts))
@@ -204,7 +206,7 @@ def queue_list(search: Search = "", data: Data = None, json: Json = False) -> No
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             rows = await operations.list_queue(connection, search)
         if json:
             print_json(rows)
@@ -260,9 +262,7 @@ def queue_retry(
 @queue.command("cancel")
 def queue_cancel(
     ids: Ids,
-    reason: Annotated[
-        str, typer.Option(help="Reason, for the author and the trace.", metavar="TEXT")
-    ] = operations.CANCELLED,
+    reason: Annotated[str | None, typer.Option(help="Reason, for the author and the trace.", metavar="TEXT")] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -270,16 +270,23 @@ def queue_cancel(
 
     Example: mailgroup queue cancel 42
     """
-    act_on_mails("cancelled", data, json, lambda connection: operations.cancel(connection, ids, reason))
+
+    def act(connection: database.Connection) -> Awaitable[operations.OperationResult]:
+        return operations.cancel(connection, ids, reason or operations.CANCELLED)
+
+    act_on_mails("cancelled", data, json, act)
 
 
 def act_on_mails(
-    word: str, data: Path | None, json: bool, act: Callable[[Connection], Awaitable[operations.OperationResult]]
+    word: str,
+    data: Path | None,
+    json: bool,
+    act: Callable[[database.Connection], Awaitable[operations.OperationResult]],
 ) -> None:
     """Run an operation in one transaction and print its result; exit status 1 if it left any of the named mails."""
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             found = await act(connection)
             await audit.record_mails(connection, audit.operator(), word, found.done)
         if json:
@@ -319,7 +326,7 @@ def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) 
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             rows = await operations.list_parked(connection, [id_])
         if not rows:
             raise Permanent(f"{id_}: no parked mail has this id")
@@ -413,12 +420,12 @@ def _list(
     cells: Callable[[dict[str, Any]], Sequence[object]],
     data: Path | None,
     json: bool,
-    read: Callable[[Connection], Awaitable[list[dict[str, Any]]]],
+    read: Callable[[database.Connection], Awaitable[list[dict[str, Any]]]],
 ) -> None:
     """Print the rows that ``read`` returns: as a table of ``cells``, or as JSON."""
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             rows = await read(connection)
         if json:
             print_json(rows)

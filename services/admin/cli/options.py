@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 
 def _inherit(context: typer.Context, value: Path | None) -> Path | None:
@@ -28,12 +29,34 @@ def _start(data: Data = None) -> None:
     """Accept the option before the command."""
 
 
+class _Group(TyperGroup):
+    """A command with subcommands, whose help lists whole sentences: long ones are folded, not cut."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the name and the first sentence of each subcommand."""
+        commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
+        rows = [
+            (name, _first_sentence(command.help or ""))
+            for name, command in commands.items()
+            if command is not None and not command.hidden
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _first_sentence(text: str) -> str:
+    paragraph = " ".join(text.strip().partition("\n\n")[0].split())
+    first, stop, _ = paragraph.partition(". ")
+    return first + stop.rstrip()
+
+
 def group(help_: str, callback: Callable[..., None] = _start, **options: Any) -> typer.Typer:
     """Create a command with subcommands.
 
     :param callback: accepts the options before the subcommand. :param options: of typer.Typer.
     """
     return typer.Typer(
+        cls=_Group,
         help=help_,
         no_args_is_help=True,
         callback=callback,

@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-from services.admin.access import audit
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json
 from services.admin.cli.output import print_json, print_lines, run
-from services.admin.context import open_context
-from services.admin.mail import retirement
-from services.admin.mail.retirement import RETIRE_SECONDS, Retirement
+
+with lazy_imports():
+    from services.admin import context
+    from services.admin.access import audit
+    from services.admin.mail import retirement
 
 
 def retire(
@@ -33,10 +35,13 @@ def retire(
 
     Example: mailgroup local retire alex@local.com --mailbox-to jim@local.com --delegate jim@local.com
     """
-    wanted = Retirement(address, mailbox_to, delegate, "remove" if remove else "disable")
+    wanted = retirement.Retirement(address, mailbox_to, delegate, "remove" if remove else "disable")
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction(RETIRE_SECONDS) as connection:
+        async with (
+            context.open_context(data) as system,
+            system.database.transaction(retirement.RETIRE_SECONDS) as connection,
+        ):
             days = system.settings.retention_days
             lines = await retirement.retire(connection, wanted, system.vault, system.passwords, audit.operator(), days)
         if json:

@@ -9,16 +9,19 @@ from typing import Annotated
 
 import typer
 
-from services.admin.access import audit
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.mail import Id, Ids, act_on_mails
 from services.admin.cli.options import Data, Json
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run
-from services.admin.context import open_context
 from services.admin.formatting import moment
-from services.admin.mail import history, operations, search_index
-from services.admin.monitoring.status import iso
 from shared.errors import Permanent
-from shared.store import blobs
+
+with lazy_imports():
+    from services.admin import context
+    from services.admin.access import audit
+    from services.admin.mail import history, operations, search_index
+    from services.admin.monitoring import status
+    from shared.store import blobs
 
 Before = Annotated[int | None, typer.Option("--before", help="Only mails before this id.", metavar="ID", min=1)]
 
@@ -32,9 +35,7 @@ def find(
     before: Annotated[
         int | None, typer.Option("--before", help="Only mails before this id.", metavar="ID", min=1)
     ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", help="Largest number of mails.", min=1, max=1000)
-    ] = search_index.PAGE,
+    limit: Annotated[int, typer.Option("--limit", help="Largest number of mails.", min=1, max=1000)] = 50,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -48,13 +49,13 @@ def find(
         fail(f"--day {day!r}: a day has the form 2026-11-30", MISUSE)
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             found = await search_index.search(connection, " ".join(words or []), date, before, limit)
         if json:
             names = ("id", "external", "sender", "subject", "sent", "state", "status")
-            print_json([{"at": iso(mail.at), **{name: getattr(mail, name) for name in names}} for mail in found])
+            print_json([{"at": status.iso(mail.at), **{name: getattr(mail, name) for name in names}} for mail in found])
             return
-        rows = [(m.id, moment(iso(m.at)), m.sender, m.subject, m.status, m.external) for m in found]
+        rows = [(m.id, moment(status.iso(m.at)), m.sender, m.subject, m.status, m.external) for m in found]
         print_table("Mails", ("Id", "Time (UTC)", "From", "Subject", "Status", "Account"), rows)
         if len(found) == limit:
             console.print(f"For earlier mails: --before {found[-1].id}", markup=False)
@@ -77,7 +78,7 @@ def give(
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             await operations.give_copy(connection, id_, to, away_from)
             await audit.record_mails(connection, audit.operator(), "gave a mail", [id_], f"to {to}")
         line = f"mail {id_}: {to} has it{f', and {away_from} no longer' if away_from else ''}"
@@ -113,7 +114,7 @@ def raw(
         fail(f"{output}: exists already; name another file", MISUSE)
 
     async def work() -> None:
-        async with open_context(data) as system:
+        async with context.open_context(data) as system:
             async with system.database.transaction() as connection:
                 found = await history.load_mail_history(connection, id_)
                 if found is None:

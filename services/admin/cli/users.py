@@ -9,14 +9,17 @@ from typing import Annotated
 
 import typer
 
-from services.admin.access import audit, user_changes
-from services.admin.access import users as stored_users
+from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import console, print_json, print_table, run
-from services.admin.context import AdminContext, open_context
 from services.admin.formatting import moment
-from services.admin.monitoring.status import iso
-from shared.db.database import Connection
+
+with lazy_imports():
+    from services.admin import context
+    from services.admin.access import audit, user_changes
+    from services.admin.access import users as stored_users
+    from services.admin.monitoring import status
+    from shared.db import database
 
 users = group("Users of the console: administrators, and observers, who change nothing and read no mail.")
 tokens = group("Tokens with which scripts use the REST API.")
@@ -32,11 +35,13 @@ def _read_password(name: str) -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
-def _change(data: Path | None, json: bool, change: Callable[[AdminContext, Connection, str], Awaitable[str]]) -> None:
+def _change(
+    data: Path | None, json: bool, change: Callable[[context.AdminContext, database.Connection, str], Awaitable[str]]
+) -> None:
     """Make a change in one transaction, and print the line that it returns."""
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             line = await change(system, connection, audit.operator())
         if json:
             print_json({"changed": [line]})
@@ -54,9 +59,9 @@ def users_list(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             found = await stored_users.list_users(connection)
-        rows = [(u.id, u.name, u.role, iso(u.created_at), iso(u.signed_in_at)) for u in found]
+        rows = [(u.id, u.name, u.role, status.iso(u.created_at), status.iso(u.signed_in_at)) for u in found]
         if json:
             columns = ("id", "name", "role", "created_at", "signed_in_at")
             print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -74,7 +79,7 @@ def users_add(name: Name, role: Role = "observer", data: Data = None, json: Json
     Example: mailgroup users add auditor --role observer
     """
 
-    async def change(system: AdminContext, connection: Connection, who: str) -> str:
+    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
         hashed = await system.passwords.hash(user_changes.require_length(_read_password(name)))
         await user_changes.add_user(connection, who, name, role, hashed)
         return f"user {name}: added as {role}"
@@ -89,7 +94,7 @@ def users_password(name: Name, data: Data = None, json: Json = False) -> None:
     Example: mailgroup users password admin
     """
 
-    async def change(system: AdminContext, connection: Connection, who: str) -> str:
+    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
         user = await user_changes.find_user(connection, name)
         hashed = await system.passwords.hash(user_changes.require_length(_read_password(user.name)))
         return f"user {await user_changes.set_password(connection, who, user.id, hashed)}: changed password"
@@ -109,7 +114,7 @@ def users_role(
     Example: mailgroup users role auditor administrator
     """
 
-    async def change(system: AdminContext, connection: Connection, who: str) -> str:
+    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
         user = await user_changes.find_user(connection, name)
         return f"user {await user_changes.set_role(connection, who, user.id, role)}: {role}"
 
@@ -123,7 +128,7 @@ def users_remove(name: Name, data: Data = None, json: Json = False) -> None:
     Example: mailgroup users remove auditor
     """
 
-    async def change(system: AdminContext, connection: Connection, who: str) -> str:
+    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
         user = await user_changes.find_user(connection, name)
         return f"user {await user_changes.remove_user(connection, who, user.id)}: removed"
 
@@ -138,9 +143,9 @@ def users_sessions(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             found = await stored_users.list_sessions(connection)
-        rows = [(s.id, s.who, s.peer, s.agent, iso(s.created_at), iso(s.seen_at)) for s in found]
+        rows = [(s.id, s.who, s.peer, s.agent, status.iso(s.created_at), status.iso(s.seen_at)) for s in found]
         if json:
             columns = ("id", "who", "peer", "agent", "created_at", "seen_at")
             print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -158,7 +163,7 @@ def users_sign_out(id_: Id, data: Data = None, json: Json = False) -> None:
     Example: mailgroup users sign-out 7
     """
 
-    async def change(system: AdminContext, connection: Connection, who: str) -> str:
+    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
         return f"user {await user_changes.end_session(connection, who, id_)}: signed out of one browser"
 
     _change(data, json, change)
@@ -175,9 +180,9 @@ def tokens_list(data: Data = None, json: Json = False) -> None:
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             found = await stored_users.list_tokens(connection)
-        rows = [(t.id, t.name, t.role, t.made_by, iso(t.created_at), iso(t.used_at)) for t in found]
+        rows = [(t.id, t.name, t.role, t.made_by, status.iso(t.created_at), status.iso(t.used_at)) for t in found]
         if json:
             columns = ("id", "name", "role", "made_by", "created_at", "used_at")
             print_json([dict(zip(columns, row, strict=True)) for row in rows])
@@ -201,7 +206,7 @@ def tokens_create(
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             token = await user_changes.create_token(connection, audit.operator(), name, role)
         if json:
             print_json({"name": name, "role": role, "token": token})
@@ -218,7 +223,7 @@ def tokens_revoke(id_: Id, data: Data = None, json: Json = False) -> None:
     Example: mailgroup tokens revoke 7
     """
 
-    async def change(system: AdminContext, connection: Connection, who: str) -> str:
+    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
         return f"token {await user_changes.revoke_token(connection, who, id_)}: revoked"
 
     _change(data, json, change)
@@ -241,9 +246,9 @@ def show_audit(
     """
 
     async def work() -> None:
-        async with open_context(data) as system, system.database.transaction() as connection:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
             found = await audit.page(connection, before, search)
-        rows = [(e.id, iso(e.at), e.who, e.did, e.target, e.detail) for e in found]
+        rows = [(e.id, status.iso(e.at), e.who, e.did, e.target, e.detail) for e in found]
         if json:
             columns = ("id", "at", "who", "did", "target", "detail")
             print_json([dict(zip(columns, row, strict=True)) for row in rows])

@@ -120,7 +120,7 @@ async def _sign_in(request: Request, error: Exception) -> Response:
 async def _typed(request: Request) -> TypedForm | None:
     """Return the form of a request that was not fulfilled, if the user typed or chose something in it."""
     sent = request.method == "POST" and request.headers.get("content-type", "").startswith(_URLENCODED)
-    if not sent or _is_api(request) or request.url.path in (FILE_PATH, "/sign-in"):
+    if not sent or _is_api(request) or request.url.path in (*FILE_PATHS, "/sign-in"):
         return None  # a long file is read for administrators only
     typed = TypedForm.of(request.url.path, Form(await request.form()).pairs())
     return typed if typed.pairs or typed.had_secrets else None

@@ -1,0 +1,101 @@
+"""The help of every command: it fits a terminal of 80 columns, cuts no sentence, and imports little."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from services.admin.cli.app import app
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = {
+    "aiosmtplib",
+    "alembic",
+    "argon2",
+    "asyncio",
+    "cryptography",
+    "fastapi",
+    "pika",
+    "prometheus_client",
+    "psycopg",
+    "pydantic",
+    "pydantic_settings",
+    "rich",
+    "ruamel",
+    "services.admin.mail.operations",
+    "services.admin.web.server",
+    "shared.settings",
+    "structlog",
+    "supervisor",
+    "uvicorn",
+}
+"""Modules that take long to import. Help needs none of them."""
+UNUSED_BY_STATUS = {
+    "aiosmtplib",
+    "alembic",
+    "fastapi",
+    "ruamel",
+    "services.admin.accounts.file_format",
+    "services.admin.mail.operations",
+    "services.admin.mail.trace",
+    "services.admin.web.server",
+    "shared.provider.pop3_client",
+    "shared.provider.smtp_client",
+    "supervisor",
+    "uvicorn",
+}
+
+
+def commands() -> Iterator[tuple[str, ...]]:
+    """The words of every command, group and the program itself."""
+    root = typer.main.get_command(app)
+    yield ()
+    for name, command in root.commands.items():  # type: ignore[attr-defined]  # the root is a group
+        yield (name,)
+        yield from ((name, each) for each in getattr(command, "commands", {}))
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_help_fits_eighty_columns_and_cuts_no_sentence(words: tuple[str, ...]) -> None:
+    said = CliRunner(env={"COLUMNS": "80"}).invoke(app, [*words, "--help"]).stdout
+    assert max(map(len, said.splitlines())) <= 80, said
+    assert not re.search(r"\w\.\.\.(\n|$)", re.sub(r"[A-Z=\]]\.\.\.", "", said)), said
+    if listed := said.partition("\nCommands:\n")[2]:
+        for entry in re.split(r"\n  (?=\S)", "\n" + listed.rstrip())[1:]:
+            assert entry.endswith("."), entry
+
+
+def imported(code: str) -> set[str]:
+    """The modules that a Python has executed after this code; not those that wait for their first use."""
+    code += """
+import importlib.util, sys
+lazy = importlib.util._LazyModule
+print(*(name for name, module in sys.modules.items() if type(module) is not lazy), sep="\\n", file=sys.stderr)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)}
+    )
+    return set(done.stderr.split())
+
+
+def test_help_of_no_command_imports_a_heavy_module() -> None:
+    code = "from services.admin.cli.app import app\n"
+    code += "\n".join(f"app({[*words, '--help']}, standalone_mode=False)" for words in commands())
+    assert imported(code) & HEAVY == set()
+
+
+def test_completion_imports_no_heavy_module() -> None:
+    code = "from services.admin.cli.app import app\napp(['completion', 'bash'], standalone_mode=False)"
+    assert imported(code) & HEAVY == set()
+
+
+def test_status_imports_only_what_it_asks() -> None:
+    code = "import services.admin.cli.app, services.admin.context, services.admin.monitoring.status"
+    assert imported(code) & UNUSED_BY_STATUS == set()
