@@ -29,6 +29,8 @@ from shared.errors import Permanent, Temporary
 USER = "postgres"
 ROLE = "mailgroup"
 """The role of the services and commands in the database."""
+_STATE_LINE = 7
+"""The line of the state in postmaster.pid, from 0 (PostgreSQL's miscadmin.h, LOCK_FILE_LINE_PM_STATUS)."""
 _ADMIN = "postgres"
 SOCKET = ".s.PGSQL.65535"
 """The name of the socket on the highest port: the longest name."""
@@ -142,6 +144,13 @@ class Postgres:
 
     def answers(self) -> bool:
         """Return whether the server accepts connections."""
+        try:
+            # The server logs a connection that comes before it is ready as FATAL.
+            state = (self.folder / "data" / "postmaster.pid").read_text(encoding="utf-8").splitlines()[_STATE_LINE]
+        except (OSError, IndexError):
+            return False
+        if state.strip() != "ready":
+            return False
         try:
             psycopg.connect(self.admin_url_of("postgres"), connect_timeout=2).close()
         except psycopg.OperationalError:

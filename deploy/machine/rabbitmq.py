@@ -67,6 +67,7 @@ class RabbitMQ:
                     f"default_pass = {self.password}",
                     "log.console = true",
                     "log.console.level = info",
+                    "log.connection.level = error",  # it warns of every client that ends without a farewell
                     "log.file = false",
                     "disk_free_limit.absolute = 64MB",
                     "",

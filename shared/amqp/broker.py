@@ -38,6 +38,8 @@ CLOSE_SECONDS = 2.0
 """Time limit for pending publications when the broker closes: seconds. The sweeps publish the rest again."""
 RECONNECT_SECONDS = (0.2, 0.5, 1.0)
 """Pauses before the next connection: seconds; the last one repeats."""
+STARTING_SECONDS = 60.0
+"""A first connection that fails for this long is no cause for a warning: seconds; the broker may start meanwhile."""
 REFUSING_SECONDS = 5.0
 """A broker that has refused every message for this long does not count as ready: seconds."""
 FORGOTTEN_SECONDS = 30.0
@@ -252,18 +254,21 @@ class Broker:
 
     async def _keep(self) -> None:
         pauses = iter(RECONNECT_SECONDS)
+        calm_until = time.monotonic() + STARTING_SECONDS
         while True:
+            say = log.info if time.monotonic() < calm_until else log.warning
             try:
                 async with asyncio.timeout(20):
                     await self._connect()
                 pauses = iter(RECONNECT_SECONDS)
+                calm_until = 0.0
                 log.info("broker connected")
                 assert self._lost is not None
                 log.warning("broker connection lost", error=f"broker: {await self._lost}")
             except Temporary as error:
-                log.warning("broker unavailable, reconnecting", error=str(error))
+                say("broker unavailable, reconnecting", error=str(error))
             except (TimeoutError, AMQPError, OSError) as error:
-                log.warning("broker unavailable, reconnecting", error=f"broker: {error or type(error).__name__}")
+                say("broker unavailable, reconnecting", error=f"broker: {error or type(error).__name__}")
             except Exception:  # any other error too: no other task connects again
                 log.exception("broker connection failed, reconnecting")
             finally:

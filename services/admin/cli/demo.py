@@ -26,6 +26,7 @@ from deploy.machine.dovecot_postfix import DemoProvider
 from deploy.machine.instance import Instance
 from services.admin.accounts import apply
 from services.admin.accounts.file_format import check
+from services.admin.cli import addresses
 from services.admin.cli.output import console, print_json, print_table
 from services.admin.context import open_context
 from services.admin.mail.trace import trace
@@ -227,7 +228,7 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
         if json:
             print_json(_document(example, provider, system))
         else:
-            _print(example, system.settings, well)
+            _print(example, provider, system, well)
         if stay and not system.stopping.is_set():
             say("It stays up until Ctrl-C.")
             system.wait()
@@ -263,7 +264,7 @@ def _document(story: DemoStory, provider: DemoProvider, system: Instance) -> dic
     }
 
 
-def _print(story: DemoStory, settings: Settings, well: bool) -> None:
+def _print(story: DemoStory, provider: DemoProvider, system: Instance, well: bool) -> None:
     print_table(
         "Who received what, and why",
         ("", "Step", "Received by", "Rule", "Why"),
@@ -279,20 +280,29 @@ def _print(story: DemoStory, settings: Settings, well: bool) -> None:
         ),
     )
     console.print("Every step succeeded." if well else "NOT every step succeeded.", style="green" if well else "red")
+    addresses.print_console(system, system.settings.admin_password)
+    addresses.print_client_settings(system.settings)
     print_table(
-        "A mail client of Alex on this machine (manual chapter 5)",
-        ("Setting", "Value"),
-        (
-            (
-                "Incoming server (POP3)",
-                f"{settings.bind}, port {settings.pop3_port} (or {settings.pop3s_port} with SSL)",
-            ),
-            (
-                "Outgoing server (SMTP)",
-                f"{settings.bind}, port {settings.smtp_port} (or {settings.smtps_port} with SSL); "
-                "requires authentication",
-            ),
-            ("Email address and login", LOCAL["Alex"]),
-            ("Password", PASSWORD),
-        ),
+        "People, for a mail client on this machine (manual chapter 5)",
+        ("Email address and login", "Password", "User name", "Shares"),
+        [(LOCAL[name], PASSWORD, name, external) for name, external in PEOPLE.items()],
     )
+    pop3, smtp = (f"{provider.host}:{port}" for port in (provider.pop3_port, provider.smtp_port))
+    console.print(
+        f"The customer: {CUSTOMER}, password {PASSWORD}, POP3 {pop3}, SMTP {smtp}, without encryption.\n"
+        f"Write as the customer:\n  {write_as_customer(smtp)}\n"
+        f"List the customer's mailbox:\n  {read_as_customer(pop3)}\n"
+        f"Read mail 1 in it:\n  {read_as_customer(pop3, 1)}",
+        markup=False,
+    )
+
+
+def write_as_customer(smtp: str) -> str:
+    """Return the command that sends a mail from the customer to Alex."""
+    mail = f'From: Anna <{CUSTOMER}>\\nTo: "Alex" <{SUPPORT}>\\nSubject: Hello\\n\\nHello\\n'
+    return f"printf '{mail}' | curl -sS smtp://{smtp} --mail-from {CUSTOMER} --mail-rcpt {SUPPORT} -T -"
+
+
+def read_as_customer(pop3: str, number: int | None = None) -> str:
+    """Return the command that lists the customer's mailbox, or prints a mail in it."""
+    return f"curl -sS pop3://{pop3}/{number or ''} -u {CUSTOMER}:{PASSWORD}"

@@ -10,13 +10,13 @@ import typer
 
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json
-from services.admin.cli.output import console, fail, print_table, report_errors, run
+from services.admin.cli.output import console, fail, report_errors, run
 from shared.errors import Permanent, SettingsError
 
 with lazy_imports():
     from deploy.machine import instance, lan_settings
     from services.admin import context
-    from services.admin.accounts import client_autoconfig
+    from services.admin.cli import addresses
     from services.admin.cli import demo as demo_play
     from services.admin.mail import operations
     from services.admin.web import server
@@ -55,35 +55,13 @@ def up(
 
 
 def _show_addresses(running: instance.Instance) -> None:
-    """Print the addresses, and on the first start the password of the console."""
-    print_table(
-        f"mailgroup runs with the data folder {running.settings.data}", ("What", "Where"), running.urls().items()
-    )
-    if not all_settings.is_loopback(running.settings.bind):
-        _show_client_settings(running.settings)
-    if running.admin_password is not None:
-        console.print(
-            f"Sign in to the console as admin; the password, shown this once: {running.admin_password}", markup=False
-        )
-    console.print("Add accounts in the console or with 'mailgroup apply FILE'. Ctrl-C stops everything.", markup=False)
-
-
-def _show_client_settings(settings: all_settings.Settings) -> None:
-    """Print the settings that users on the LAN type into their mail clients."""
-    servers = client_autoconfig.servers(settings)
-    words = {"implicit": "SSL/TLS", "starttls": "STARTTLS", "none": "none"}
-    print_table(
-        "Settings for mail clients; the user name is the address, for both servers",
-        ("Server", "Host", "Port", "Encryption"),
-        [
-            (name, servers.host, endpoint.port, words[endpoint.tls])
-            for name, endpoints in (
-                ("Incoming (POP3)", servers.incoming + servers.incoming_in_clear),
-                ("Outgoing (SMTP)", servers.outgoing + servers.outgoing_in_clear),
-            )
-            for endpoint in endpoints
-        ],
-    )
+    """Print what a person needs next first: the console, then the settings for mail clients."""
+    # A password that a setting gives is not printed; one that this start made is shown once.
+    addresses.print_console(running, running.admin_password)
+    console.print("Add accounts there or with 'mailgroup apply FILE'. Ctrl-C stops everything.\n", markup=False)
+    addresses.print_client_settings(running.settings)
+    console.print(f"Data folder: {running.settings.data}", markup=False)
+    addresses.print_metrics(running)
 
 
 def demo(
