@@ -81,7 +81,7 @@ def test_a_file_that_refers_to_nothing_or_lacks_something_has_no_plan(document: 
     assert caught.value.lines == [problem]
 
 
-def test_all_mistakes_are_told_at_once_those_of_the_file_and_those_of_the_whole(tmp_path: Path) -> None:
+def test_mistakes_of_the_file_and_of_the_whole_are_told_at_once(tmp_path: Path) -> None:
     file = tmp_path / "accounts.yaml"
     file.write_text(
         "external_accounts:\n"
