@@ -107,7 +107,7 @@ def raw(
 ) -> None:
     """Print the whole mail as it was received (RFC 5322), or write it into a file. The audit records it.
 
-    Example: mailgroup raw 42 --output mail.eml
+    Example: mailgroup raw 42 --output mail-42.eml
     """
 
     if output is not None and output.exists():
