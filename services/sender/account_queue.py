@@ -41,7 +41,10 @@ class AccountQueue:
     prefetched: deque[ClaimedMail] = field(default_factory=deque)
     lane_count: int = 0  # lanes that have a mail
     allowed_lanes: int = 0  # as of the last claim
-    careful: bool = False  # as of the last claim: the account fails, and a lane has to log in again
+    careful: bool = False  # as of the last claim: the account fails, and the next mail shows whether that is over
+    login_failures: int = 0  # of further lanes, since one has logged in
+    limited_lanes: int = 0  # lanes that work, while logins of further ones fail
+    limited_until: float = 0.0  # time.monotonic() of the next login of a further lane
     relayed: int = 0  # mails since the account last failed or was idle; limits prefetching
     more_due: bool = False  # the last claim left due mails unclaimed
     claiming: bool = False  # a claim is in progress
@@ -57,6 +60,13 @@ class AccountQueue:
     def add_claimed(self, claimed: Claimed) -> None:
         """Note the limits that a claim has returned."""
         self.allowed_lanes, self.more_due, self.careful = claimed.lanes, claimed.more, claimed.careful
+        if time.monotonic() < self.limited_until:
+            self.allowed_lanes = min(self.allowed_lanes, max(1, self.limited_lanes))
+
+    def limit_lanes(self, working: int, seconds: float) -> None:
+        """Start no further lane for a time: a login has failed while this number of lanes worked."""
+        self.limited_lanes, self.limited_until = working, time.monotonic() + seconds
+        self.allowed_lanes = min(self.allowed_lanes, working)
 
     def take_for_new_lane(self) -> ClaimedMail | None:
         """Take the first mail if another lane may start for it."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Sequence
 
 import structlog
 
-from services.sender import outgoing_message
+from services.sender import outgoing_message, retry_policy
 from services.sender.account_queue import AccountQueue, ClaimedMail
 from services.sender.account_status import AccountFailure, AccountStatus, is_connection_limit
 from services.sender.batches import run_in_halves
@@ -21,6 +22,7 @@ from shared.db.errors import DatabaseCorrupted
 from shared.errors import Temporary
 from shared.metrics import STAGE_SECONDS
 from shared.model import External
+from shared.provider.smtp_login import AuthFailed
 from shared.store import accounts
 from shared.store.relay_queue import Claimed, QueuedMail
 
@@ -186,7 +188,7 @@ class AccountRelay:
 
     async def _end_mail(self, lane: Lane, claimed: ClaimedMail, result: DeliveryResult) -> bool:
         """Record a result, in the background unless it concerns the account; return whether the lane continues."""
-        self.queue.relayed += any(outcome.state == "relayed" for outcome in result.outcomes)
+        self.queue.relayed += result.relayed
         octets = claimed.message.octets if result.too_large and claimed.message is not None else None
         recording = self._record_result(claimed.mail, claimed.external, result, octets)
         if result.rejection is None:
@@ -200,6 +202,15 @@ class AccountRelay:
         await self._status.record_rejection(lane.external, result.rejection, self._stop_lane(lane))
         return False
 
+    async def _end_failure(self, external: External) -> None:
+        try:
+            await self._status.record_recovery(external)
+        except Temporary as error:
+            log.warning("database unavailable, recovery not recorded", external=external.address, error=str(error))
+        else:
+            self.queue.careful = False
+            self.queue.request_claim()
+
     async def _record_result(
         self, mail: QueuedMail, external: External, result: DeliveryResult, refused_octets: int | None
     ) -> None:
@@ -208,16 +219,28 @@ class AccountRelay:
         if result.retry_now or result.unanswered:
             self.queue.request_claim()
         self.queue.changed.set()  # lanes may have waited for it
+        if result.relayed and self.queue.careful:  # a connection from before the failure, otherwise the login ended it
+            await self._end_failure(external)
         if refused_octets is not None:
             await self._status.record_refused_size(external.id, refused_octets)
 
     async def _record_account_failure(self, lane: Lane, claimed: ClaimedMail, error: Exception) -> None:
-        """Back off the account, not the mail. If the server only limits connections, lower their number."""
+        """Back off the account, not the mail. If the server only limits connections, lower their number.
+
+        While other lanes work, a login that fails for now concerns further lanes alone.
+        """
         connected = sum(1 for other in self.lanes.values() if other is not lane and other.is_connected)
         if is_connection_limit(error) and connected > 0:
             self.queue.allowed_lanes = min(self.queue.allowed_lanes, connected)
             lane.give_back_pipelined()
             await self._status.record_connection_limit(lane.external, error, connected, claimed.mail)
+        elif connected > 0 and not isinstance(error, AuthFailed):
+            self.queue.login_failures += 1
+            pause = retry_policy.reconnect_delay(self.queue.login_failures, random.random())
+            self.queue.limit_lanes(connected, pause)
+            lane.give_back_pipelined()
+            self.queue.give_back(claimed)
+            self._status.note_failed_lane(lane.external, error)
         else:
             self.queue.allowed_lanes = 0
             await self._status.record_failure(lane.external, error, [claimed.mail, *self._stop_lane(lane)])

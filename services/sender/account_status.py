@@ -107,6 +107,15 @@ class AccountStatus:
 
         await self._record(mails, back_off)
 
+    async def record_recovery(self, external: External) -> None:
+        """Record that the provider accepts mail again. :raises Temporary: the database is unavailable."""
+        async with self._database.transaction() as connection:
+            await relay_status.record_success(connection, external.id)
+
+    def note_failed_lane(self, external: External, error: Exception) -> None:
+        """Count and log a login that failed while other connections of the account work."""
+        _log_failure(external, str(getattr(error, "kind", "server")), str(error), False)
+
     async def record_connection_limit(self, external: External, error: Exception, limit: int, mail: QueuedMail) -> None:
         """Lower the number of connections: the server has refused one more (421). Release the mail."""
         _log_failure(external, str(getattr(error, "kind", "server")), str(error), False)

@@ -66,11 +66,6 @@ class ConnectionPool:
             client.close()
         return None
 
-    def discard_idle(self, external: External) -> None:
-        """Close the idle connections of an account: they may count in the provider's limit, and prove no login."""
-        for client, _, _ in self._idle.pop(external.id, []):
-            client.close()
-
     def keep(self, client: SmtpClient, external: External) -> None:
         """Keep a connection for the next mail."""
         if client.alive:

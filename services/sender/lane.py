@@ -40,13 +40,8 @@ class Lane:
         connections: ConnectionPool,
         status: AccountStatus,
     ) -> None:
-        """Take an idle connection if there is one, unless the account fails: only a login ends that.
-
-        :param first: the mail to send first.
-        """
+        """Take an idle connection if there is one. :param first: the mail to send first."""
         self.external = first.external  # as it was when the connection was opened
-        if queue.careful:
-            connections.discard_idle(first.external)
         self.client: SmtpClient | None = connections.take_idle(first.external)
         self.pipelined: ClaimedMail | None = None
         self._queue = queue
@@ -186,6 +181,7 @@ class Lane:
 
     async def _connect(self) -> SmtpClient:
         self.client = await self._connections.connect(self.external)
+        self._queue.login_failures = 0
         if await self._status.record_login(self.external, self.client):
             self._queue.request_claim()  # after failures one lane tried alone; now more may start
         return self.client

@@ -67,6 +67,11 @@ class DeliveryResult:
     too_large: bool = False  # the server accepts no mail of this size
     rejection: AccountRejection | None = None
 
+    @property
+    def relayed(self) -> bool:
+        """Whether the server has accepted the mail for a recipient."""
+        return any(outcome.state == "relayed" for outcome in self.outcomes)
+
 
 class SmtpEnvelope:
     """The commands of a transaction up to DATA, and the replies to them.

@@ -139,7 +139,7 @@ class Claimed:
     lanes: int  # limit of this owner's mails of the account on the wire now
     more: bool  # other mails may be due
     account_version: int  # of the external account, for the marks of these mails
-    careful: bool  # the account fails to connect or log in: a new login has to show whether that is over
+    careful: bool  # the account fails to connect or log in: one mail shows whether that is over
 
 
 async def claim(connection: Connection, request: ClaimRequest) -> Claimed:

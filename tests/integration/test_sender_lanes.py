@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from services.sender import account_queue, claims, delivery, lane, outcomes, outgoing_message
+from services.sender import account_queue, claims, delivery, lane, outcomes, outgoing_message, retry_policy
 from services.sender.outgoing_message import MessageSource
 from shared.db.database import Database
 from shared.errors import Temporary
@@ -293,36 +293,66 @@ async def test_an_account_that_fails_keeps_nothing_claimed(harness: SenderHarnes
     await until_states(harness, done=20, queued=40)
 
 
-async def test_after_a_failed_login_all_lanes_return_although_one_has_worked_on(
-    harness: SenderHarness, provider: ScriptedSmtp
+async def failures_of(harness: SenderHarness) -> int:
+    [[count]] = await harness.rows(
+        "select failures from relay_status where external_id = %s", harness.externals[SUPPORT].id
+    )
+    return int(count)
+
+
+async def test_a_login_that_fails_stops_no_lane_that_works(
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a lane that sends a mail while the login of another one fails
+    # given a lane that sends a mail, and logins that fail for now
+    failed = asyncio.Event()
+
+    def pause(failures: int, chance: float) -> float:
+        failed.set()
+        return 0.5
+
+    monkeypatch.setattr(retry_policy, "reconnect_delay", pause)
     provider.gates["END"] = asyncio.Event()
     ids = [await harness.submit(ANN)]
     await until(lambda: provider.mails_at_once == 1)
-    provider.say("AUTH", "454 4.7.0 not now")
+    provider.always("AUTH", "454 4.7.0 not now")
     ids += [await harness.submit(ANN) for _ in range(20)]
-
-    async def failures() -> int:
-        [[count]] = await harness.rows(
-            "select failures from relay_status where external_id = %s", harness.externals[SUPPORT].id
-        )
-        return int(count)
-
-    async def failed() -> bool:
-        return await failures() == 1
-
-    await until(failed)
+    await failed.wait()
+    # when the provider goes on
     provider.gates["END"].set()
-    await harness.until(ids[0], state="done")
-    # when the account may be tried again
-    provider.most_mails_at_once = 0
-    await harness.make_due()
     for id_ in ids:
         await harness.until(id_, state="done")
-    # then a new login has ended the failure, and several lanes send again
-    assert await failures() == 0
-    assert provider.most_mails_at_once > 1
+    # then all mail has left over the one connection, and nothing counts against mails and account
+    assert provider.most_mails_at_once == 1
+    assert await failures_of(harness) == 0
+    assert [row[0] for row in await harness.rows("select distinct tries from submissions")] == [0]
+    # and several connections are used as soon as logins succeed
+    provider.always("AUTH", None)
+
+    async def several() -> bool:
+        for _ in range(10):
+            await harness.submit(ANN)
+        return provider.most_mails_at_once > 1
+
+    await until(several)
+
+
+async def test_a_mail_over_an_old_connection_ends_the_failure_of_the_account(
+    harness: SenderHarness, provider: ScriptedSmtp
+) -> None:
+    # given an idle connection, and a login that another process could not do
+    await harness.until(await harness.submit(ANN), state="done")
+    await harness.rows("update relay_status set failures = 3")
+    # when a mail leaves over the connection
+    ids = await queue(harness, 20)
+    for id_ in ids:
+        await harness.until(id_, state="done")
+
+    # then the account works again, with all of its lanes
+    async def recovered() -> bool:
+        return await failures_of(harness) == 0
+
+    await until(recovered)
+    assert provider.connections > 1
 
 
 async def test_claims_are_not_renewed_if_a_failure_cannot_be_recorded(
