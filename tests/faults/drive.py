@@ -103,6 +103,7 @@ class Drive:
             healed = time.monotonic()
             self._offering = False
             await asyncio.gather(*beside)
+            backlog = await asyncio.to_thread(self._missing)
             await self._settle()
             settled = time.monotonic()
             await self._await_steps()
@@ -111,7 +112,8 @@ class Drive:
                 task.cancel()
         self.lines += [
             f"seed {self._seed}: {self._mails} mails and {len(self._submitted)} submissions in "
-            f"{healed - started:.0f} s; all mail had arrived {settled - healed:.0f} s after the last fault",
+            f"{healed - started:.0f} s; {backlog} were under way at the last fault, all at rest "
+            f"{settled - healed:.0f} s after it",
             "faults: " + ", ".join(f"{what} {count}" for what, count in sorted(faults.happened.items())),
             f"steps not reached: {', '.join(self.not_reached) or 'none'}",
         ]
