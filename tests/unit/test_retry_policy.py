@@ -61,7 +61,7 @@ def test_a_mail_whose_connection_ended_is_tried_again_within_seconds_twice() -> 
     assert [retry_delay(tries, 0.5, interrupted=True) for tries in (1, 2)] == [5.0, 15.0]
 
 
-def test_a_mail_whose_connection_ends_each_time_is_tried_as_often_as_a_refused_one() -> None:
+def test_a_mail_whose_connection_ends_is_tried_as_often_as_a_refused_one() -> None:
     assert [retry_delay(tries, 0.5, interrupted=True) for tries in range(3, 30)] == [
         retry_delay(tries, 0.5) for tries in range(1, 28)
     ]
