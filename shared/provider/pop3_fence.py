@@ -25,7 +25,7 @@ Words = tuple[str, ...]
 """The first two words of a reply after +OK."""
 
 
-class Question(NamedTuple):
+class FenceCommand(NamedTuple):
     """A command and the reply that the server has to give."""
 
     command: bytes
@@ -37,10 +37,10 @@ class Question(NamedTuple):
         return _words(line) == self.words
 
 
-def noop_question(line: bytes) -> Question | None:
-    """Return the question NOOP. :param line: its reply; None is returned if that is a refusal."""
+def noop_question(line: bytes) -> FenceCommand | None:
+    """Return the command NOOP. :param line: its reply; None is returned if that is a refusal."""
     words = _words(line)
-    return None if words is None else Question(NOOP, words)
+    return None if words is None else FenceCommand(NOOP, words)
 
 
 def _words(line: bytes) -> Words | None:
@@ -57,7 +57,7 @@ class Fence:
     def __init__(self, verb: str, known: Mapping[int, Words]) -> None:
         """:param known: the reply for each mail, by its number; for STAT of mail 0. At least one."""
         self.verb = verb
-        self.noop: Question | None = None
+        self.noop: FenceCommand | None = None
         self._known = known
         self._numbers = list(known)
 
@@ -87,25 +87,25 @@ class Fence:
         choices = self._choices
         return math.ceil(math.log(GUESSES) / math.log(choices) - 1e-9) if choices > 1 else 1
 
-    def draw(self, length: int) -> list[Question]:
+    def draw(self, length: int) -> list[FenceCommand]:
         """Return so many questions, each chosen at random."""
         return [self._question(_CHANCE.randrange(self._choices)) for _ in range(length)]
 
-    def draw_about_mail(self, but: Question | None = None) -> Question:
+    def draw_about_mail(self, but: FenceCommand | None = None) -> FenceCommand:
         """Return a question about a mail. :param but: another one than this, if there is one."""
         numbers = _CHANCE.sample(self._numbers, min(2, len(self._numbers)))
         others = [number for number in numbers if but is None or number != but.number]
         return self._about((others or numbers)[0])
 
-    def _about(self, number: int) -> Question:
+    def _about(self, number: int) -> FenceCommand:
         command = f"{self.verb} {number}\r\n" if number else f"{self.verb}\r\n"
-        return Question(command.encode(), self._known[number], number)
+        return FenceCommand(command.encode(), self._known[number], number)
 
     @property
     def _choices(self) -> int:
         return len(self._numbers) + (self.noop is not None)
 
-    def _question(self, choice: int) -> Question:
+    def _question(self, choice: int) -> FenceCommand:
         if choice < len(self._numbers) or self.noop is None:
             return self._about(self._numbers[choice])
         return self.noop

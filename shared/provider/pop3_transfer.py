@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from shared.net.dial import host_port
 from shared.provider.pop3_errors import OutOfStep, ProtocolError
-from shared.provider.pop3_fence import NOOP, Fence, Question, noop_question
+from shared.provider.pop3_fence import NOOP, Fence, FenceCommand, noop_question
 from shared.provider.pop3_listing import fetch_counts, fetch_sizes
 from shared.provider.pop3_replies import HEAD_OCTETS, trim
 from shared.provider.pop3_stream import LIST_OCTETS, STEP_OCTETS, Pop3Stream, ReserveMemory
@@ -64,7 +64,7 @@ class _Window:
         self._commands = commands
         self._sent = 0
         self._octets = 0
-        self._pending: deque[tuple[RetrRequest, Sequence[Question]]] = deque()
+        self._pending: deque[tuple[RetrRequest, Sequence[FenceCommand]]] = deque()
 
     def fill(self, fence: Fence | None) -> bytes:
         """Return the commands to send now. :param fence: to send behind each."""
@@ -82,7 +82,7 @@ class _Window:
             self._sent += 1
         return b"".join(lines)
 
-    def next(self) -> tuple[int, Sequence[Question]] | None:
+    def next(self) -> tuple[int, Sequence[FenceCommand]] | None:
         """Return the number of the mail whose reply comes next, and what was asked behind it; None if none was
         requested."""
         if not self._pending:
@@ -141,7 +141,7 @@ class MailTransfer:
                 self._stream.write(commands)
             sent = window.next()
             requested = sent is not None
-            questions: Sequence[Question] = ()
+            questions: Sequence[FenceCommand] = ()
             if sent is not None:
                 number, questions = sent
                 due = due if batch else time.monotonic() + BATCH_SECONDS
@@ -174,7 +174,7 @@ class MailTransfer:
         kept = None if body.too_large else body.kept
         return Retrieved(number, kept, body.octets, body.sha256, None, body.head)
 
-    async def _pass_fence(self, fence: Fence, batch: Sequence[Retrieved], sent: Sequence[Question]) -> bool:
+    async def _pass_fence(self, fence: Fence, batch: Sequence[Retrieved], sent: Sequence[FenceCommand]) -> bool:
         """Whether the fence proves these mails whole; False if only the next fence can. :param sent: what was sent
         ahead; empty: nothing.
 
@@ -208,7 +208,7 @@ class MailTransfer:
                 return
         raise self._out_of_step(batch)
 
-    async def _is_answered(self, fence: Fence, question: Question, batch: Sequence[Retrieved]) -> bool:
+    async def _is_answered(self, fence: Fence, question: FenceCommand, batch: Sequence[Retrieved]) -> bool:
         """Whether the known reply comes; False if the server refuses this question, as about a mail that is gone.
 
         :raises OutOfStep: another line comes; of a mail fetched alone, only if the known reply comes behind it.
@@ -229,7 +229,7 @@ class MailTransfer:
             return False
         raise self._out_of_step(batch)
 
-    async def _is_answered_late(self, fence: Fence, question: Question) -> bool:
+    async def _is_answered_late(self, fence: Fence, question: FenceCommand) -> bool:
         """Whether the known reply comes behind another line: that was the rest of a mail. False: the server gave that
         line in its place, and then the known reply to a second question.
 
