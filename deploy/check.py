@@ -145,8 +145,8 @@ def check_security() -> None:
 def check_rules() -> None:
     """Prometheus' configuration, rules and tests of the rules, by promtool."""
     run("promtool", "check", "config", "--syntax-only", str(_RULES / "prometheus.yml"))
-    run("promtool", "check", "rules", str(_RULES / "rules.yml"))
-    run("promtool", "test", "rules", str(_RULES / "rules_test.yml"))
+    run("promtool", "check", "rules", str(_RULES / "rules.yml"), str(_RULES / "slo.yml"))
+    run("promtool", "test", "rules", str(_RULES / "rules_test.yml"), str(_RULES / "slo_test.yml"))
 
 
 def check_made_files() -> None:

@@ -134,6 +134,8 @@ class Settings(BaseSettings):
     retention_days: int = Field(14, ge=1)
     alert_to: str | None = None
     alert_webhook: str | None = None
+    # Folder with the pages of Prometheus' alerts; a relative one is that of the checkout.
+    runbook_url: str = Field("docs/runbooks", pattern=r"^(https?://[^\s\"{}]+|docs/runbooks)$", max_length=500)
     log_format: Literal["json", "console"] = "json"
     sweep_grace_seconds: float = Field(5.0, gt=0)
 

@@ -6,9 +6,11 @@ import io
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from ruamel.yaml import YAML
 
+from deploy.monitoring import objectives
 from deploy.monitoring.flow import FLOW
 from deploy.monitoring.panels import dashboard
 from deploy.monitoring.servers import POSTGRES, RABBITMQ
@@ -17,6 +19,7 @@ from deploy.monitoring.services import SERVICES
 BOARDS = [FLOW, *SERVICES, RABBITMQ, POSTGRES]
 ROOT = Path(__file__).resolve().parents[2]
 _RULES = ROOT / "deploy/prometheus/rules.yml"
+_OBJECTIVES = ROOT / "deploy/prometheus/slo.yml"
 _OPERATOR_RULES = ROOT / "deploy/k8s/components/monitoring/rules.yaml"
 _DASHBOARDS = ROOT / "deploy/grafana/dashboards"
 
@@ -27,20 +30,25 @@ def files() -> dict[Path, str]:
         _DASHBOARDS / f"{board.uid}.json": json.dumps(dashboard(board), indent=1, ensure_ascii=False) + "\n"
         for board in BOARDS
     }
+    written = YAML(typ="safe").load(_RULES.read_text(encoding="utf-8"))
     rule = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": {"name": "mailgroup"},
-        "spec": YAML(typ="safe").load(_RULES.read_text(encoding="utf-8")),
+        "spec": {"groups": written["groups"] + objectives.rules()["groups"]},
     }
+    made[_OBJECTIVES] = _yaml("deploy/monitoring/objectives.py", objectives.rules())
+    made[_OPERATOR_RULES] = _yaml("deploy/prometheus/rules.yml and deploy/monitoring/objectives.py", rule)
+    return made
+
+
+def _yaml(source: str, content: Any) -> str:
     yaml, text = YAML(), io.StringIO()
     yaml.width = 1000
     yaml.default_flow_style = False
-    yaml.dump(rule, text)
-    made[_OPERATOR_RULES] = (
-        "# Made from deploy/prometheus/rules.yml by: python -m deploy.monitoring write\n" + text.getvalue()
-    )
-    return made
+    yaml.representer.ignore_aliases = lambda _: True
+    yaml.dump(content, text)
+    return f"# Made from {source} by: python -m deploy.monitoring write\n{text.getvalue()}"
 
 
 def stale() -> list[Path]:

@@ -32,21 +32,17 @@ from shared.runtime.liveness import CHECK_SECONDS, FOLDER, find_dead, forget_dea
 from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
 from shared.runtime.tasks import cancel_tasks
-from shared.store import polls, uidl_ledger
+from shared.store import maillog, polls, uidl_ledger
 from shared.store.accounts import load_externals
 from shared.store.polls import LEASE_SECONDS, LeaseLost
 
-LAST_SUCCESS = Gauge(
-    "mailgroup_fetch_last_success_timestamp_seconds", "Time of the last successful poll of an account.", ["external"]
-)
-ERRORS = Counter(
-    "mailgroup_fetch_errors_total", "Failed polls.", ["external", "kind"]
-)  # refused, unreachable, tls, certificate, timeout, protocol, policy, busy, internal
-
+ERRORS = Counter("mailgroup_fetch_errors_total", "Failed polls.", ["external", "kind"])
+KINDS = ("refused", "unreachable", "tls", "certificate", "timeout", "protocol", "policy", "busy", "internal")
+"""Values of the label kind."""
 SKIPPED = Gauge("mailgroup_skipped_messages", "Mails that could not be fetched and that no operator has acknowledged.")
 
 MEASURE_SECONDS = 15.0
-"""Interval of the count of skipped mails: the usual interval of a Prometheus scrape."""
+"""Interval of the count of skipped mails, and of new accounts in the metrics: the usual interval of a scrape."""
 MAX_POLLS = 64
 """Limit of concurrent polls in one process."""
 MAX_POLLS_OF_SERVER = 48
@@ -83,7 +79,7 @@ async def serve(service: Service, credentials: Credentials) -> None:
             run_periodically(CLOCK_SECONDS, partial(_fix_clock_jump, service), "clock check failed"), name="clock"
         ),
         asyncio.create_task(
-            run_periodically(MEASURE_SECONDS, partial(_measure, service), "skipped mail count failed"), name="measure"
+            run_periodically(MEASURE_SECONDS, partial(_measure, service), "measurement failed"), name="measure"
         ),
     ]
     try:
@@ -114,6 +110,11 @@ async def _fix_clock_jump(service: Service) -> None:
 async def _measure(service: Service) -> None:
     async with service.database.statement() as connection:
         SKIPPED.set(await uidl_ledger.count_unacknowledged(connection))
+        externals = await load_externals(connection)
+    for external in externals:  # an alert on a counter needs its value before the first event
+        maillog.FETCHED.labels(external.address)
+        for kind in KINDS:
+            ERRORS.labels(external.address, kind)
 
 
 async def _poll_all(service: Service, credentials: Credentials) -> None:
@@ -206,7 +207,6 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
         polling.more,
     )
     if failure is None:
-        LAST_SUCCESS.labels(account.address).set_to_current_time()
         outcome = after_success(account, result)
         if polling.unchanged is not None:
             outcome = replace(outcome, quiet_list=polling.unchanged.digest, quiet_until=polling.unchanged.until)

@@ -28,7 +28,9 @@ ERRORS = Counter(
     "mailgroup_relay_errors_total",
     "Times that an account's provider could not be used for sending.",
     ["external", "kind"],
-)  # unreachable, timeout, tls, certificate, policy, server, credentials, sender, throttled
+)
+KINDS = ("unreachable", "timeout", "tls", "certificate", "policy", "server", "credentials", "sender", "throttled")
+"""Values of the label kind."""
 MAX_SIZE_DIGITS = 18
 """Limits the SIZE that a server announces (RFC 1870): digits, so that it fits in a bigint."""
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 import structlog
 
 from services.sender import outcomes, poison_check, retry_policy
+from services.sender.account_status import ERRORS, KINDS
 from services.sender.batches import run_in_halves
 from services.sender.claims import CLAIM_SECONDS
 from services.sender.dead_owners import OrphanRecovery
@@ -18,7 +19,7 @@ from shared.runtime.liveness import CHECK_SECONDS, FOLDER, hold_process_lock
 from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
 from shared.runtime.tasks import cancel_tasks
-from shared.store import account_changes, relay_notices, relay_queue, relay_status
+from shared.store import account_changes, accounts, relay_notices, relay_queue, relay_status
 
 DUE_SECONDS = 1.0
 """Interval of the checks for due accounts and for suspects: adds at most so much to the delay of a mail."""
@@ -26,6 +27,8 @@ RENEW_SECONDS = 5.0
 """Interval of lease renewal: well below the lifetime of a claim (``claims.CLAIM_SECONDS``)."""
 NOTIFY_SECONDS = 10.0
 """Interval of notices and expiry: small beside the hours after which they are due."""
+SHOW_SECONDS = 15.0
+"""Interval after which a new account appears in the metrics: the usual interval of a scrape."""
 LIFT_SECONDS = 3600.0
 """Interval after which learnt limits of a provider are tried again."""
 
@@ -40,6 +43,14 @@ class SenderBackground:
         self._database = service.database
         self._delivery = delivery
         self._orphans = OrphanRecovery(service)
+
+    async def show_accounts(self) -> None:
+        """Create the counters of each account: an alert on a counter needs its value before the first event."""
+        async with self._database.statement() as connection:
+            externals = await accounts.load_externals(connection)
+        for external in externals:
+            for kind in KINDS:
+                ERRORS.labels(external.address, kind)
 
     async def schedule_due(self) -> None:
         """Schedule the accounts that have due mail."""
@@ -134,6 +145,7 @@ async def _run_periodic_tasks(service: Service, delivery: OutboundDelivery) -> N
         (CHECK_SECONDS, background.take_over_dead_senders, "dead sender takeover failed", 0.0),
         (DUE_SECONDS, background.check_suspects, "suspect check failed", 0.0),
         (NOTIFY_SECONDS, background.notify_authors, "author notification failed", 0.0),
+        (SHOW_SECONDS, background.show_accounts, "account metrics failed", 0.0),
         (LIFT_SECONDS, background.lift_limits, "limit lift failed", LIFT_SECONDS),
     ]
     try:

@@ -51,7 +51,9 @@ _NO_MEMORY = SmtpRefusal(452, "4.3.1", "Too many large mails at once, try again 
 
 REFUSED = Counter(
     "mailgroup_submissions_refused_total", "Mails and recipients of mail clients that were refused.", ["kind"]
-)  # temporary, permanent
+)
+for _kind in ("temporary", "permanent"):
+    REFUSED.labels(_kind)
 
 LOCAL_ORGANIZERS = Counter(
     "mailgroup_local_organizers_total", "Submitted invitations that name a local address as their organizer."

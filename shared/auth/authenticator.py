@@ -110,6 +110,8 @@ class Authenticator:
     ) -> None:
         """:param service: label of the metric. :param clock: monotonic seconds. :param last: records each login."""
         self.settings = settings
+        for result in ("ok", "refused", "throttled"):
+            LOGINS.labels(service, result)
         self._database = database
         self._service = service
         self._clock = clock

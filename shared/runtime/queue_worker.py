@@ -127,6 +127,8 @@ class _Stage:
         self._idle_since = time.monotonic()  # infinite while a batch is handled
         self._replayed_at = float("-inf")  # of the last batch with redelivered mails; infinite while it is handled
         self._has_isolated = False  # a mail was isolated, and no check for due ones has followed
+        for kind in ("temporary", "mail"):
+            FAILURES.labels(worker.name, kind)
 
     async def run(self) -> None:
         """Consume, sweep, and retry isolated mails."""

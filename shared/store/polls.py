@@ -38,6 +38,7 @@ class PollState:
     backlog: int | None  # mails listed and not fetched
     skipped: int  # mails that could not be fetched and are not acknowledged
     first_contact_at: datetime.datetime | None  # None before the first list
+    added_at: datetime.datetime  # when the account was added
 
 
 async def poll_now(connection: Connection, external_id: int) -> None:
@@ -249,7 +250,7 @@ async def load_poll_states(connection: Connection, external_ids: Sequence[int] |
                   next_poll_at, backlog,
                   (select count(*) from uidl_ledger u where u.external_id = p.external_id and u.state = 'skipped'
                       and u.acknowledged_at is null),
-                  first_contact_at
+                  first_contact_at, (select created_at from external_accounts e where e.id = p.external_id)
            from polls p where %(ids)s::bigint[] is null or external_id = any(%(ids)s)""",
         {"ids": None if external_ids is None else list(external_ids)},
     )

@@ -8,17 +8,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import psycopg
 import pytest
 import structlog
 from prometheus_client import generate_latest
 from prometheus_client.core import REGISTRY
 
+from deploy.machine.postgres import Postgres
 from services.admin.monitoring import monitor, problems
 from services.admin.monitoring.monitor import Monitor
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from shared.db.database import Database
 from shared.errors import Temporary
+from shared.metrics import WINDOWS
 from shared.runtime.process import Service
 from shared.settings import Settings
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
@@ -182,6 +185,92 @@ async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
     assert "the books differ: 1 mails were fetched, 0 are accounted for" in (await alarms_of(database, ALEX))[0]
 
 
+def sample(process: Monitor, name: str, **labels: str) -> float | None:
+    """Return the value of one of its gauges; None if it is not exported."""
+    found = [
+        s.value for family in process.metrics.collect() for s in family.samples if (s.name, s.labels) == (name, labels)
+    ]
+    return found[0] if found else None
+
+
+async def test_the_state_of_accounts_is_exported_by_a_process_that_has_just_started(
+    database: Database, database_url: str, tmp_path: Any
+) -> None:
+    # given an account that was polled long ago and is refused, one that was never polled, and a disabled one
+    others = [external("sales@company.com"), external("old@company.com", enabled=False)]
+    await apply(database, {"external_accounts": [external(), *others], "local_accounts": [local("Alex")]})
+    await change(
+        database,
+        f"""update polls set last_success_at = '2026-01-02 03:04:05Z', failures = 1, last_error_kind = 'refused',
+                last_error = 'no' from external_accounts e where e.id = external_id and e.address = '{SUPPORT}'""",
+    )
+    await change(database, "update external_accounts set created_at = '2026-01-01 00:00:00Z'")
+    await change(
+        database,
+        """update relay_status set failures = 1, last_error_kind = 'certificate' from external_accounts e
+           where e.id = external_id and e.address = 'sales@company.com'""",
+    )
+    async with watcher(database_url, tmp_path) as process:
+        # when
+        await process.check()
+        # then
+        last = "mailgroup_fetch_last_success_timestamp_seconds"
+        assert sample(process, last, external=SUPPORT) == 1767323045
+        assert sample(process, last, external="sales@company.com") == 1767225600
+        assert sample(process, last, external="old@company.com") is None
+        refused = "mailgroup_account_login_refused"
+        assert sample(process, refused, external=SUPPORT, direction="fetching") == 1
+        assert sample(process, refused, external=SUPPORT, direction="relaying") == 0
+        assert sample(process, refused, external="sales@company.com", direction="fetching") == 0
+        # and the pinned certificate
+        changed = "mailgroup_account_certificate_changed"
+        assert sample(process, changed, external="sales@company.com", direction="relaying") == 1
+        assert sample(process, changed, external="sales@company.com", direction="fetching") == 0
+        assert sample(process, changed, external=SUPPORT, direction="fetching") == 0
+        # and without the database no old value is left
+        await process._database.close()
+        with pytest.raises(Temporary):
+            await process._check_or_alert()
+        assert shown(process) == {}
+
+
+async def test_replication_slots_and_the_age_of_ids_are_read_from_postgresql(
+    database: Database, database_url: str, postgres: Postgres, tmp_path: Any
+) -> None:
+    async with (
+        watcher(database_url, tmp_path) as process,
+        await psycopg.AsyncConnection.connect(postgres.admin_url_of("postgres"), autocommit=True) as operator,
+    ):
+        await process.check()
+        slots = "mailgroup_database_replication_slots"
+        before = sample(process, slots, state="inactive")
+        age = sample(process, "mailgroup_database_id_age", kind="transactions")
+        assert before is not None and age is not None and age >= 0
+        assert sample(process, "mailgroup_database_id_age_limit", kind="transactions") == 200_000_000
+        await operator.execute("select pg_create_physical_replication_slot('gone', true)")
+        try:
+            await process.check()
+            assert sample(process, slots, state="inactive") == before + 1
+            assert sample(process, "mailgroup_database_wal_retained_bytes") is not None
+        finally:
+            await operator.execute("select pg_drop_replication_slot('gone')")
+
+
+async def test_late_mail_is_counted_while_it_waits(database: Database, database_url: str, tmp_path: Any) -> None:
+    await apply(database, {"external_accounts": [external()], "local_accounts": [local("Alex")]})
+    externals, _ = await everyone(database)
+    await arrive(database, externals[SUPPORT].id, [MAIL, MAIL])
+    await change(
+        database,
+        """update inbound set created_at = now() - interval '2 minutes' where id = (select min(id) from inbound)""",
+    )
+    async with watcher(database_url, tmp_path) as process:
+        await process.check()
+        late = "mailgroup_late_messages"
+        assert sample(process, late, objective="readable", window="any") == 1
+        assert {sample(process, late, objective="relayed", window=window) for window in WINDOWS} == {0}
+
+
 def shown(process: Monitor) -> dict[str, float]:
     """Return the values of its gauges."""
     return {sample.name: sample.value for family in process.metrics.collect() for sample in family.samples}
@@ -205,6 +294,20 @@ async def test_only_one_process_shows_the_gauges_of_the_system(
             "mailgroup_alarms_raised",
             "mailgroup_books_difference_messages",
             "mailgroup_database_connections",
+            "mailgroup_database_id_age",
+            "mailgroup_database_id_age_limit",
+            "mailgroup_database_replication_slots",
+            "mailgroup_database_wal_retained_bytes",
+            "mailgroup_database_archive_failing",
+            "mailgroup_disk_free_bytes",
+            "mailgroup_disk_size_bytes",
+            "mailgroup_in_flight_oldest_seconds",
+            "mailgroup_late_messages",
+            "mailgroup_fetch_last_success_timestamp_seconds",
+            "mailgroup_fetch_interval_seconds",
+            "mailgroup_account_login_refused",
+            "mailgroup_account_paused",
+            "mailgroup_account_certificate_changed",
         }
         assert shown(second) == {}
         # when the first one ends, the second one takes over
@@ -310,7 +413,7 @@ async def test_alarms_wait_neither_for_the_books_nor_for_a_failing_search(
         raise OSError("stale file handle")
 
     monkeypatch.setattr(monitor, "READ_SECONDS", 2.0)
-    monkeypatch.setattr(problems, "find_in_disks", fail)
+    monkeypatch.setattr(problems, "measure_disks", fail)
     await hold_a_mail(database)
     async with watcher(database_url, tmp_path) as process:
         await process.check()

@@ -111,7 +111,7 @@ def test_the_webhook_gets_the_same_text() -> None:
 
 
 def polled(**fields: object) -> PollState:
-    well = PollState(1, START, None, None, None, 0, None, START, 0, 0, START)
+    well = PollState(1, START, None, None, None, 0, None, START, 0, 0, START, START)
     return replace(well, **fields)  # type: ignore[arg-type]  # by name
 
 
@@ -201,9 +201,9 @@ def test_corrupted_data_is_reported_by_the_service_that_met_it(monkeypatch: pyte
 
 
 def test_a_disk_that_is_full_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert problems.find_in_disks(Settings(data=tmp_path / "none")) == []
+    assert problems.measure_disks(Settings(data=tmp_path / "none")) == []
     monkeypatch.setattr(problems, "DISK_OCTETS", 2**60)
-    [found] = problems.find_in_disks(Settings(data=tmp_path))
+    [found] = problems.find_in_disks(problems.measure_disks(Settings(data=tmp_path)))
     assert (found.kind, found.subject) == ("disk", str(tmp_path)) and "are free" in found.text
 
 

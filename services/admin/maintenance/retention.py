@@ -33,9 +33,9 @@ from shared.store import (
     uidl_ledger,
 )
 
-PURGED = Counter(
-    "mailgroup_purged_total", "Rows that were purged after their retention time.", ["kind"]
-)  # copies, mails, bytes, submissions, secrets, ledger, events, authors, index, names
+PURGED = Counter("mailgroup_purged_total", "Rows that were purged after their retention time.", ["kind"])
+for _kind in ("copies", "mails", "bytes", "submissions", "secrets", "ledger", "events", "authors", "index", "names"):
+    PURGED.labels(_kind)
 
 FIRST_SECONDS = 300.0
 """Seconds from the start of the process to the first purge."""

@@ -11,19 +11,16 @@ import datetime
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 
 import structlog
-from prometheus_client.core import REGISTRY, GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client.core import REGISTRY
 
 from services.admin.monitoring import alert_rules, background_work, problems, reconciliation
 from services.admin.monitoring.alert_rules import AlertEvent
 from services.admin.monitoring.background_work import FAILING, repeat
-from services.admin.monitoring.problem_kinds import KINDS, Problem
-from services.admin.monitoring.problems import SystemFacts
-from services.admin.monitoring.reconciliation import AccountBooks
+from services.admin.monitoring.problem_kinds import Problem
+from services.admin.monitoring.system_metrics import RUNBOOKS, SystemMetrics
 from shared.amqp import publications
 from shared.amqp.broker import Publication
 from shared.db import leases
@@ -32,6 +29,7 @@ from shared.errors import Permanent, Temporary
 from shared.model import Alert, Content, Local
 from shared.net import http_client
 from shared.runtime.process import Service
+from shared.settings import Settings
 from shared.store import accounts, alerts, blobs, inbound, maillog
 from shared.store.alerts import AlertPost
 from shared.store.inbound import Arrival
@@ -55,60 +53,6 @@ AWAY_SECONDS = 60.0
 log = structlog.get_logger()
 
 
-class SystemMetrics(Collector):
-    """The metrics that exist once in the whole system; only the process that monitors exports them."""
-
-    def __init__(self) -> None:
-        self.facts: SystemFacts | None = None  # without accounts
-        self.books: Sequence[AccountBooks] | None = None  # those that have a difference
-        self.raised: Counter[str] = Counter()  # raised alerts by kind
-
-    def clear(self) -> None:
-        """Export nothing: another process monitors."""
-        self.facts = self.books = None
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Return the metrics for the metrics page."""
-        facts, books = self.facts, self.books
-        if facts is not None:
-            for name, what, value in (
-                ("mailgroup_relay_queue_messages", "Submissions in the relay queue.", facts.relaying),
-                ("mailgroup_relay_oldest_seconds", "Age of the oldest of them.", facts.relaying_oldest),
-                ("mailgroup_held_messages", "Mails on hold: no enabled user shares the account.", facts.held),
-                (
-                    "mailgroup_unstarted_messages",
-                    "Mails on hold: their account is not started.",
-                    sum(account.mails for account in facts.unstarted),
-                ),
-                (
-                    "mailgroup_unstarted_oldest_seconds",
-                    "Time that the oldest of them has waited.",
-                    max((account.oldest for account in facts.unstarted), default=0.0),
-                ),
-                ("mailgroup_parked_messages", "Mails that need attention (parked).", facts.parked),
-            ):
-                yield GaugeMetricFamily(name, what, value)
-            connections = GaugeMetricFamily(
-                "mailgroup_database_connections",
-                "Connections to PostgreSQL: used, promised (shares of services, others, commands), and their limit.",
-                labels=["state"],
-            )
-            connections.add_metric(["used"], facts.connections.used)
-            connections.add_metric(["promised"], facts.connections.promised)
-            connections.add_metric(["limit"], facts.connections.limit)
-            yield connections
-            raised = GaugeMetricFamily("mailgroup_alarms_raised", "Alerts that are raised.", labels=["kind"])
-            for kind in KINDS:
-                raised.add_metric([kind], self.raised[kind])
-            yield raised
-        if books is not None:
-            yield GaugeMetricFamily(
-                "mailgroup_books_difference_messages",
-                "Fetched mails that are missing, and mails that were never fetched.",
-                reconciliation.total_difference(books),
-            )
-
-
 class Monitor:
     """Checks the system repeatedly."""
 
@@ -116,6 +60,7 @@ class Monitor:
         self._service = service
         self._database = service.database
         self.metrics = SystemMetrics()
+        RUNBOOKS.labels(service.settings.runbook_url).set(1)
         self._mine = False  # this process has the lease
         self._books_due = 0.0
         self._away_since: float | None = None
@@ -142,6 +87,8 @@ class Monitor:
         try:
             await self.check()
         except Temporary as error:
+            self.metrics.clear()
+            self._books_due = 0.0
             await self._database_is_away(str(error))
             raise
 
@@ -158,16 +105,20 @@ class Monitor:
             return
         async with self._database.snapshot() as connection:
             facts = await problems.load_facts(connection)
-        self.metrics.facts = replace(facts, externals=(), polls={}, relays={})  # do not keep a thousand accounts
+        self.metrics.update(facts)
         found = problems.find_problems(facts, self.metrics.books or ())
         found += background_work.find_failures()
-        for find in (problems.find_in_disks, problems.find_in_services):
+        for find in (self._find_in_disks, problems.find_in_services):
             try:
                 found += await asyncio.to_thread(find, self._service.settings)
             except Exception:  # the alerts for the other problems are sent all the same
                 FAILING.labels("system check").set(1)
                 log.exception("system check incomplete")
         await self._alert(found, back)
+
+    def _find_in_disks(self, settings: Settings) -> list[Problem]:
+        self.metrics.disks = problems.measure_disks(settings)
+        return problems.find_in_disks(self.metrics.disks)
 
     async def read_books(self) -> None:
         """Compare the books if that is due. It may take minutes, so no alert waits for it.

@@ -37,6 +37,12 @@ KINDS = {
     "data waits. Make a backup now, then follow the runbook DatabaseCorrupted.",
     "connections": "When all connections of PostgreSQL are used, no service can open another one. Raise "
     "max_connections of PostgreSQL, run fewer replicas, or lower MAILGROUP_DATABASE_CONNECTIONS.",
+    "wraparound": "PostgreSQL will refuse all writes if its old ids are not frozen. End what holds them (long "
+    "transactions, prepared transactions, replication slots), then run VACUUM (FREEZE).",
+    "replication": "A standby of PostgreSQL lags, or is gone; the write-ahead log that it lacks fills the disk. Start "
+    "it, or drop its replication slot.",
+    "archiving": "No backup reaches beyond the last archived segment, and the write-ahead log fills the disk. The log "
+    "of PostgreSQL has the error of archive_command.",
     "database": "No service works without the database. See the log of PostgreSQL.",
 }
 """Meaning and remedy of each kind of problem."""

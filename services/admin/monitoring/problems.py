@@ -7,11 +7,12 @@ import shutil
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from services.admin.formatting import ago, mail_status
-from services.admin.monitoring import reconciliation
+from services.admin.monitoring import database_health, reconciliation
+from services.admin.monitoring.database_health import DatabaseHealth
 from services.admin.monitoring.health_client import (
     certificate_problems,
     corruption_problems,
@@ -23,6 +24,7 @@ from services.admin.monitoring.reconciliation import LATE_SECONDS, AccountBooks
 from shared.db import connection_budget
 from shared.db.connection_budget import ConnectionUse
 from shared.db.database import Connection, is_read_only
+from shared.metrics import READABLE_SECONDS, RELAYED_SECONDS, WINDOWS
 from shared.model import External
 from shared.net.dial import CertificateChanged
 from shared.settings import SERVICES, Settings
@@ -66,6 +68,9 @@ class SystemFacts:
     read_only: bool = False  # PostgreSQL accepts no changes
     unstarted: Sequence[UnstartedMail] = ()  # the accounts that are not started, with their mail on hold
     organizers: Sequence[LocalOrganizers] = ()  # invitations that customers cannot answer, by author
+    server: DatabaseHealth = field(default_factory=DatabaseHealth)
+    late_in: int = 0  # fetched mails that are not readable after READABLE_SECONDS
+    late_out: Sequence[int] = ()  # submissions that are not relayed RELAYED_SECONDS later, since then: by WINDOWS
 
 
 async def load_facts(connection: Connection) -> SystemFacts:
@@ -91,6 +96,9 @@ async def load_facts(connection: Connection) -> SystemFacts:
         await is_read_only(connection),
         await inbound_admin.count_unstarted(connection),
         await maillog.count_local_organizers(connection),
+        await database_health.load_health(connection),
+        await inbound_admin.count_late(connection, READABLE_SECONDS),
+        await relay_queue.count_late(connection, RELAYED_SECONDS, list(WINDOWS.values())),
     )
 
 
@@ -114,7 +122,8 @@ def find_problems(facts: SystemFacts, accounted: Iterable[AccountBooks] = ()) ->
         found.append(
             Problem("late", "submissions", f"no sender has claimed a submission for {facts.unhanded / 60:.0f} min")
         )
-    return found + find_organizers(facts) + find_in_connections(facts.connections)
+    found += find_organizers(facts) + find_in_connections(facts.connections)
+    return found + database_health.find_in_database(facts.server)
 
 
 def find_organizers(facts: SystemFacts) -> list[Problem]:
@@ -201,7 +210,7 @@ def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
             "provider_certificate", f"{external.address} {name}", f"{external.address}: {name}: {direction.last_error}"
         )
         for name, direction in (("fetching", poll), ("relaying", relay))
-        if direction is not None and direction.failures and direction.last_error_kind == CertificateChanged.kind
+        if direction is not None and is_certificate_changed(direction)
     ]
     if poll is None or poll.paused_at is not None:
         return found
@@ -214,24 +223,44 @@ def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
     return found
 
 
+def is_certificate_changed(direction: PollState | RelayStatus) -> bool:
+    """Return whether the provider's latest certificate is not the pinned one. Pure."""
+    return direction.failures > 0 and direction.last_error_kind == CertificateChanged.kind
+
+
 # ---------------------------------------------------------------------------------------------- the machine
 
 
-def find_in_disks(settings: Settings) -> list[Problem]:
-    """Return the problems of the disks that this process sees: those of the data folder and of the servers in it."""
-    found = []
-    disks: dict[int, Path] = {}
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A disk that this process sees."""
+
+    folder: Path  # the first folder on it
+    free: int  # octets
+    total: int  # octets
+
+
+def measure_disks(settings: Settings) -> list[Disk]:
+    """Measure the disks of the data folder and of the servers in it. Containers have PostgreSQL's there."""
+    disks: dict[int, Disk] = {}
     for folder in (settings.data, settings.data / "postgres", settings.data / "rabbitmq"):
         if folder.exists():
-            disks.setdefault(folder.stat().st_dev, folder)
-    for folder in disks.values():
-        usage = shutil.disk_usage(folder)
-        if is_nearly_full(usage.free, usage.total):
-            share = 100 * usage.free / usage.total
-            found.append(
-                Problem("disk", str(folder), f"disk of {folder}: {usage.free >> 20} MiB ({share:.0f} %) are free")
-            )
-    return found
+            usage = shutil.disk_usage(folder)
+            disks.setdefault(folder.stat().st_dev, Disk(folder, usage.free, usage.total))
+    return list(disks.values())
+
+
+def find_in_disks(disks: Iterable[Disk]) -> list[Problem]:
+    """Return the disks that are nearly full. Pure."""
+    return [
+        Problem(
+            "disk",
+            str(disk.folder),
+            f"disk of {disk.folder}: {disk.free >> 20} MiB ({100 * disk.free / disk.total:.0f} %) are free",
+        )
+        for disk in disks
+        if is_nearly_full(disk.free, disk.total)
+    ]
 
 
 def is_nearly_full(free: int, total: int) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 from services.admin.context import AdminContext
 from services.admin.monitoring import reconciliation
 from services.admin.monitoring.background_work import describe_failures
+from services.admin.monitoring.database_health import find_in_database
 from services.admin.monitoring.health_client import (
     certificate_problems,
     corruption_problems,
@@ -27,6 +28,7 @@ from services.admin.monitoring.problems import (
     find_parked,
     find_unstarted,
     load_facts,
+    measure_disks,
 )
 from shared import __version__
 from shared.amqp import topology
@@ -72,6 +74,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
         problems += [problem.text for problem in find_absent_delegates(facts)]
         database = {"connections": facts.connections.used, "connections_limit": facts.connections.limit}
         problems += [problem.text for problem in find_in_connections(facts.connections)]
+        problems += [problem.text for problem in find_in_database(facts.server)]
         if facts.read_only:
             problems.append("PostgreSQL accepts no changes, it is read-only: mail waits")
         for account in accounted:
@@ -87,7 +90,7 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
             )
     except Temporary as error:
         problems.append(await system.database.connection_error() or str(error))
-    problems += [problem.text for problem in find_in_disks(system.settings)]
+    problems += [problem.text for problem in find_in_disks(measure_disks(system.settings))]
     return {
         "version": __version__,
         "ok": not problems,

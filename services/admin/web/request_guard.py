@@ -25,6 +25,8 @@ from shared.metrics import STAGE_SECONDS
 from shared.settings import Settings, is_loopback
 
 REQUESTS = Counter("mailgroup_http_requests_total", "Requests that the console answered.", ["status"])
+for _status in ("200", "500"):  # others exist from their first request on
+    REQUESTS.labels(_status)
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
