@@ -1,38 +1,73 @@
 """The dashboard for the owner of the business.
 
-Expressions that count rare events end with ``or vector(0)``: without events the graph shows 0, not a gap.
+The first row answers within ten seconds whether mail flows: in, out, to people; whether services, alerts and logins at
+providers are well. A tile shows this moment, and is grey without data. Expressions that count rare events end with
+``or vector(0)``: without events the graph shows 0, not a gap.
 """
 
 from __future__ import annotations
 
-from deploy.monitoring.panels import RATE, Board, Panel, figure, per_minute
+from deploy.monitoring.objectives import OBJECTIVES, late_share
+from deploy.monitoring.panels import RATE, Board, Panel, figure, per_minute, worst
+from shared.settings import SERVICES
 
 FLOW = Board(
     "mailgroup-flow",
     "Mail flow at a glance",
     "Whether mail flows, whether mail waits, and whether an administrator must act.",
     {
-        "Now": [
+        "Does mail flow?": [
             figure(
-                "Longest without a poll",
-                "Time since the last successful poll of the account that waits longest. Over 15 minutes: check it.",
+                "In: longest without a poll",
+                "Time since the last successful poll of the account that waits longest.",
                 "s",
-                "max(time() - max by (external) (mailgroup_fetch_last_success_timestamp_seconds))",
+                "time() - min(mailgroup_fetch_last_success_timestamp_seconds)",
                 900,
             ),
+            figure(
+                "Out: oldest mail that waits",
+                "Age of the oldest mail that waits to be relayed. Its author gets a notice after four hours.",
+                "s",
+                "max(mailgroup_relay_oldest_seconds)",
+                3600,
+            ),
+            figure(
+                "People: logins in 15 minutes",
+                "Mail clients that have fetched their mail by POP3. At night there may be none.",
+                "short",
+                'sum(increase(mailgroup_logins_total{service="pop3_out",result="ok"}[15m]))',
+                below=("orange", 1),
+            ),
+            figure(
+                f"Services up, of {len(SERVICES)}",
+                "Services of which at least one process answers Prometheus.",
+                "short",
+                f'count(max by (job) (up{{job=~"{"|".join(SERVICES)}"}}) == 1) or vector(0)',
+                below=("red", len(SERVICES)),
+            ),
+            figure(
+                "Alerts",
+                "Alerts that fire. No data: Prometheus evaluates no rules.",
+                "short",
+                '(count(ALERTS{alertstate="firing",alertname!="Watchdog"}) or vector(0)) '
+                'and on () count(ALERTS{alertname="Watchdog",alertstate="firing"})',
+                1,
+            ),
+            figure(
+                "Logins refused by providers",
+                "Directions (fetching, relaying) of accounts whose provider refuses the login.",
+                "short",
+                "sum(mailgroup_account_login_refused)",
+                1,
+            ),
+        ],
+        "Does mail wait?": [
             figure(
                 "Waiting to be relayed",
                 "Mails of your people that have not been handed to the provider yet.",
                 "short",
                 "max(mailgroup_relay_queue_messages)",
                 100,
-            ),
-            figure(
-                "Oldest of them",
-                "Age of the oldest mail that waits to be relayed. Its author gets a notice after four hours.",
-                "s",
-                "max(mailgroup_relay_oldest_seconds)",
-                3600,
             ),
             figure(
                 "On hold",
@@ -61,6 +96,18 @@ FLOW = Board(
                 "short",
                 "max(mailgroup_books_difference_messages)",
                 1,
+                below=("red", 0),
+            ),
+            *(
+                figure(
+                    f"{objective.name.capitalize()} in time, 6 h",
+                    f"Share of the mails that were {objective.name} within {objective.seconds:g} s (docs/slo.md). "
+                    "No data: no mail.",
+                    "percentunit",
+                    f"1 - max({late_share(objective.name, '6h')})",
+                    below=("red", objective.share),
+                )
+                for objective in OBJECTIVES
             ),
         ],
         "The last hours": [
@@ -85,10 +132,10 @@ FLOW = Board(
                 },
             ),
             Panel(
-                "Fetched, by external account",
+                "Fetched, the ten busiest accounts",
                 "Mails a minute.",
                 "short",
-                {"{{external}}": f"60 * sum by (external) (rate(mailgroup_messages_fetched_total{RATE}))"},
+                {"{{external}}": worst(f"60 * sum by (external) (rate(mailgroup_messages_fetched_total{RATE}))")},
                 stacked=True,
             ),
             Panel(
@@ -103,9 +150,18 @@ FLOW = Board(
         "Providers and people": [
             Panel(
                 "Time since the last successful poll",
-                "By external account.",
+                "The ten accounts that wait longest.",
                 "s",
-                {"{{external}}": "time() - max by (external) (mailgroup_fetch_last_success_timestamp_seconds)"},
+                {"{{external}}": worst("time() - max by (external) (mailgroup_fetch_last_success_timestamp_seconds)")},
+            ),
+            Panel(
+                "Logins at providers",
+                "Ten accounts, refused ones first.",
+                "short",
+                {"{{external}} {{direction}}": worst("max by (external, direction) (mailgroup_account_login_refused)")},
+                "bargauge",
+                1,
+                names={0: "ok", 1: "refused"},
             ),
             Panel(
                 "Failed polls",

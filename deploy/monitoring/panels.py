@@ -19,16 +19,35 @@ class Panel:
     description: str
     unit: str  # a unit of Grafana
     expressions: Mapping[str, str]  # PromQL by legend
-    kind: str = "timeseries"  # Grafana's type: ``stat`` (a figure) or ``timeseries``
+    kind: str = "timeseries"  # Grafana's type: ``stat`` (a figure), ``bargauge`` (a bar each), or ``timeseries``
     alarm: float | None = None  # red from this value on
+    below: tuple[str, float] | None = None  # color below this value
+    names: Mapping[float, str] | None = None  # words for values
     stacked: bool = False
     width: int = 12  # in Grafana's grid of 24 columns
     height: int = 8  # in Grafana's grid
 
 
-def figure(title: str, description: str, unit: str, expression: str, alarm: float | None = None) -> Panel:
-    """Return a panel with a single number, red from ``alarm`` on."""
-    return Panel(title, description, unit, {"": expression}, "stat", alarm, width=4, height=4)
+def figure(
+    title: str,
+    description: str,
+    unit: str,
+    expression: str,
+    alarm: float | None = None,
+    below: tuple[str, float] | None = None,
+) -> Panel:
+    """Return a panel with the number of this moment; without data it is grey and says so.
+
+    :param expression: gives one value without labels, or nothing. :param alarm, below: as in ``Panel``.
+    """
+    return Panel(
+        title, description, unit, {"": f"({expression}) or vector(NaN)"}, "stat", alarm, below, width=4, height=4
+    )
+
+
+def worst(expression: str) -> str:
+    """Return the ten highest series: more lines are unreadable."""
+    return f"topk(10, {expression})"
 
 
 def per_minute(metric: str) -> str:
@@ -91,12 +110,20 @@ def dashboard(board: Board) -> dict[str, Any]:
 
 def _panel(panel: Panel, number: int, place: Mapping[str, int]) -> dict[str, Any]:
     steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
+    if panel.below is not None:
+        color, value = panel.below
+        steps = [{"color": color, "value": None}, {"color": "green", "value": value}]
     if panel.alarm is not None:
         steps.append({"color": "red", "value": panel.alarm})
     defaults: dict[str, Any] = {"unit": panel.unit, "thresholds": {"mode": "absolute", "steps": steps}}
     options: dict[str, Any]
-    if panel.kind == "stat":
-        options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"}
+    instant = panel.kind != "timeseries"
+    if instant:  # the value of now: the last one of a longer time would stay after its source has gone
+        options = {"reduceOptions": {"calcs": ["lastNotNull"]}}
+        options |= (
+            {"colorMode": "background", "graphMode": "none"} if panel.kind == "stat" else {"displayMode": "basic"}
+        )
+        defaults |= {"noValue": "no data", "mappings": _mappings(panel)}
     else:
         options = {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}
         stacking = {"mode": "normal"} if panel.stacked else {"mode": "none"}
@@ -111,7 +138,20 @@ def _panel(panel: Panel, number: int, place: Mapping[str, int]) -> dict[str, Any
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": options,
         "targets": [
-            {"refId": chr(ord("A") + index), "datasource": SOURCE, "expr": expression, "legendFormat": legend}
+            {
+                "refId": chr(ord("A") + index),
+                "datasource": SOURCE,
+                "expr": expression,
+                "legendFormat": legend,
+                "instant": instant,
+                "range": not instant,
+            }
             for index, (legend, expression) in enumerate(panel.expressions.items())
         ],
     }
+
+
+def _mappings(panel: Panel) -> list[dict[str, Any]]:
+    missing = {"match": "null+nan", "result": {"text": "no data", "color": "#808080", "index": 0}}
+    words = {f"{value:g}": {"text": word} for value, word in (panel.names or {}).items()}
+    return [{"type": "special", "options": missing}, *([{"type": "value", "options": words}] if words else [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -118,6 +119,46 @@ def test_every_metric_of_rules_dashboards_and_pages_exists_or_is_recorded() -> N
     }
     assert {"mailgroup_stage_seconds", "mailgroup_alarms_raised"} <= known and recorded
     assert unknown == set()
+
+
+def _panels() -> list[dict[str, Any]]:
+    boards = [
+        json.loads(file.read_text(encoding="utf-8")) for file in (ROOT / "deploy/grafana/dashboards").glob("*.json")
+    ]
+    return [panel for board in boards for panel in board["panels"] if panel["type"] != "row"]
+
+
+def test_every_query_of_the_dashboards_is_promql(tmp_path: Path) -> None:
+    queries = [target["expr"].replace("$__rate_interval", "5m") for panel in _panels() for target in panel["targets"]]
+    rules = [{"record": f"query{number}", "expr": query} for number, query in enumerate(queries)]
+    assert len(rules) > 80
+    file = tmp_path / "queries.yml"
+    file.write_text(json.dumps({"groups": [{"name": "queries", "rules": rules}]}), encoding="utf-8")
+    _promtool("check", "rules", "--lint=none", str(file))
+
+
+def test_a_tile_shows_this_moment_and_is_never_green_without_data() -> None:
+    tiles = [panel for panel in _panels() if panel["type"] != "timeseries"]
+    assert len(tiles) >= 13
+    for tile in tiles:
+        assert all(target["instant"] and not target["range"] for target in tile["targets"]), tile["title"]
+        [missing] = [m["options"] for m in tile["fieldConfig"]["defaults"]["mappings"] if m["type"] == "special"]
+        assert missing["match"] == "null+nan" and missing["result"]["color"] != "green"
+        if tile["type"] == "stat":
+            assert (
+                tile["targets"][0]["expr"].endswith(" or vector(NaN)") and tile["options"]["colorMode"] == "background"
+            )
+
+
+def test_panels_of_accounts_show_the_worst_ten() -> None:
+    by_account = [t["expr"] for panel in _panels() for t in panel["targets"] if "{{external}}" in t["legendFormat"]]
+    assert len(by_account) >= 3 and all(query.startswith("topk(10, ") for query in by_account)
+
+
+def test_a_difference_of_the_books_is_red_on_both_sides_of_zero() -> None:
+    [tile] = [panel for panel in _panels() if panel["title"] == "Books' difference"]
+    steps = [(step["value"], step["color"]) for step in tile["fieldConfig"]["defaults"]["thresholds"]["steps"]]
+    assert steps == [(None, "red"), (0, "green"), (1, "red")]
 
 
 def test_nothing_names_a_registry() -> None:
