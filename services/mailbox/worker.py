@@ -102,6 +102,7 @@ class MailboxWorker:
                     who=maillog.join_addresses(copy.addresses),
                     rule=copy.rule,
                     reply=copy.reason,
+                    origin_id=copy.submission_id,
                 )
                 for copy in deliverable
             ]
@@ -112,6 +113,7 @@ class MailboxWorker:
                     external=copy.external,
                     who=address,
                     reply="the account was removed or disabled before the delivery",
+                    origin_id=copy.submission_id,
                 )
                 for copy in returned
                 for address in copy.addresses

@@ -14,7 +14,7 @@ from shared.db.batch_loader import BatchLoader
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
 from shared.model import Local
-from shared.store import blobs, maildrops, maillog
+from shared.store import blobs, inbound, maildrops, maillog
 from shared.store.maillog import MailEvent
 
 MAX_CACHED_MAILS = 500_000
@@ -161,7 +161,11 @@ class DatabaseStore:
         """
         async with self._database.transaction() as connection:
             deleted = await maildrops.tombstone_mails(connection, local.id, row_ids, only_enabled=True)
-            events = [MailEvent("deleted", inbound_id=inbound_id, who=local.address) for inbound_id in deleted]
+            origins = await inbound.load_origins(connection, deleted)
+            events = [
+                MailEvent("deleted", inbound_id=inbound_id, who=local.address, origin_id=origins.get(inbound_id))
+                for inbound_id in deleted
+            ]
             await maillog.record_events(connection, events)
         for start in range(0, len(events), _EVENTS_IN_TURN):
             maillog.announce(events[start : start + _EVENTS_IN_TURN])

@@ -64,12 +64,11 @@ class RouterWorker:
             parsing = Parsing()
             facts = await HeaderReader(connection, externals, parsing).read(mails)
             deferred = [(mail.id, _address(mail, externals) or "") for mail in mails if mail.id not in facts]
-            looping = [
-                mail.id for mail in mails if mail.id in facts and facts[mail.id].hops > MAX_HOPS and not mail.requeued
-            ]
+            mails = [mail for mail in mails if mail.id in facts]
+            looping = [mail for mail in mails if facts[mail.id].hops > MAX_HOPS and not mail.requeued]
             if looping:
-                await inbound.park_looping(connection, looping, inbound.LOOP, LOOP_REASON)
-            mails = [mail for mail in mails if mail.id in facts and mail.id not in looping]
+                await inbound.park_looping(connection, [mail.id for mail in looping], inbound.LOOP, LOOP_REASON)
+            mails = [mail for mail in mails if mail not in looping]
             referenced = {message_id for mail in mails for message_id in routing.referenced_ids(facts[mail.id])}
             sent = await sent_mail.find_sent(connection, referenced)
             own_copies = await _confirm_own_copies(connection, _own_copies(mails, facts, externals, sharers, sent))
@@ -91,7 +90,10 @@ class RouterWorker:
             )
             addresses = {local.id: local.address for people in sharers.values() for local in people}
             events = _events(mails, results, externals, addresses)
-            events += [maillog.MailEvent("parked", inbound_id=mail_id, reply=LOOP_REASON) for mail_id in looping]
+            events += [
+                maillog.MailEvent("parked", inbound_id=mail.id, reply=LOOP_REASON, origin_id=mail.submission_id)
+                for mail in looping
+            ]
             await maillog.record_events(connection, events)
         maillog.announce(events)
         routed = publications.routed(
@@ -178,11 +180,11 @@ def _events(
             maillog.MailEvent(
                 "routed" if result.recipients else "held",
                 inbound_id=mail.id,
-                submission_id=None,
                 external=_address(mail, externals),
                 who=maillog.join_addresses([addresses[recipient[0]] for recipient in result.recipients]),
                 rule=result.rule,
                 reply=result.reason,
+                origin_id=mail.submission_id,
             )
         )
     return events

@@ -28,6 +28,7 @@ def configure(form: Literal["json", "console"], service: str) -> None:
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
+        _add_trace_id,
         _limit_repeats(limit),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -108,6 +109,13 @@ def _limit_repeats(limit: RepeatLimit) -> structlog.typing.Processor:
         return event
 
     return process
+
+
+def _add_trace_id(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Add the trace_id to a line that names a submission: it is its id (docs/tracing.md)."""
+    if "submission_id" in event:
+        event.setdefault("trace_id", event["submission_id"])
+    return event
 
 
 def _put_first(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

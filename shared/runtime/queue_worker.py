@@ -32,7 +32,7 @@ from shared.metrics import STAGE_SECONDS
 from shared.runtime.batch import Batch
 from shared.runtime.process import Service
 from shared.runtime.work_meter import WorkMeter
-from shared.store import maillog, poison
+from shared.store import inbound, maillog, poison
 from shared.store.maillog import MailEvent
 from shared.store.poison import Suspect
 
@@ -94,13 +94,14 @@ class FailureCounter:
         """
         async with self.database.transaction() as connection:
             parked = await self.count(connection, row, origin, trace, failures)
-            events = [self._parked(row, origin)] if parked else []
+            origins = await inbound.load_origins(connection, [row]) if parked else {}
+            events = [self._parked(row, origin, origins.get(row))] if parked else []
             await maillog.record_events(connection, events)
         maillog.announce(events)
 
-    def _parked(self, row: int, origin: str) -> MailEvent:
+    def _parked(self, row: int, origin: str, origin_id: int | None) -> MailEvent:
         if self.id_field == "inbound_id":
-            return MailEvent("parked", inbound_id=row, reply=origin)
+            return MailEvent("parked", inbound_id=row, reply=origin, origin_id=origin_id)
         return MailEvent("parked", submission_id=row, reply=origin)
 
 
@@ -198,7 +199,8 @@ class _Stage:
         async with self._service.database.statement() as connection:
             limits = await poison.mark_redelivered(connection, self._worker.name, redelivered)
         if isolated := [row for row, limit in limits.items() if limit is None]:
-            log.warning("mails isolated after a crash", stage=self._worker.name, ids=isolated)
+            lines = [await self._ids_of(row) for row in isolated]
+            log.warning("mail isolated after a crash", stage=self._worker.name, lines=lines)
             self._has_isolated = True
         return limits
 
@@ -259,7 +261,8 @@ class _Stage:
             raise error
         async with self._service.database.statement() as connection:
             await poison.isolate(connection, self._worker.name, part[0], int(at_fault))
-        log.warning("mail isolated, it is out of time alone", stage=self._worker.name, id=part[0], error=str(error))
+        ids = await self._ids_of(part[0])
+        log.warning("mail isolated, it is out of time alone", stage=self._worker.name, error=str(error), **ids)
         batch.isolate()
 
     async def _divide_unreadable(self, batch: Batch, error: DatabaseCorrupted) -> None:
@@ -275,20 +278,31 @@ class _Stage:
             return
         async with self._service.database.statement() as connection:
             await poison.isolate(connection, self._worker.name, part[0], 0)
-        log.warning("mail isolated, its data is corrupted", stage=self._worker.name, id=part[0], error=str(error))
+        ids = await self._ids_of(part[0])
+        log.warning("mail isolated, its data is corrupted", stage=self._worker.name, error=str(error), **ids)
         batch.isolate()
 
     async def _count_failure(self, row: int, error: Exception) -> None:
         name = self._worker.name
         FAILURES.labels(name, "mail").inc()
         trace = "".join(traceback.format_exception(error))
-        log.error("mail failed", stage=name, id=row, error=repr(error), traceback=trace)
+        ids = await self._ids_of(row)
+        log.error("mail failed", stage=name, error=repr(error), traceback=trace, **ids)
         try:
             await self._worker.count_failure(row, f"{self._service.name}: {name}", trace)
         except Temporary as unavailable:
-            log.warning("failure not counted, database unavailable", stage=name, id=row, error=str(unavailable))
+            log.warning("failure not counted, database unavailable", stage=name, error=str(unavailable), **ids)
         except Exception as fault:  # raised, it would end the service each time this mail is handled
-            log.exception("failure count crashed", stage=name, id=row, error=repr(fault))
+            log.exception("failure count crashed", stage=name, error=repr(fault), **ids)
+
+    async def _ids_of(self, row: int) -> dict[str, int]:
+        """Return the fields that name a mail in the log. Without the database its own id is the trace_id."""
+        try:
+            async with self._service.database.statement(CLAIM_SECONDS) as connection:
+                origins = await inbound.load_origins(connection, [row])
+        except Temporary:
+            origins = {}
+        return {"id": row, "trace_id": origins.get(row, row)}
 
     async def _clear(self, ids: Collection[int]) -> None:
         name = self._worker.name
@@ -326,18 +340,19 @@ class _Stage:
 
     async def _retry_one(self, suspect: Suspect) -> None:
         name = self._worker.name
+        ids = await self._ids_of(suspect.id)
         if suspect.exhausted:
-            log.error("mail parked, it crashes the process", stage=name, id=suspect.id, crashes=suspect.crashes)
+            log.error("mail parked, it crashes the process", stage=name, crashes=suspect.crashes, **ids)
             origin = f"{self._service.name}: {name}"
             await self._worker.count_failure(suspect.id, origin, suspect.reason, MAX_FAILURES)
         else:
             if suspect.crashes:
-                log.warning("suspect retried alone", stage=name, id=suspect.id, crashes=suspect.crashes)
+                log.warning("suspect retried alone", stage=name, crashes=suspect.crashes, **ids)
             try:
                 self._service.broker.publish_behind(await self._attempt([suspect.id]))
             except _OutOfTime as error:
                 if error.own_seconds >= OWN_SECONDS:  # the claim has counted this try
-                    log.warning("suspect out of time", stage=name, id=suspect.id, error=str(error))
+                    log.warning("suspect out of time", stage=name, error=str(error), **ids)
                     return
                 await self._restore_count(suspect)
                 raise

@@ -54,6 +54,7 @@ class FetchedMail:
     external_id: int | None
     author_id: int | None
     blob_id: int
+    submission_id: int | None  # the submission that it comes from
     requeued: bool  # the operator wants it routed, even in a mail loop
 
 
@@ -163,7 +164,8 @@ async def _decide(connection: Connection, rows: Iterable[tuple[int, int, int | N
 async def load_fetched(connection: Connection, ids: Sequence[int]) -> list[FetchedMail]:
     """Load and lock those of these mails that still wait for the router, in order of id."""
     cursor = await connection.execute(
-        """select id, source, external_id, author_id, blob_id, reason is not distinct from %s from inbound
+        """select id, source, external_id, author_id, blob_id, submission_id, reason is not distinct from %s
+           from inbound
            where id = any(%s::bigint[]) and state || '' = 'fetched' order by id for update""",
         (REQUEUED, array_literal(ids)),
     )
@@ -282,6 +284,15 @@ async def record_delivered(
 
 
 _STAGES = {"fetched": "router", "routed": "mailbox"}  # the stage that works on mails in this state
+
+
+async def load_origins(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
+    """Return the submissions that these mails come from, by id of the mail. Fetched mail has none."""
+    cursor = await connection.execute(
+        "select id, submission_id from inbound where id = any(%s::bigint[]) and submission_id is not null",
+        (array_literal(ids),),
+    )
+    return dict(await cursor.fetchall())
 
 
 async def was_delivered(connection: Connection, message_id: str, local_id: int) -> bool:

@@ -47,6 +47,7 @@ class MailEvent:
     who: str | None = None  # address of the person or recipient, or several (join_addresses)
     rule: int | None = None
     reply: str | None = None  # the other side's answer, or the reason
+    origin_id: int | None = None  # the submission that an inbound mail comes from; for the log alone
 
 
 _BETWEEN = ", "
@@ -60,7 +61,7 @@ def join_addresses(addresses: Sequence[str]) -> str | None:
     return _BETWEEN.join(addresses) or None
 
 
-_NAMES = tuple(field.name for field in fields(MailEvent))
+_NAMES = tuple(field.name for field in fields(MailEvent) if field.name != "origin_id")
 _COLUMNS = {
     "event": "text",
     "inbound_id": "bigint",
@@ -127,10 +128,10 @@ def _each(event: MailEvent) -> Sequence[str | None]:
 
 def _fields(event: MailEvent) -> dict[str, object]:
     """Return the fields for the log. One ``trace_id`` follows a mail from fetch to delivery, or from submission to
-    relay.
+    relay and to the mailboxes of local recipients.
     """
     fields = {name: value for name in _NAMES if (value := getattr(event, name)) is not None}
-    fields["trace_id"] = event.submission_id or event.inbound_id
+    fields["trace_id"] = event.origin_id or event.submission_id or event.inbound_id
     return fields
 
 

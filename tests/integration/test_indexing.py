@@ -120,7 +120,9 @@ async def test_a_mail_that_cannot_be_indexed_is_skipped_and_shown(
         failed = await index_all(SearchIndexer(database))
     # then the batch was halved, that mail was tried alone, and all others are indexed
     assert failed < 20
-    assert [line["ids"] for line in logged if line["event"] == "mail not indexed"] == [[ids[9]]]
+    assert [line["lines"] for line in logged if line["event"] == "mail not indexed"] == [
+        [{"id": ids[9], "trace_id": ids[9]}]
+    ]
     async with database.transaction() as connection:
         subjects = await search_index.subjects(connection, ids)
         assert [mail.id for mail in await search_index.search(connection, SUPPORT)][9] == ids[9]

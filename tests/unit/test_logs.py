@@ -70,3 +70,17 @@ logging.getLogger("asyncio").warning("a library")
     lines = [list(json.loads(line).items()) for line in done.stderr.splitlines()]
     assert [[name for name, _ in line[:4]] for line in lines] == [["timestamp", "level", "event", "service"]] * 3
     assert [line[2][1] for line in lines] == ["poll failed", "routed", "a library"]
+
+
+def test_a_line_that_names_a_submission_has_its_trace_id() -> None:
+    program = """
+import structlog
+from shared.runtime import logs
+logs.configure("json", "sender")
+log = structlog.get_logger()
+log.warning("claim lost, mail not sent", submission_id=7)
+log.error("mail failed", id=9, trace_id=7)
+log.warning("poll failed", external="a@x.example")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert [json.loads(line).get("trace_id") for line in done.stderr.splitlines()] == [7, 7, None]

@@ -23,7 +23,7 @@ from services.admin.mail.search_index import NewMail, ReadMail
 from shared import routing
 from shared.db.database import Connection, Database
 from shared.model import External, Local
-from shared.store import accounts
+from shared.store import accounts, inbound
 
 BATCH = 64
 """Mails that are indexed in one transaction, at most; their heads are 2 MiB together."""
@@ -80,11 +80,13 @@ class SearchIndexer:
         async with self._database.transaction(BATCH_SECONDS) as connection:
             last_id = await search_index.lock_progress(connection)
             mails = [] if last_id is None else await search_index.load_new_mails(connection, last_id, 1)
+            origins = await inbound.load_origins(connection, [mail.id for mail in mails])
             for mail in mails:
                 await search_index.write_unread(connection, mail)
                 await search_index.save_progress(connection, mail.id)
         self._failures = 0
-        log.error("mail not indexed", ids=[mail.id for mail in mails], error=repr(error))
+        lines = [{"id": mail.id, "trace_id": origins.get(mail.id, mail.id)} for mail in mails]
+        log.error("mail not indexed", error=repr(error), lines=lines)
 
 
 async def index_next(connection: Connection, size: int = BATCH) -> IndexedBatch:
