@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check faults failover hostile
+.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check faults failover hostile alerts
 
 demo:
 	./mailgroup demo
@@ -63,3 +63,7 @@ failover:
 hostile:
 	./mailgroup test --setup
 	.venv/bin/python -m tests.faults.hostile
+
+# Every alert of Prometheus fires and clears on a running system, with shorter times. Needs root, ten minutes.
+alerts:
+	./mailgroup alerts

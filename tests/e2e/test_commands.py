@@ -17,7 +17,7 @@ from tests.company import HASH, local
 from tests.system import PASSWORD, System, until
 
 SUPPORT = "support@company.com"
-CHECKOUT = {("test",), ("bench",), ("interop",), ("deploy-check",)}
+CHECKOUT = {("test",), ("bench",), ("interop",), ("deploy-check",), ("alerts",)}
 """Commands of a checkout, which have no data folder."""
 
 

@@ -37,7 +37,7 @@ def empty_mailbox(system: System, address: str) -> None:
     session.quit()
 
 
-def test_a_mail_has_one_trace_id_from_fetch_to_mailbox_and_from_submission_to_relay(system: System) -> None:
+def test_a_mail_has_one_trace_id_from_fetch_or_submission_to_its_end(system: System) -> None:
     # given a mail that comes in, and one that goes out, to a colleague, and to another external account of ours
     system.provider.add_mailbox(ANNA, PASSWORD)
     system.apply(system.company())

@@ -193,7 +193,7 @@ def sample(process: Monitor, name: str, **labels: str) -> float | None:
     return found[0] if found else None
 
 
-async def test_the_state_of_accounts_is_exported_by_a_process_that_has_just_started(
+async def test_a_process_that_has_just_started_exports_the_state_of_accounts(
     database: Database, database_url: str, tmp_path: Any
 ) -> None:
     # given an account that was polled long ago and is refused, one that was never polled, and a disabled one

@@ -128,6 +128,15 @@ def deploy_check() -> None:
     raise typer.BadParameter("the deployment is checked by the script ./mailgroup of a checkout")
 
 
+@app.command(name="alerts", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def alerts() -> None:
+    """Provoke every alert on a running system, in a checkout, and install what is missing. It needs root.
+
+    Example: ./mailgroup alerts
+    """
+    raise typer.BadParameter("alerts are provoked by the script ./mailgroup of a checkout")
+
+
 @app.command(name="interop", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
 def interop() -> None:
     """Test mail clients and provider servers (all, or the named ones), in a checkout, and install what is missing.

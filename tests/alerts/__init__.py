@@ -1,0 +1,1 @@
+"""Provokes every alert of Prometheus once, on a running system: ``make alerts``."""
