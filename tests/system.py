@@ -74,6 +74,7 @@ class System:
             "address": address,
             "password": PASSWORD,
             "poll_seconds": 1,
+            "hold": False,  # an account that is added again is on hold if it was so in an earlier test
             "pop3": server | {"port": self.provider.pop3_port},
             "smtp": server | {"port": self.provider.smtp_port},
         } | fields
