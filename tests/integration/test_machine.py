@@ -211,7 +211,7 @@ def test_a_second_up_on_the_same_folder_is_refused(running: Up) -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     )
     assert done.returncode != 0
-    assert "is in use by another mailgroup" in done.stderr
+    assert "is in use by 'mailgroup up'" in done.stderr
 
 
 def test_a_killed_up_is_no_obstacle_for_the_next_one(running: Up) -> None:
