@@ -6,6 +6,8 @@ import json
 import poplib
 from typing import Any
 
+import psycopg
+
 from tests.system import PASSWORD, System, until
 
 ANNA, SUPPORT = "anna@customer.example", "support@company.com"
@@ -24,7 +26,13 @@ def lines(system: System) -> list[dict[str, Any]]:
 
 def of_mail(system: System, what: str) -> tuple[set[int], list[dict[str, Any]]]:
     """Return the ids of the rows of a mail, and the lines that name one of them."""
-    ids = {mail["id"] for mail in system.json("trace", what)}
+    with psycopg.connect(str(system.settings.database_url)) as connection:
+        rows = connection.execute(
+            """select id from submissions where message_id = %(what)s
+               union select id from inbound where message_id = %(what)s""",
+            {"what": what},
+        )
+        ids = {int(id_) for (id_,) in rows}
     return ids, [line for line in lines(system) if any(line.get(key) in ids for key in IDS)]
 
 
