@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.admin.cli.progress import LINE_SECONDS, Lines, describe
+from tests.terminal import open_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
@@ -50,7 +50,7 @@ def test_a_short_work_prints_nothing_into_a_pipe() -> None:
 
 
 def test_a_terminal_shows_a_bar_on_standard_error() -> None:
-    master, slave = pty.openpty()
+    master, slave = open_terminal()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     child = subprocess.Popen(
         [sys.executable, "-c", PROGRAM], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=slave

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.terminal import open_terminal
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = """
@@ -25,7 +26,7 @@ def printed(columns: int, width: int | None) -> str:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm", "NO_COLOR": "1"}
     if width is None:
         return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
-    ours, theirs = pty.openpty()
+    ours, theirs = open_terminal()
     process = subprocess.Popen(command, stdout=theirs, env=environment | {"COLUMNS": str(width)})
     os.close(theirs)
     said = b""
