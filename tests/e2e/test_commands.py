@@ -250,8 +250,8 @@ def test_a_person_is_retired_by_one_command(system: System) -> None:
 def test_a_change_says_what_happens_to_mail_at_the_provider(system: System) -> None:
     # given a maildrop with a mail that is fetched already
     system.apply(system.company())
-    system.provider.put(SUPPORT, b"To: support@company.com\nSubject: lies-there\n\nHi\n")
-    until(lambda: system.who_has("lies-there", ["alex@local.com"]))
+    system.provider.put(SUPPORT, b"To: support@company.com\nSubject: fetched-before\n\nHi\n")
+    until(lambda: system.who_has("fetched-before", ["alex@local.com"]))
     # when it is to be deleted there later, and when the server gets another name
     later = system.run("external", "set", SUPPORT, "delete_after_days=7").stdout
     renamed = system.run("external", "set", SUPPORT, "pop3.host=localhost", f"password={PASSWORD}").stdout

@@ -56,11 +56,12 @@ def page(chromium: Browser, system: System) -> Iterator[Page]:
 
 def sign_in(page: Page, system: System) -> None:
     """Sign in by keyboard only."""
+    expect(page.get_by_label("Name or email address")).to_be_focused()
     page.keyboard.type("admin")
     page.keyboard.press("Tab")
     page.keyboard.type(system.settings.admin_password or "")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_role("navigation", name="Pages")).to_be_visible()
 
 
 def open_page(page: Page, name: str) -> None:
@@ -205,8 +206,8 @@ def test_old_mail_waits_until_everybody_is_said_to_be_here(page: Page, system: S
 
 def _search(page: Page, words: str) -> bool:
     page.get_by_role("searchbox").fill(words)
-    page.keyboard.press("Enter")
-    page.wait_for_load_state()
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
     return page.get_by_role("link", name="it is off").count() > 0
 
 

@@ -163,8 +163,8 @@ def test_chapter_4_needs_tab_enter_space_and_letters_only(page: Page, system: Sy
 
 def _search(page: Page, words: str) -> bool:
     fill(page, "Address, words", words)
-    page.keyboard.press("Enter")
-    page.wait_for_load_state()
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
     return page.get_by_role("link", name="printer smokes").count() > 0
 
 
