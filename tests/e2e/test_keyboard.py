@@ -124,16 +124,16 @@ def test_chapter_4_needs_tab_enter_space_and_letters_only(page: Page, system: Sy
     press(page, SUPPORT)
     expect(page.locator(".people li")).to_have_count(2)
     # and a customer's mail is found, with who got it
-    customer_writes(system, SUPPORT, "printer smokes")
+    customer_writes(system, SUPPORT, "scanner beeps")
     until(
         lambda: (
-            system.who_has("printer smokes", ["alex@local.com", "jim@local.com"]) == ["alex@local.com", "jim@local.com"]
+            system.who_has("scanner beeps", ["alex@local.com", "jim@local.com"]) == ["alex@local.com", "jim@local.com"]
         )
     )
     press(page, "Find mail")
     heading(page, "Find mail")
-    until(lambda: _search(page, "printer"), 30)
-    press(page, "printer smokes")
+    until(lambda: _search(page, "scanner"), 30)
+    press(page, "scanner beeps")
     expect(page.locator(".sentences")).to_contain_text("Alex got this because")
     # when the provider cannot be reached, which Enter in a field saves, an answer waits in the queue
     press(page, "External accounts")
@@ -143,7 +143,7 @@ def test_chapter_4_needs_tab_enter_space_and_letters_only(page: Page, system: Sy
     fill(page, "SMTP port", "1")
     page.keyboard.press("Enter")
     expect(page.get_by_role("status").first).to_contain_text("changed smtp")
-    submit(system, "Re: printer smokes")
+    submit(system, "Re: scanner beeps")
     until(lambda: waiting(system))
     # then it is cancelled with a reason, after a question, and never sent
     press(page, "Queue and stuck mail")
@@ -165,7 +165,7 @@ def _search(page: Page, words: str) -> bool:
     fill(page, "Address, words", words)
     with page.expect_navigation():
         page.keyboard.press("Enter")
-    return page.get_by_role("link", name="printer smokes").count() > 0
+    return page.get_by_role("link", name="scanner beeps").count() > 0
 
 
 def test_enter_in_the_queue_sends_and_cancels_nothing(page: Page, system: System) -> None:
