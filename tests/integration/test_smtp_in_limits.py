@@ -297,18 +297,17 @@ async def test_a_line_sent_octet_by_octet_costs_little_however_long_it_is(server
 
     # as a transport delivers such input: an octet at a time, with the session running in between
     connection.data_received(b"NOOP ")
-    started = time.process_time()
+    stored = 0
     for number in range(60_000):
         connection.data_received(b"x")
+        stored = max(stored, len(connection._input))
         if number % 8 == 0:
             await asyncio.sleep(0)
-    seconds = time.process_time() - started
-    assert len(connection._input) <= command_loop.AUTH_OCTETS + 8
+    assert stored <= command_loop.AUTH_OCTETS + 8
     connection.data_received(b"\r\n")
 
     assert (await client.reply())[-1].startswith("500 5.5.2")
     assert (await client.ask("NOOP")).startswith("250")
-    assert seconds < 0.5  # storing the whole line took more than that
 
 
 async def test_a_command_that_does_not_end_in_time_ends_the_session(
