@@ -28,7 +28,7 @@ Words = tuple[str, ...]
 class FenceCommand(NamedTuple):
     """A command and the reply that the server has to give."""
 
-    command: bytes
+    line: bytes  # with CRLF
     words: Words
     number: int = 0  # of the mail that it is about
 
@@ -37,7 +37,7 @@ class FenceCommand(NamedTuple):
         return _words(line) == self.words
 
 
-def noop_question(line: bytes) -> FenceCommand | None:
+def noop_command(line: bytes) -> FenceCommand | None:
     """Return the command NOOP. :param line: its reply; None is returned if that is a refusal."""
     words = _words(line)
     return None if words is None else FenceCommand(NOOP, words)
@@ -49,9 +49,9 @@ def _words(line: bytes) -> Words | None:
 
 
 class Fence:
-    """The questions of a session.
+    """The commands of a session whose replies are known.
 
-    verb: UIDL, LIST or STAT. noop: the question NOOP; None if its reply is not known.
+    verb: UIDL, LIST or STAT. noop: the command NOOP; None if its reply is not known.
     """
 
     def __init__(self, verb: str, known: Mapping[int, Words]) -> None:
@@ -77,22 +77,22 @@ class Fence:
         return cls("STAT", {0: (str(count), str(octets))})
 
     def forget(self, number: int) -> None:
-        """Ask no more about a mail that the server refuses, unless it is the only one."""
+        """Send no more commands about a mail that the server refuses, unless it is the only one."""
         if len(self._numbers) > 1 and number in self._numbers:
             self._numbers.remove(number)
 
     @property
     def length(self) -> int:
-        """The number of questions that make a guess as unlikely as GUESSES says; 1 if there is only one question."""
+        """The number of commands that make a guess as unlikely as GUESSES says; 1 if there is only one command."""
         choices = self._choices
         return math.ceil(math.log(GUESSES) / math.log(choices) - 1e-9) if choices > 1 else 1
 
     def draw(self, length: int) -> list[FenceCommand]:
-        """Return so many questions, each chosen at random."""
-        return [self._question(_CHANCE.randrange(self._choices)) for _ in range(length)]
+        """Return so many commands, each chosen at random."""
+        return [self._command(_CHANCE.randrange(self._choices)) for _ in range(length)]
 
     def draw_about_mail(self, but: FenceCommand | None = None) -> FenceCommand:
-        """Return a question about a mail. :param but: another one than this, if there is one."""
+        """Return a command about a mail. :param but: another one than this, if there is one."""
         numbers = _CHANCE.sample(self._numbers, min(2, len(self._numbers)))
         others = [number for number in numbers if but is None or number != but.number]
         return self._about((others or numbers)[0])
@@ -105,7 +105,7 @@ class Fence:
     def _choices(self) -> int:
         return len(self._numbers) + (self.noop is not None)
 
-    def _question(self, choice: int) -> FenceCommand:
+    def _command(self, choice: int) -> FenceCommand:
         if choice < len(self._numbers) or self.noop is None:
             return self._about(self._numbers[choice])
         return self.noop

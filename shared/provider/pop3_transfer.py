@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from shared.net.dial import host_port
 from shared.provider.pop3_errors import OutOfStep, ProtocolError
-from shared.provider.pop3_fence import NOOP, Fence, FenceCommand, noop_question
+from shared.provider.pop3_fence import NOOP, Fence, FenceCommand, noop_command
 from shared.provider.pop3_listing import fetch_counts, fetch_sizes
 from shared.provider.pop3_replies import HEAD_OCTETS, trim
 from shared.provider.pop3_stream import LIST_OCTETS, STEP_OCTETS, Pop3Stream, ReserveMemory
@@ -75,21 +75,21 @@ class _Window:
             mail = self._requests[self._sent]
             if self._pending and self._octets + mail.octets > WINDOW_OCTETS:
                 break
-            questions = fence.draw(fence.length) if fence is not None else []
-            lines += [self._form % mail.number, *(question.command for question in questions)]
-            self._pending.append((mail, questions))
+            behind = fence.draw(fence.length) if fence is not None else []
+            lines += [self._form % mail.number, *(command.line for command in behind)]
+            self._pending.append((mail, behind))
             self._octets += mail.octets
             self._sent += 1
         return b"".join(lines)
 
     def next(self) -> tuple[int, Sequence[FenceCommand]] | None:
-        """Return the number of the mail whose reply comes next, and what was asked behind it; None if none was
+        """Return the number of the mail whose reply comes next, and the fence behind it; None if none was
         requested."""
         if not self._pending:
             return None
-        mail, questions = self._pending.popleft()
+        mail, behind = self._pending.popleft()
         self._octets -= mail.octets
-        return mail.number, questions
+        return mail.number, behind
 
 
 def _is_full(batch: Sequence[Retrieved]) -> bool:
@@ -141,15 +141,15 @@ class MailTransfer:
                 self._stream.write(commands)
             sent = window.next()
             requested = sent is not None
-            questions: Sequence[FenceCommand] = ()
+            behind: Sequence[FenceCommand] = ()
             if sent is not None:
-                number, questions = sent
+                number, behind = sent
                 due = due if batch else time.monotonic() + BATCH_SECONDS
                 batch.append(await self._mail(verb, number, max_octets, reserve_memory, first=not batch))
                 if batch[-1].refusal is not None:
                     fence.forget(number)
             ends = not requested or ahead or self.alone or _is_full(batch) or time.monotonic() > due
-            if batch and ends and await self._pass_fence(fence, batch, questions):
+            if batch and ends and await self._pass_fence(fence, batch, behind):
                 while batch:
                     yield batch.popleft()
 
@@ -183,8 +183,8 @@ class MailTransfer:
         self.reading = batch[0].number if len(batch) == 1 else None
         proven = True
         if sent:
-            for question in sent:
-                proven = await self._is_answered(fence, question, batch) and proven
+            for command in sent:
+                proven = await self._is_answered(fence, command, batch) and proven
             if not proven and _is_full(batch):
                 raise self._out_of_step(batch)
         elif any(mail.refusal is None for mail in batch):
@@ -193,23 +193,23 @@ class MailTransfer:
         return proven
 
     async def _ask(self, fence: Fence, batch: Sequence[Retrieved]) -> None:
-        """Ask the questions of a fence one by one: only one of a server without pipelining, as each costs a round trip.
+        """Send the commands of a fence one by one: only one to a server without pipelining, as each costs a round trip.
 
         :raises OutOfStep: another reply comes, or a reply before it is asked for.
         """
         for _ in range(INCONCLUSIVE_FENCES):
             proven = True
-            for question in fence.draw(fence.length if self.ahead or self.alone else 1):
+            for command in fence.draw(fence.length if self.ahead or self.alone else 1):
                 self._check_silence(batch)
-                self._stream.write(question.command)
-                proven = await self._is_answered(fence, question, batch) and proven
+                self._stream.write(command.line)
+                proven = await self._is_answered(fence, command, batch) and proven
                 self._check_silence(batch)
             if proven:
                 return
         raise self._out_of_step(batch)
 
-    async def _is_answered(self, fence: Fence, question: FenceCommand, batch: Sequence[Retrieved]) -> bool:
-        """Whether the known reply comes; False if the server refuses this question, as about a mail that is gone.
+    async def _is_answered(self, fence: Fence, command: FenceCommand, batch: Sequence[Retrieved]) -> bool:
+        """Whether the known reply comes; False if the server refuses this command, as about a mail that is gone.
 
         :raises OutOfStep: another line comes; of a mail fetched alone, only if the known reply comes behind it.
         """
@@ -218,25 +218,25 @@ class MailTransfer:
             line = await self._stream.line()
         except ProtocolError:  # a line that is too long
             line = b""
-        if question.is_answered(line):
+        if command.is_answered(line):
             return True
         refused = line[:4].upper() == b"-ERR"
         if refused:
-            fence.forget(question.number)
-        if self.alone and not await self._is_answered_late(fence, question):
+            fence.forget(command.number)
+        if self.alone and not await self._is_answered_late(fence, command):
             return True
         if refused and not self.alone:
             return False
         raise self._out_of_step(batch)
 
-    async def _is_answered_late(self, fence: Fence, question: FenceCommand) -> bool:
+    async def _is_answered_late(self, fence: Fence, command: FenceCommand) -> bool:
         """Whether the known reply comes behind another line: that was the rest of a mail. False: the server gave that
-        line in its place, and then the known reply to a second question.
+        line in its place, and then the known reply to a second command.
 
         :raises ProtocolError: it gives others. :raises Temporary: the connection ends. Neither proves anything.
         """
-        second = fence.draw_about_mail(but=question)
-        self._stream.write(second.command)
+        second = fence.draw_about_mail(but=command)
+        self._stream.write(second.line)
         late, octets = False, 0
         while True:
             try:
@@ -244,9 +244,9 @@ class MailTransfer:
                     line = await self._stream.line(LIST_OCTETS)
             except TimeoutError as error:
                 raise ProtocolError(f"{self._stream.where}: another reply") from error
-            if second.is_answered(line) and (late or second != question):
+            if second.is_answered(line) and (late or second != command):
                 break
-            late = late or question.is_answered(line)
+            late = late or command.is_answered(line)
             octets += len(line) + 1
             if octets > LIST_OCTETS:
                 raise self._stream.too_long(LIST_OCTETS)
@@ -287,18 +287,18 @@ class MailTransfer:
         )
 
     async def _is_known(self, fence: Fence) -> bool:
-        """Whether the server answers a question of the fence as expected, while nothing else can come.
+        """Whether the server answers a command of the fence as expected, while nothing else can come.
 
         A server that ignores the number sends the whole list, whose lines begin with numbers; NOOP shows its end.
         """
         stream = self._stream
         stream.command = f"{fence.verb} of one mail"
-        question = fence.draw_about_mail()
-        stream.write(question.command + NOOP if self.ahead else question.command)
+        command = fence.draw_about_mail()
+        stream.write(command.line + NOOP if self.ahead else command.line)
         line = await stream.line()
         if not _is_status(line):
             raise stream.not_pop3()
-        known = question.is_answered(line)
+        known = command.is_answered(line)
         if not self.ahead:
             if not self.alone and (known or line[:1] == b"-"):
                 return known  # NOOP would cost a round trip
@@ -308,7 +308,7 @@ class MailTransfer:
             octets += len(line) + 1
             if octets > LIST_OCTETS:
                 raise stream.too_long(LIST_OCTETS)
-        fence.noop = noop_question(line)
+        fence.noop = noop_command(line)
         return known
 
 

@@ -11,7 +11,7 @@ from shared.provider import pop3_fence, pop3_transfer
 from shared.provider.credentials import Credential
 from shared.provider.pop3_client import Pop3Client, open_session
 from shared.provider.pop3_errors import OutOfStep, Pop3ConnectionLost, ProtocolError
-from shared.provider.pop3_fence import Fence, noop_question
+from shared.provider.pop3_fence import Fence, noop_command
 from shared.provider.pop3_replies import ListReply
 from shared.provider.pop3_transfer import RetrRequest
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, say, stuff
@@ -173,7 +173,7 @@ def verbs(script: ScriptedPop3) -> list[str]:
 
 
 class Hiccup(ScriptedPop3):
-    """Answers the first question behind a mail with other lines."""
+    """Answers the first command behind a mail with other lines."""
 
     lines = b"* garbage\r\n"
 
@@ -208,7 +208,7 @@ async def test_more_lines_than_replies_end_the_session_and_blame_no_mail(lines: 
 
 
 @pytest.mark.parametrize("capabilities", [AHEAD, ONE_BY_ONE], ids=["pipelining", "one by one"])
-async def test_a_question_about_a_mail_that_is_gone_delays_a_proof_and_no_more(
+async def test_a_command_about_a_mail_that_is_gone_delays_a_proof_and_no_more(
     monkeypatch: pytest.MonkeyPatch, capabilities: tuple[str, ...]
 ) -> None:
     # given a server that knows no more of a mail, about which some of the fences ask
@@ -290,25 +290,25 @@ async def test_forged_replies_in_time_deceive_no_fence_of_a_lone_mail(
 def test_a_guess_of_the_whole_fence_is_unlikely_for_any_number_of_mails(mails: int) -> None:
     fence = Fence.of_uidls({number: f"u{number}" for number in range(1, mails + 1)})
     assert mails > 1 or fence.length == 1  # nothing is to be chosen
-    fence.noop = noop_question(b"+OK")
+    fence.noop = noop_command(b"+OK")
     assert (mails + 1) ** fence.length >= pop3_fence.GUESSES > (mails + 1) ** (fence.length - 1)
     assert len({tuple(fence.draw(fence.length)) for _ in range(200)}) > 100
 
 
 def test_a_mail_without_unique_id_is_fenced_by_another_one() -> None:
-    [question] = Fence.of_uidls({1: "", 2: "b"}).draw(1)
-    assert question.command == b"UIDL 2\r\n"
-    assert question.is_answered(b"+OK 2 b") and question.is_answered(b"+ok 2  b  or so")
+    [command] = Fence.of_uidls({1: "", 2: "b"}).draw(1)
+    assert command.line == b"UIDL 2\r\n"
+    assert command.is_answered(b"+OK 2 b") and command.is_answered(b"+ok 2  b  or so")
     wrong = (b"", b"+OK", b"+OK 2", b"+OK 2 B", b"+OK 1 b", b"+OK 2 bb", b"-ERR 2 b", b"2 b")
-    assert not any(map(question.is_answered, wrong))
+    assert not any(map(command.is_answered, wrong))
 
 
 def test_long_and_odd_unique_ids_are_known_again() -> None:
     listed = ListReply(2, bytearray(b"1 " + b"u" * 3000 + b"\r\n2 \xe9\r\n"), b"").parse()
-    questions = Fence.of_uidls(dict(listed.mails)).draw(50)
+    commands = Fence.of_uidls(dict(listed.mails)).draw(50)
     lines = {1: b"+OK 1 " + b"u" * 3000, 2: b"+OK 2 \xe9"}
-    assert {question.number for question in questions} == {1, 2}
-    assert all(question.is_answered(lines[question.number]) for question in questions)
+    assert {command.number for command in commands} == {1, 2}
+    assert all(command.is_answered(lines[command.number]) for command in commands)
 
 
 def test_a_refused_mail_is_asked_about_no_more_unless_it_is_alone() -> None:
@@ -316,9 +316,9 @@ def test_a_refused_mail_is_asked_about_no_more_unless_it_is_alone() -> None:
     fence.forget(1)
     fence.forget(2)
     fence.forget(3)
-    assert {question.number for question in fence.draw(20)} == {2}
+    assert {command.number for command in fence.draw(20)} == {2}
 
 
-def test_no_question_is_a_refused_noop() -> None:
-    assert noop_question(b"-ERR what?") is None
-    assert noop_question(b"+OK hi there you") == (b"NOOP\r\n", ("hi", "there"), 0)
+def test_no_command_of_a_fence_is_a_refused_noop() -> None:
+    assert noop_command(b"-ERR what?") is None
+    assert noop_command(b"+OK hi there you") == (b"NOOP\r\n", ("hi", "there"), 0)
