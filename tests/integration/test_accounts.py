@@ -67,7 +67,7 @@ async def test_a_delegate_who_is_disabled_is_refused_unless_named_before(databas
     for people in ([away, local("Alex", delegate="jim@local.com")], [local("Alex", delegate="JIM@local.com"), away]):
         said = await refused(database, {"local_accounts": people})
         assert "local account alex@local.com: delegate: " in said and "is disabled and gets no mail" in said
-    # then after Jim is named and disabled, in this order, Alex can still be saved, and the loss is told
+    # then after Jim is named and disabled, in this order, Alex can still be saved, and the loss is reported
     await apply(database, {"local_accounts": [local("Alex", enabled=False, delegate="jim@local.com")]})
     lines = await apply(database, {"local_accounts": [away]})
     assert lines[-1].startswith("local account alex@local.com: the delegate jim@local.com is disabled: mail with")

@@ -17,7 +17,7 @@ def find_conflicts(
     """Return the rules that all accounts together break; none if all is well.
 
     :param saved: kind and folded address of the accounts that a person changes now: of two accounts that are in each
-        other's way, the problem is told of one of these.
+        other's way, the problem is reported for one of these.
     """
     problems = _find_shared_addresses(externals, people, saved)
     external_ids = {external.id for external in externals}

@@ -172,7 +172,7 @@ class LocalFields(_Strict):
 
 @dataclass(slots=True)
 class AccountsFile:
-    """The whole file. ``services.admin.accounts.apply`` refuses one that has problems, and tells its own with them."""
+    """The whole file. ``services.admin.accounts.apply`` refuses one with problems, and reports its own with them."""
 
     external_accounts: list[ExternalFields] = field(default_factory=list)
     local_accounts: list[LocalFields] = field(default_factory=list)

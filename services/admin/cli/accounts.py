@@ -65,7 +65,7 @@ def apply(
     async def work() -> None:
         wanted = file_format.read_file(file)
         if wanted.problems and settings.load(data=data).database_url is None:
-            wanted.require_valid()  # with a database, these are told together with those that need it
+            wanted.require_valid()  # with a database, these are reported together with those that need it
 
         async def read(_: database.Connection) -> file_format.AccountsFile:
             return wanted

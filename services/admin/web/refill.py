@@ -20,7 +20,7 @@ SECRETS = frozenset({"password", "oauth.client_secret", "old", "new", "again"})
 _OF_SESSION = frozenset({"kept", "oauth.kept", "confirmed", "seen"})
 """Hidden fields that mean nothing after the session."""
 _STATE = _OF_SESSION | {"version", "found"}
-"""Hidden fields that do not tell one form of a page from another."""
+"""Hidden fields that do not distinguish one form of a page from another."""
 
 
 @dataclass(frozen=True, slots=True)

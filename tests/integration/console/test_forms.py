@@ -244,7 +244,7 @@ async def test_two_tabs_with_one_user_of_the_console(browser: Browser, ids: dict
         return {"id": ids["user"], "version": found[0].values["version"]} | more
 
     first, second = fields(do="role", role="administrator"), fields(do="password", password="typed-in-tab-two")
-    # when the first one saves, the second one is refused and told
+    # when the first one saves, the second one is refused and shown the change
     assert browser.post("/users", first).ok
     page = browser.post("/users", second)
     assert page.status_code == 409 and "second was changed meanwhile, is administrator now" in text(page)
