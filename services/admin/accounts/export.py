@@ -116,6 +116,15 @@ async def find_entry(connection: Connection, kind: Kind, address: str) -> dict[s
     raise Permanent(say_no_account(kind, address, [entry["address"] for entry in entries]))
 
 
+async def find_external(connection: Connection, address: str) -> External:
+    """Return an external account. :raises Permanent: none has this address."""
+    externals = await accounts.load_externals(connection)
+    for external in externals:
+        if external.address.casefold() == address.casefold():
+            return external
+    raise Permanent(say_no_account("external", address, [external.address for external in externals]))
+
+
 def say_no_account(kind: Kind, address: str, known: Collection[str]) -> str:
     """Return the error for an address that no account has. :param known: the addresses of all accounts of the kind."""
     return f"{address}: there is no such {kind} account{say_unknown(address, known)}"

@@ -7,18 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from services.admin.cli.accounts import find_external
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json
 from services.admin.cli.output import console, print_json, print_table, run
 from services.admin.cli.progress import show_progress
+from services.admin.cli.transactions import as_rows, run_change, run_list
 from services.admin.formatting import moment
 
 with lazy_imports():
     from services.admin import context
     from services.admin.access import audit, users
+    from services.admin.accounts import export
     from services.admin.mail import operations
     from services.admin.monitoring import history_progress, status
+    from shared.db import database
     from shared.store import accounts, last_logins
 
 FOLLOW_SECONDS = 1.0
@@ -36,18 +38,12 @@ def hand_over(
     Example: mailgroup local hand-over alex@local.com --to jim@local.com
     """
 
-    async def work() -> None:
-        async with (
-            context.open_context(data) as system,
-            system.database.transaction(operations.HAND_OVER_SECONDS) as connection,
-        ):
-            count = await operations.copy_mailbox_to(connection, address, to)
-            await audit.record_change(
-                connection, audit.operator(), "handed mail over", address, f"{count} mails to {to}"
-            )
-        _print_change(f"local account {to}: has {count} mails of {address}, as new mail", json)
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+        count = await operations.copy_mailbox_to(connection, address, to)
+        await audit.record_change(connection, audit.operator(), "handed mail over", address, f"{count} mails to {to}")
+        return [f"local account {to}: has {count} mails of {address}, as new mail"]
 
-    run(work)
+    run_change(data, json, change, seconds=operations.HAND_OVER_SECONDS)
 
 
 def sign_out(address: Address, data: Data = None, json: Json = False) -> None:
@@ -56,21 +52,13 @@ def sign_out(address: Address, data: Data = None, json: Json = False) -> None:
     Example: mailgroup local sign-out alex@local.com
     """
 
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            person = await operations.load_person(connection, address)
-            count = await users.end_sessions_of(connection, person.id)
-            await audit.record_change(connection, audit.operator(), "signed out everywhere", person.address)
-        _print_change(f"local account {person.address}: signed out of {count} browsers", json)
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+        person = await operations.load_person(connection, address)
+        count = await users.end_sessions_of(connection, person.id)
+        await audit.record_change(connection, audit.operator(), "signed out everywhere", person.address)
+        return [f"local account {person.address}: signed out of {count} browsers"]
 
-    run(work)
-
-
-def _print_change(line: str, json: bool) -> None:
-    if json:
-        print_json({"changed": [line]})
-    else:
-        console.print(line, markup=False)
+    run_change(data, json, change)
 
 
 def logins(address: Address, data: Data = None, json: Json = False) -> None:
@@ -85,22 +73,8 @@ def logins(address: Address, data: Data = None, json: Json = False) -> None:
             last = await last_logins.load_last_logins(connection, person.id)
             sessions = await users.list_sessions(connection, person.id)
         if json:
-            print_json(
-                {
-                    "last": [
-                        {"protocol": login.protocol, "at": status.iso(login.at), "peer": login.peer} for login in last
-                    ],
-                    "sessions": [
-                        {
-                            "peer": s.peer,
-                            "agent": s.agent,
-                            "created_at": status.iso(s.created_at),
-                            "seen_at": status.iso(s.seen_at),
-                        }
-                        for s in sessions
-                    ],
-                }
-            )
+            sessions_shown = as_rows(sessions, "peer", "agent", "created_at", "seen_at")
+            print_json({"last": as_rows(last, "protocol", "at", "peer"), "sessions": sessions_shown})
             return
         rows = [(login.protocol.upper(), moment(status.iso(login.at)), login.peer, "") for login in last]
         rows += [("console", moment(status.iso(session.seen_at)), session.peer, session.agent) for session in sessions]
@@ -115,16 +89,16 @@ def removed(data: Data = None, json: Json = False) -> None:
     Example: mailgroup local removed
     """
 
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            found = await accounts.removed_locals(connection)
-        rows = [(person.address, person.user_name, status.iso(at)) for person, at in found]
-        if json:
-            print_json([dict(zip(("address", "user_name", "removed_at"), row, strict=True)) for row in rows])
-        else:
-            print_table("Removed", ("Address", "User name", "Removed (UTC)"), [(*r[:2], moment(r[2])) for r in rows])
+    async def read(connection: database.Connection) -> list[dict[str, Any]]:
+        return [
+            {"address": person.address, "user_name": person.user_name, "removed_at": status.iso(at)}
+            for person, at in await accounts.removed_locals(connection)
+        ]
 
-    run(work)
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        return row["address"], row["user_name"], moment(row["removed_at"])
+
+    run_list("Removed", ("Address", "User name", "Removed (UTC)"), cells, data, json, read)
 
 
 def history(
@@ -142,7 +116,8 @@ def history(
 
     async def work() -> None:
         async with context.open_context(data) as system:
-            account = await find_external(system, address)
+            async with system.database.transaction() as connection:
+                account = await export.find_external(connection, address)
             with show_progress(address, "mails", shown=follow and not json) as progress:
                 while True:
                     async with system.database.transaction() as connection:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from services.admin.cli.accounts import change_accounts, find_external
+from services.admin.cli.account_change import change_accounts
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json, group
-from services.admin.cli.output import console, print_json, print_table, run
+from services.admin.cli.output import run
+from services.admin.cli.transactions import as_rows, run_change, run_list
 from services.admin.formatting import moment
 
 with lazy_imports():
     from services.admin import context
-    from services.admin.accounts import edit, file_format
+    from services.admin.accounts import edit, export, file_format
     from services.admin.mail import search_index, unknown_names
-    from services.admin.monitoring import status
     from shared.db import database
 
 names = group("Names beside an external address that no local account has.")
@@ -37,32 +37,16 @@ def answers(
     Example: mailgroup answers
     """
 
-    async def work() -> None:
+    async def read(connection: database.Connection) -> list[dict[str, Any]]:
         load = search_index.answered if answered else search_index.unanswered
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            found = await load(connection, before)
-        if json:
-            print_json(
-                [
-                    {
-                        "mail_id": mail.mail_id,
-                        "external": mail.external,
-                        "at": status.iso(mail.at),
-                        "sender": mail.sender,
-                        "subject": mail.subject,
-                        "author": mail.author,
-                        "answered_at": status.iso(mail.answered_at),
-                        "submission_id": mail.submission_id,
-                    }
-                    for mail in found
-                ]
-            )
-            return
-        rows = [(m.mail_id, moment(status.iso(m.at)), m.sender, m.subject, m.external, m.author) for m in found]
-        title = "Answered" if answered else "Unanswered"
-        print_table(title, ("Id", "Time (UTC)", "From", "Subject", "Account", "Answered by"), rows)
+        names = ("mail_id", "external", "at", "sender", "subject", "author", "answered_at", "submission_id")
+        return as_rows(await load(connection, before), *names)
 
-    run(work)
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        return row["mail_id"], moment(row["at"]), row["sender"], row["subject"], row["external"], row["author"]
+
+    columns = ("Id", "Time (UTC)", "From", "Subject", "Account", "Answered by")
+    run_list("Answered" if answered else "Unanswered", columns, cells, data, json, read)
 
 
 @names.command("list")
@@ -72,30 +56,14 @@ def names_list(data: Data = None, json: Json = False) -> None:
     Example: mailgroup names list
     """
 
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            found = await unknown_names.list_names(connection)
-        if json:
-            print_json(
-                [
-                    {
-                        "external": each.external,
-                        "name": each.name,
-                        "mails": each.mails,
-                        "last_mail_id": each.last_mail_id,
-                        "last_at": status.iso(each.last_at),
-                    }
-                    for each in found
-                ]
-            )
-            return
-        rows = [
-            (each.name, each.external, each.mails, each.last_mail_id, moment(status.iso(each.last_at)))
-            for each in found
-        ]
-        print_table("Unknown names", ("Name", "Account", "Mails", "Last mail", "Time (UTC)"), rows)
+    async def read(connection: database.Connection) -> list[dict[str, Any]]:
+        names = ("external", "name", "mails", "last_mail_id", "last_at")
+        return as_rows(await unknown_names.list_names(connection), *names)
 
-    run(work)
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        return row["name"], row["external"], row["mails"], row["last_mail_id"], moment(row["last_at"])
+
+    run_list("Unknown names", ("Name", "Account", "Mails", "Last mail", "Time (UTC)"), cells, data, json, read)
 
 
 @names.command("assign")
@@ -111,15 +79,14 @@ def names_assign(
     Example: mailgroup names assign Alexander --external support@company.com --to alex@local.com
     """
 
+    async def prepare(connection: database.Connection) -> file_format.AccountsFile:
+        account = await export.find_external(connection, external)
+        requested = await edit.add_name(connection, to, name)
+        await unknown_names.forget_name(connection, account.id, name)
+        return requested
+
     async def work() -> None:
         async with context.open_context(data) as system:
-            account = await find_external(system, external)
-
-            async def prepare(connection: database.Connection) -> file_format.AccountsFile:
-                requested = await edit.add_name(connection, to, name)
-                await unknown_names.forget_name(connection, account.id, name)
-                return requested
-
             await change_accounts(system, prepare, json)
 
     run(work)
@@ -132,14 +99,9 @@ def names_hide(name: Name, external: External, data: Data = None, json: Json = F
     Example: mailgroup names hide Newsletter --external support@company.com
     """
 
-    async def work() -> None:
-        async with context.open_context(data) as system:
-            account = await find_external(system, external)
-            async with system.database.transaction() as connection:
-                await unknown_names.forget_name(connection, account.id, name)
-        if json:
-            print_json({"changed": [f"name {name}: hidden"]})
-        else:
-            console.print(f"name {name}: hidden", markup=False)
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+        account = await export.find_external(connection, external)
+        await unknown_names.forget_name(connection, account.id, name)
+        return [f"name {name}: hidden"]
 
-    run(work)
+    run_change(data, json, change)

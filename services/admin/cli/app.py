@@ -9,13 +9,17 @@ import typer
 from services.admin.cli import (
     account_actions,
     accounts,
+    accounts_file,
     answers,
     backup,
     completion,
+    existing_mail,
     install,
     logs,
     machine,
     mail,
+    providers,
+    retirement,
     single_mails,
     users,
 )
@@ -48,9 +52,14 @@ app = group(
 
 app.command()(machine.demo)
 app.command()(machine.up)
-app.command()(accounts.apply)
-app.command()(accounts.export)
+app.command()(accounts_file.apply)
+app.command()(accounts_file.export)
+accounts.external.command("start")(existing_mail.start)
+accounts.external.command("test")(providers.check)
+accounts.external.command("authorize")(providers.authorize)
+accounts.external.command("skipped")(providers.skipped)
 accounts.external.command("history")(account_actions.history)
+accounts.local.command("retire")(retirement.retire)
 accounts.local.command("removed")(account_actions.removed)
 accounts.local.command("hand-over")(account_actions.hand_over)
 accounts.local.command("logins")(account_actions.logins)

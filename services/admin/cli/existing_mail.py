@@ -9,7 +9,8 @@ import typer
 
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json
-from services.admin.cli.output import print_json, print_lines, run, show_waiting
+from services.admin.cli.output import show_waiting
+from services.admin.cli.transactions import run_change
 from shared.errors import Permanent, Temporary
 
 with lazy_imports():
@@ -17,6 +18,7 @@ with lazy_imports():
     from services.admin.access import audit
     from services.admin.accounts import apply, connection_check, edit
     from services.admin.accounts import start as account_start
+    from shared.db import database
 
 
 async def ask_history(system: context.AdminContext, address: str, fields: dict[str, Any]) -> str:
@@ -46,12 +48,7 @@ def start(address: Address, data: Data = None, json: Json = False) -> None:
     Example: mailgroup external start support@company.com
     """
 
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            lines = await account_start.start(connection, address, audit.operator())
-        if json:
-            print_json({"changed": lines})
-        else:
-            print_lines(lines or [f"external account {address}: is started already"])
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+        return await account_start.start(connection, address, audit.operator())
 
-    run(work)
+    run_change(data, json, change, f"external account {address}: is started already")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from services.admin.accounts.passwords import describe_weak
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run, show_waiting
+from services.admin.cli.transactions import run_list
 from services.admin.formatting import ago, mail_status, moment
 from shared.errors import Permanent
 
@@ -315,7 +316,7 @@ def parked_list(search: Search = "", data: Data = None, json: Json = False) -> N
         return row["id"], row["kind"], moment(row["since"]), row["sender"], row["subject"], row["origin"], last_line
 
     columns = ("Id", "Kind", "Since (UTC)", "From", "Subject", "Parked by", "Error")
-    _list(_title("parked"), columns, cells, data, json, lambda each: operations.list_parked(each, text=search))
+    run_list(_title("parked"), columns, cells, data, json, lambda each: operations.list_parked(each, text=search))
 
 
 @parked.command("show")
@@ -377,7 +378,7 @@ def held_list(search: Search = "", data: Data = None, json: Json = False) -> Non
         return row["id"], moment(row["since"]), row["sender"], row["subject"], reason
 
     columns = ("Id", "Since (UTC)", "From", "Subject", "Reason")
-    _list(_title("held"), columns, cells, data, json, lambda each: operations.list_held(each, search))
+    run_list(_title("held"), columns, cells, data, json, lambda each: operations.list_held(each, search))
 
 
 def undelete(
@@ -406,30 +407,9 @@ def undelete(
 
     columns = ("Id", "Deleted at (UTC)", "From", "Subject", "Octets")
     title = f"Deleted mails of {address}"
-    _list(title, columns, cells, data, json, lambda each: operations.list_deleted(each, address, search))
+    run_list(title, columns, cells, data, json, lambda each: operations.list_deleted(each, address, search))
 
 
 def _title(state: str) -> str:
     """The title of a list: the word for people, then the one of the command."""
     return f"{mail_status(state).capitalize()} ({state})"
-
-
-def _list(
-    title: str,
-    columns: Sequence[str],
-    cells: Callable[[dict[str, Any]], Sequence[object]],
-    data: Path | None,
-    json: bool,
-    read: Callable[[database.Connection], Awaitable[list[dict[str, Any]]]],
-) -> None:
-    """Print the rows that ``read`` returns: as a table of ``cells``, or as JSON."""
-
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            rows = await read(connection)
-        if json:
-            print_json(rows)
-        else:
-            print_table(title, columns, map(cells, rows))
-
-    run(work)

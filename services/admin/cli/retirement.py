@@ -8,12 +8,13 @@ import typer
 
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json
-from services.admin.cli.output import print_json, print_lines, run
+from services.admin.cli.transactions import run_change
 
 with lazy_imports():
     from services.admin import context
     from services.admin.access import audit
     from services.admin.mail import retirement
+    from shared.db import database
 
 
 def retire(
@@ -37,16 +38,8 @@ def retire(
     """
     wanted = retirement.Retirement(address, mailbox_to, delegate, "remove" if remove else "disable")
 
-    async def work() -> None:
-        async with (
-            context.open_context(data) as system,
-            system.database.transaction(retirement.RETIRE_SECONDS) as connection,
-        ):
-            days = system.settings.retention_days
-            lines = await retirement.retire(connection, wanted, system.vault, system.passwords, audit.operator(), days)
-        if json:
-            print_json({"changed": lines})
-        else:
-            print_lines(lines)
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+        days = system.settings.retention_days
+        return await retirement.retire(connection, wanted, system.vault, system.passwords, audit.operator(), days)
 
-    run(work)
+    run_change(data, json, change, seconds=retirement.RETIRE_SECONDS)

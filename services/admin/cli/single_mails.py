@@ -13,6 +13,7 @@ from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.mail import Id, Ids, act_on_mails
 from services.admin.cli.options import Data, Json
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run
+from services.admin.cli.transactions import run_change
 from services.admin.formatting import moment
 from shared.errors import Permanent
 
@@ -21,6 +22,7 @@ with lazy_imports():
     from services.admin.access import audit
     from services.admin.mail import history, operations, search_index
     from services.admin.monitoring import status
+    from shared.db import database
     from shared.store import blobs
 
 Before = Annotated[int | None, typer.Option("--before", help="Only mails before this id.", metavar="ID", min=1)]
@@ -77,17 +79,12 @@ def give(
     Example: mailgroup give 42 --to jim@local.com --away-from alex@local.com
     """
 
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            await operations.give_copy(connection, id_, to, away_from)
-            await audit.record_mails(connection, audit.operator(), "gave a mail", [id_], f"to {to}")
-        line = f"mail {id_}: {to} has it{f', and {away_from} no longer' if away_from else ''}"
-        if json:
-            print_json({"changed": [line]})
-        else:
-            console.print(line, markup=False)
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+        await operations.give_copy(connection, id_, to, away_from)
+        await audit.record_mails(connection, audit.operator(), "gave a mail", [id_], f"to {to}")
+        return [f"mail {id_}: {to} has it{f', and {away_from} no longer' if away_from else ''}"]
 
-    run(work)
+    run_change(data, json, change)
 
 
 def resend(ids: Ids, data: Data = None, json: Json = False) -> None:

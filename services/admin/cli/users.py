@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json, group
-from services.admin.cli.output import console, print_json, print_table, run
+from services.admin.cli.output import print_json, run
+from services.admin.cli.transactions import as_rows, run_change, run_list
 from services.admin.formatting import moment
 
 with lazy_imports():
     from services.admin import context
     from services.admin.access import audit, user_changes
     from services.admin.access import users as stored_users
-    from services.admin.monitoring import status
     from shared.db import database
 
 users = group("Users of the console: administrators, and observers, who change nothing and read no mail.")
@@ -35,22 +33,6 @@ def _read_password(name: str) -> str:
     return sys.stdin.readline().rstrip("\r\n")
 
 
-def _change(
-    data: Path | None, json: bool, change: Callable[[context.AdminContext, database.Connection, str], Awaitable[str]]
-) -> None:
-    """Make a change in one transaction, and print the line that it returns."""
-
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            line = await change(system, connection, audit.operator())
-        if json:
-            print_json({"changed": [line]})
-        else:
-            console.print(line, markup=False)
-
-    run(work)
-
-
 @users.command("list")
 def users_list(data: Data = None, json: Json = False) -> None:
     """List the users of the console.
@@ -58,18 +40,15 @@ def users_list(data: Data = None, json: Json = False) -> None:
     Example: mailgroup users list
     """
 
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            found = await stored_users.list_users(connection)
-        rows = [(u.id, u.name, u.role, status.iso(u.created_at), status.iso(u.signed_in_at)) for u in found]
-        if json:
-            columns = ("id", "name", "role", "created_at", "signed_in_at")
-            print_json([dict(zip(columns, row, strict=True)) for row in rows])
-        else:
-            columns = ("Id", "Name", "Role", "Created (UTC)", "Last sign-in (UTC)")
-            print_table("Users", columns, [(*r[:3], moment(r[3]), moment(r[4]) or "never") for r in rows])
+    async def read(connection: database.Connection) -> list[dict[str, Any]]:
+        names = ("id", "name", "role", "created_at", "signed_in_at")
+        return as_rows(await stored_users.list_users(connection), *names)
 
-    run(work)
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        signed_in = moment(row["signed_in_at"]) or "never"
+        return row["id"], row["name"], row["role"], moment(row["created_at"]), signed_in
+
+    run_list("Users", ("Id", "Name", "Role", "Created (UTC)", "Last sign-in (UTC)"), cells, data, json, read)
 
 
 @users.command("add")
@@ -79,12 +58,11 @@ def users_add(name: Name, role: Role = "observer", data: Data = None, json: Json
     Example: mailgroup users add auditor --role observer
     """
 
-    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
-        hashed = await system.passwords.hash(user_changes.require_length(_read_password(name)))
-        await user_changes.add_user(connection, who, name, role, hashed)
-        return f"user {name}: added as {role}"
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+        hashed = await user_changes.hash_password(system.passwords, _read_password(name))
+        return [await user_changes.add_user(connection, audit.operator(), name, role, hashed)]
 
-    _change(data, json, change)
+    run_change(data, json, change)
 
 
 @users.command("password")
@@ -94,12 +72,12 @@ def users_password(name: Name, data: Data = None, json: Json = False) -> None:
     Example: mailgroup users password admin
     """
 
-    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
         user = await user_changes.find_user(connection, name)
-        hashed = await system.passwords.hash(user_changes.require_length(_read_password(user.name)))
-        return f"user {await user_changes.set_password(connection, who, user.id, hashed)}: changed password"
+        hashed = await user_changes.hash_password(system.passwords, _read_password(user.name))
+        return [await user_changes.set_password(connection, audit.operator(), user.id, hashed)]
 
-    _change(data, json, change)
+    run_change(data, json, change)
 
 
 @users.command("role")
@@ -114,11 +92,11 @@ def users_role(
     Example: mailgroup users role auditor administrator
     """
 
-    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
         user = await user_changes.find_user(connection, name)
-        return f"user {await user_changes.set_role(connection, who, user.id, role)}: {role}"
+        return [await user_changes.set_role(connection, audit.operator(), user.id, role)]
 
-    _change(data, json, change)
+    run_change(data, json, change)
 
 
 @users.command("remove")
@@ -128,11 +106,11 @@ def users_remove(name: Name, data: Data = None, json: Json = False) -> None:
     Example: mailgroup users remove auditor
     """
 
-    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
         user = await user_changes.find_user(connection, name)
-        return f"user {await user_changes.remove_user(connection, who, user.id)}: removed"
+        return [await user_changes.remove_user(connection, audit.operator(), user.id)]
 
-    _change(data, json, change)
+    run_change(data, json, change)
 
 
 @users.command("sessions")
@@ -142,18 +120,14 @@ def users_sessions(data: Data = None, json: Json = False) -> None:
     Example: mailgroup users sessions
     """
 
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            found = await stored_users.list_sessions(connection)
-        rows = [(s.id, s.who, s.peer, s.agent, status.iso(s.created_at), status.iso(s.seen_at)) for s in found]
-        if json:
-            columns = ("id", "who", "peer", "agent", "created_at", "seen_at")
-            print_json([dict(zip(columns, row, strict=True)) for row in rows])
-        else:
-            titles = ("Id", "User", "From", "Browser", "Last seen (UTC)")
-            print_table("Signed in", titles, [(*row[:4], moment(row[5])) for row in rows])
+    async def read(connection: database.Connection) -> list[dict[str, Any]]:
+        names = ("id", "who", "peer", "agent", "created_at", "seen_at")
+        return as_rows(await stored_users.list_sessions(connection), *names)
 
-    run(work)
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        return row["id"], row["who"], row["peer"], row["agent"], moment(row["seen_at"])
+
+    run_list("Signed in", ("Id", "User", "From", "Browser", "Last seen (UTC)"), cells, data, json, read)
 
 
 @users.command("sign-out")
@@ -163,10 +137,10 @@ def users_sign_out(id_: Id, data: Data = None, json: Json = False) -> None:
     Example: mailgroup users sign-out 7
     """
 
-    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
-        return f"user {await user_changes.end_session(connection, who, id_)}: signed out of one browser"
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+        return [await user_changes.end_session(connection, audit.operator(), id_)]
 
-    _change(data, json, change)
+    run_change(data, json, change)
 
 
 # ---------------------------------------------------------------------------------------------- tokens
@@ -179,18 +153,16 @@ def tokens_list(data: Data = None, json: Json = False) -> None:
     Example: mailgroup tokens list
     """
 
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            found = await stored_users.list_tokens(connection)
-        rows = [(t.id, t.name, t.role, t.made_by, status.iso(t.created_at), status.iso(t.used_at)) for t in found]
-        if json:
-            columns = ("id", "name", "role", "made_by", "created_at", "used_at")
-            print_json([dict(zip(columns, row, strict=True)) for row in rows])
-        else:
-            columns = ("Id", "Name", "Role", "Created by", "Created (UTC)", "Last used (UTC)")
-            print_table("Tokens", columns, [(*r[:4], moment(r[4]), moment(r[5]) or "never") for r in rows])
+    async def read(connection: database.Connection) -> list[dict[str, Any]]:
+        names = ("id", "name", "role", "made_by", "created_at", "used_at")
+        return as_rows(await stored_users.list_tokens(connection), *names)
 
-    run(work)
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        used = moment(row["used_at"]) or "never"
+        return row["id"], row["name"], row["role"], row["made_by"], moment(row["created_at"]), used
+
+    columns = ("Id", "Name", "Role", "Created by", "Created (UTC)", "Last used (UTC)")
+    run_list("Tokens", columns, cells, data, json, read)
 
 
 @tokens.command("create")
@@ -223,10 +195,10 @@ def tokens_revoke(id_: Id, data: Data = None, json: Json = False) -> None:
     Example: mailgroup tokens revoke 7
     """
 
-    async def change(system: context.AdminContext, connection: database.Connection, who: str) -> str:
-        return f"token {await user_changes.revoke_token(connection, who, id_)}: revoked"
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+        return [await user_changes.revoke_token(connection, audit.operator(), id_)]
 
-    _change(data, json, change)
+    run_change(data, json, change)
 
 
 # ---------------------------------------------------------------------------------------------- audit
@@ -245,15 +217,11 @@ def show_audit(
     Example: mailgroup audit alex@local.com
     """
 
-    async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            found = await audit.page(connection, before, search)
-        rows = [(e.id, status.iso(e.at), e.who, e.did, e.target, e.detail) for e in found]
-        if json:
-            columns = ("id", "at", "who", "did", "target", "detail")
-            print_json([dict(zip(columns, row, strict=True)) for row in rows])
-        else:
-            columns = ("Id", "Time (UTC)", "Who", "Did", "Target", "Detail")
-            print_table("Audit", columns, [(row[0], moment(row[1]), *row[2:]) for row in rows])
+    async def read(connection: database.Connection) -> list[dict[str, Any]]:
+        names = ("id", "at", "who", "did", "target", "detail")
+        return as_rows(await audit.page(connection, before, search), *names)
 
-    run(work)
+    def cells(row: dict[str, Any]) -> tuple[object, ...]:
+        return row["id"], moment(row["at"]), row["who"], row["did"], row["target"], row["detail"]
+
+    run_list("Audit", ("Id", "Time (UTC)", "Who", "Did", "Target", "Detail"), cells, data, json, read)

@@ -130,7 +130,7 @@ async def _change_users(context: PageContext, user: CurrentUser, form: Form) -> 
     chosen_id = next(iter(form.ids()), 0)
     hashed = ""
     if do in ("add", "password"):
-        hashed = await context.system.passwords.hash(user_changes.require_length(form.secret("password")))
+        hashed = await user_changes.hash_password(context.system.passwords, form.secret("password"))
     async with context.system.database.transaction() as connection:
         if do in ("password", "role", "remove"):
             await users.require_version(connection, chosen_id, form.text("version"))

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 
 from services.admin.access import user_changes, users
-from services.admin.web.api.schemas import (
-    ChangeLines,
+from services.admin.web.api.schemas.common import ChangeLines
+from services.admin.web.api.schemas.users import (
     ConsoleUserEntry,
     NewPassword,
     NewRole,
@@ -35,35 +35,35 @@ async def list_users(context: PageDep, user: Administrator) -> Any:
 @router.post("/users", response_model=ChangeLines)
 async def add_user(context: PageDep, user: Administrator, given: NewUser) -> Any:
     """Add a user of the console."""
-    hashed = await context.system.passwords.hash(user_changes.require_length(given.password))
+    hashed = await user_changes.hash_password(context.system.passwords, given.password)
     async with context.system.database.transaction() as connection:
-        await user_changes.add_user(connection, user.name, given.name, given.role, hashed)
-    return {"changed": [f"user {given.name}: added as {given.role}"]}
+        line = await user_changes.add_user(connection, user.name, given.name, given.role, hashed)
+    return {"changed": [line]}
 
 
 @router.put("/users/{id}/password", response_model=ChangeLines)
 async def set_user_password(context: PageDep, user: Administrator, id: _Id, given: NewPassword) -> Any:
     """Set the password of a user; all sessions of the user end."""
-    hashed = await context.system.passwords.hash(user_changes.require_length(given.password))
+    hashed = await user_changes.hash_password(context.system.passwords, given.password)
     async with context.system.database.transaction() as connection:
-        name = await user_changes.set_password(connection, user.name, id, hashed)
-    return {"changed": [f"user {name}: changed password"]}
+        line = await user_changes.set_password(connection, user.name, id, hashed)
+    return {"changed": [line]}
 
 
 @router.put("/users/{id}/role", response_model=ChangeLines)
 async def set_user_role(context: PageDep, user: Administrator, id: _Id, given: NewRole) -> Any:
     """Set the role of a user; one user has to stay administrator."""
     async with context.system.database.transaction() as connection:
-        name = await user_changes.set_role(connection, user.name, id, given.role)
-    return {"changed": [f"user {name}: {given.role}"]}
+        line = await user_changes.set_role(connection, user.name, id, given.role)
+    return {"changed": [line]}
 
 
 @router.delete("/users/{id}", response_model=ChangeLines)
 async def remove_user(context: PageDep, user: Administrator, id: _Id) -> Any:
     """Remove a user of the console; one user has to stay administrator."""
     async with context.system.database.transaction() as connection:
-        name = await user_changes.remove_user(connection, user.name, id)
-    return {"changed": [f"user {name}: removed"]}
+        line = await user_changes.remove_user(connection, user.name, id)
+    return {"changed": [line]}
 
 
 @router.get("/sessions", response_model=list[UserSession])
@@ -77,8 +77,8 @@ async def list_sessions(context: PageDep, user: Administrator) -> Any:
 async def end_session(context: PageDep, user: Administrator, id: _Id) -> Any:
     """Sign a user out of one browser."""
     async with context.system.database.transaction() as connection:
-        name = await user_changes.end_session(connection, user.name, id)
-    return {"changed": [f"user {name}: signed out of one browser"]}
+        line = await user_changes.end_session(connection, user.name, id)
+    return {"changed": [line]}
 
 
 @router.get("/tokens", response_model=list[TokenEntry])
@@ -100,5 +100,5 @@ async def create_token(context: PageDep, user: Administrator, given: NewToken) -
 async def revoke_token(context: PageDep, user: Administrator, id: _Id) -> Any:
     """Revoke a token: the next request with it is refused."""
     async with context.system.database.transaction() as connection:
-        name = await user_changes.revoke_token(connection, user.name, id)
-    return {"changed": [f"token {name}: revoked"]}
+        line = await user_changes.revoke_token(connection, user.name, id)
+    return {"changed": [line]}

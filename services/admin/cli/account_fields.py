@@ -1,0 +1,54 @@
+"""The fields of an account on the command line: FIELD=VALUE words, as in the accounts file."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from services.admin.accounts.errors import AccountsError
+from services.admin.cli.lazy import lazy_imports
+
+with lazy_imports():
+    from services.admin.accounts import yaml_text
+
+Fields = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Fields as in the accounts file, for example pop3.host=pop.company.com aliases=[help@company.com]; "
+        "password=- reads it from standard input.",
+        metavar="FIELD=VALUE...",
+    ),
+]
+_TEXTS = (
+    *("password", "password_file", "password_hash", "login", "host", "tls", "tls_fingerprint", "user_name", "external"),
+    *("client_id", "client_secret", "token_url", "scope", "device_url", "authorize_url"),
+)
+"""Fields whose value is always text, even if YAML would read a number or a list."""
+
+
+def parse_fields(fields: list[str] | None) -> dict[str, Any]:
+    """Parse FIELD=VALUE words into a mapping; pop3.host=x means {"pop3": {"host": "x"}}.
+
+    :raises AccountsError: a word has another form.
+    """
+    values: dict[str, Any] = {}
+    for word in fields or []:
+        name, sign, text = word.partition("=")
+        if not sign or not name:
+            raise AccountsError([f"{word!r}: fields are given as FIELD=VALUE"])
+        if name == "password" and text == "-":
+            value: Any = sys.stdin.readline().rstrip("\r\n")
+        elif text and name.rpartition(".")[2] in _TEXTS:
+            value = text
+        else:
+            value = yaml_text.load_yaml(text, name) if text else None
+        place = values
+        *outer, last = name.split(".")
+        for step in outer:
+            place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise AccountsError([f"{word!r}: {step} is given twice"])
+        place[last] = value
+    return values
