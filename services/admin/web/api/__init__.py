@@ -21,7 +21,7 @@ from services.admin.web.api import (
     state,
     users,
 )
-from services.admin.web.api.schemas import ApiError
+from services.admin.web.api.schemas.common import ApiError
 
 DESCRIPTION = (
     "Accounts, mail and the status of a mailgroup. Create a token in the console under *Users and tokens*. Times are "

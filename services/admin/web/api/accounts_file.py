@@ -12,7 +12,7 @@ from services.admin.accounts import export
 from services.admin.accounts.apply import FILE_SECONDS
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import read_text
-from services.admin.web.api.schemas import ChangeLines
+from services.admin.web.api.schemas.common import ChangeLines
 from services.admin.web.page_context import Administrator, PageDep
 
 router = APIRouter(tags=["accounts"])

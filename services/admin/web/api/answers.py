@@ -9,15 +9,8 @@ from fastapi import APIRouter
 from services.admin.accounts import edit
 from services.admin.mail import search_index, unknown_names
 from services.admin.web.api.account_requests import require_external, require_local
-from services.admin.web.api.schemas import (
-    AssignedName,
-    Before,
-    ChangeLines,
-    HiddenName,
-    PageLimit,
-    SharedMailEntry,
-    UnknownNameEntry,
-)
+from services.admin.web.api.schemas.common import Before, ChangeLines, PageLimit
+from services.admin.web.api.schemas.mails import AssignedName, HiddenName, SharedMailEntry, UnknownNameEntry
 from services.admin.web.page_context import Administrator, PageDep, Reader
 
 router = APIRouter(tags=["mail"])

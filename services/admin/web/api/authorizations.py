@@ -8,11 +8,8 @@ from fastapi import APIRouter, Request
 
 from services.admin.accounts import oauth_flow
 from services.admin.web.api.account_requests import require_external
-from services.admin.web.api.schemas import (
-    AddressInPath,
-    AuthorizationState,
-    RedirectAddress,
-)
+from services.admin.web.api.schemas.accounts import AuthorizationState, RedirectAddress
+from services.admin.web.api.schemas.common import AddressInPath
 from services.admin.web.authorization import redirect_uri
 from services.admin.web.page_context import Administrator, NotFound, PageDep
 

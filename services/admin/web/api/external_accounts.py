@@ -13,18 +13,20 @@ from services.admin.accounts.file_format import ExternalFields
 from services.admin.mail import operations
 from services.admin.monitoring.history_progress import load_history_progress
 from services.admin.web.api.account_requests import remove_account, require_external, save_account
-from services.admin.web.api.schemas import (
-    AddressInPath,
-    ApiText,
-    ChangeLines,
+from services.admin.web.api.schemas.accounts import (
     ConnectionCheckStep,
     ExternalAccount,
     HistoryProgress,
+    SkippedMailEntry,
+)
+from services.admin.web.api.schemas.common import (
+    AddressInPath,
+    ApiText,
+    ChangeLines,
     IfMatch,
     MailSelection,
     OperationOutcome,
     PageLimit,
-    SkippedMailEntry,
 )
 from services.admin.web.page_context import Administrator, PageContext, PageDep, Reader
 from shared.store import accounts

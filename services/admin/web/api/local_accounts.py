@@ -14,24 +14,26 @@ from services.admin.accounts.passwords import generate_password
 from services.admin.mail import operations, retirement
 from services.admin.mail.retirement import RETIRE_SECONDS, Retirement
 from services.admin.web.api.account_requests import remove_account, require_local, save_account
-from services.admin.web.api.schemas import (
+from services.admin.web.api.schemas.accounts import (
     AccountLogins,
-    AddressInPath,
-    ApiText,
-    ChangeLines,
     Colleague,
-    DeletedMailEntry,
-    IfMatch,
     LocalAccount,
     LocalChange,
     LocalRequest,
-    MailSelection,
     NewName,
-    OperationOutcome,
-    PageLimit,
     RemovedAccount,
     RetirementRequest,
 )
+from services.admin.web.api.schemas.common import (
+    AddressInPath,
+    ApiText,
+    ChangeLines,
+    IfMatch,
+    MailSelection,
+    OperationOutcome,
+    PageLimit,
+)
+from services.admin.web.api.schemas.mails import DeletedMailEntry
 from services.admin.web.page_context import Administrator, PageDep, Reader
 from shared.store import accounts, last_logins
 

@@ -10,16 +10,8 @@ from fastapi.responses import Response, StreamingResponse
 from services.admin.access import audit
 from services.admin.mail import history, operations, search_index, trace
 from services.admin.monitoring.status import iso
-from services.admin.web.api.schemas import (
-    ApiText,
-    Before,
-    ChangeLines,
-    CopyRequest,
-    Day,
-    MailDetails,
-    MailListEntry,
-    PageLimit,
-)
+from services.admin.web.api.schemas.common import ApiText, Before, ChangeLines, PageLimit
+from services.admin.web.api.schemas.mails import CopyRequest, Day, MailDetails, MailListEntry
 from services.admin.web.mail import Id
 from services.admin.web.page_context import Administrator, NotFound, PageDep, Reader
 from shared.db.database import Connection

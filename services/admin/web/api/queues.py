@@ -10,14 +10,8 @@ from fastapi import APIRouter
 from services.admin.access import audit
 from services.admin.access.users import CurrentUser
 from services.admin.mail import operations
-from services.admin.web.api.schemas import (
-    ApiText,
-    HeldMail,
-    MailSelection,
-    OperationOutcome,
-    ParkedMail,
-    QueuedSubmissionEntry,
-)
+from services.admin.web.api.schemas.common import ApiText, MailSelection, OperationOutcome
+from services.admin.web.api.schemas.mails import HeldMail, ParkedMail, QueuedSubmissionEntry
 from services.admin.web.page_context import Administrator, PageContext, PageDep, Reader
 from shared.db.database import Connection
 from shared.errors import Permanent

@@ -7,13 +7,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from services.admin.access import audit
-from services.admin.web.api.schemas import (
-    ApiText,
-    AuditRecord,
-    Before,
-    PageLimit,
-    SystemStatus,
-)
+from services.admin.web.api.schemas.common import ApiText, Before, PageLimit, SystemStatus
+from services.admin.web.api.schemas.users import AuditRecord
 from services.admin.web.page_context import PageDep, Reader
 
 router = APIRouter()
