@@ -2,13 +2,14 @@
 
     ./mailgroup deploy-check
 
-The tools come from requirements-deploy.lock into .venv/deploy, and from Debian's packages (promtool: prometheus).
-Debian has no recent kubectl and no compose plugin of docker: if they are missing, their checks are reported as skipped.
-The exit status is 1 if a check fails.
+The tools, kubectl too, come from requirements-deploy.lock into .venv/deploy, and from Debian's packages (promtool:
+prometheus). Debian has no compose plugin of docker: if it is missing, its check is reported as skipped. The exit status
+is 1 if a check fails.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -21,12 +22,13 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from deploy.monitoring.__main__ import stale
+from deploy.operator_schemas import by_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 _TOOLS = ROOT / ".venv/deploy"
 _LOCK = ROOT / "requirements-deploy.lock"
 _RULES = ROOT / "deploy/prometheus"
-_K8S = ("base", "overlays/small", "overlays/production")
+_K8S = ROOT / "deploy/k8s"
 _VERSIONS = ("1.30", "1.37")
 _SKIPPED = {
     "CKV_K8S_15": "imagePullPolicy Always: tags are fixed, and a cluster may have no registry",
@@ -42,7 +44,6 @@ _SKIPPED = {
 
 _FROM = {
     "docker": "docs.docker.com/engine/install",
-    "kubectl": "kubernetes.io/docs/tasks/tools",
     "promtool": "Debian's package prometheus",
 }
 """Sources of the tools that the lock file does not contain."""
@@ -68,16 +69,18 @@ def tool(name: str) -> str:
 
 
 def install() -> None:
-    """Install the lock file into .venv/deploy, unless that is up to date."""
+    """Install the lock file into .venv/deploy, unless that is up to date, and put its tools first on the path."""
     stamp = _TOOLS / "installed"
     lock = _LOCK.read_text(encoding="utf-8")
-    if stamp.exists() and stamp.read_text(encoding="utf-8") == lock:
-        return
-    print("installing the tools of requirements-deploy.lock into .venv/deploy", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(_TOOLS)], check=True)
-    words = ["-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "-r", str(_LOCK)]
-    subprocess.run([tool("python"), *words], check=True)
-    stamp.write_text(lock, encoding="utf-8")
+    with (_TOOLS.parent / "deploy.lock").open("w") as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text(encoding="utf-8") != lock:
+            print("installing the tools of requirements-deploy.lock into .venv/deploy", flush=True)
+            subprocess.run([sys.executable, "-m", "venv", "--clear", str(_TOOLS)], check=True)
+            words = ["-m", "pip", "install", "-q", "--no-deps", "--require-hashes", "-r", str(_LOCK)]
+            subprocess.run([tool("python"), *words], check=True)
+            stamp.write_text(lock, encoding="utf-8")
+    os.environ["PATH"] = f"{_TOOLS / 'bin'}:{os.environ['PATH']}"
 
 
 # ------------------------------------------------------------------------------------------ the checks
@@ -109,34 +112,69 @@ def check_dockerfiles() -> None:
     run(tool("hadolint"), "--ignore", "DL3008", "--failure-threshold", "warning", *files)
 
 
-def _rendered(name: str) -> str:
-    return run("kubectl", "kustomize", str(ROOT / "deploy/k8s" / name))
+def overlays() -> list[str]:
+    """Return the folders of deploy/k8s that kustomize renders: base, overlays, examples."""
+    files = sorted(_K8S.rglob("kustomization.yaml"))
+    return [str(file.parent.relative_to(_K8S)) for file in files if "kind: Component" not in file.read_text("utf-8")]
+
+
+def rendered(name: str) -> str:
+    """Return what kustomize makes of a folder of deploy/k8s. :raises RuntimeError: it is wrong."""
+    return run("kubectl", "kustomize", str(_K8S / name))
+
+
+def objects(name: str) -> list[dict[str, Any]]:
+    """Return the objects of a folder of deploy/k8s."""
+    return [document for document in YAML(typ="safe").load_all(rendered(name)) if document]
 
 
 def check_kubernetes() -> None:
     """Every overlay renders, and each object fits the schema of its kind in the oldest and newest version."""
-    for name in _K8S:
-        objects = [document for document in YAML(typ="safe").load_all(_rendered(name)) if document]
-        core = [document for document in objects if _is_of_kubernetes(document)]
-        text = "\n---\n".join(json.dumps(document) for document in core)
+    for name in overlays():
+        text = "\n---\n".join(json.dumps(document) for document in objects(name) if _is_of_kubernetes(document))
         for version in _VERSIONS:
             run(tool("kubernetes-validate"), "--kubernetes-version", version, "--strict", "-", stdin=text)
 
 
+def check_operators() -> None:
+    """Each object of an operator fits the schema of its kind in deploy/k8s/schemas."""
+    found = [(name, document) for name in overlays() for document in objects(name) if not _is_of_kubernetes(document)]
+    wrong = []
+    for schema, placed in by_schema(found).items():
+        folder = _empty_folder("objects")
+        files = []
+        for name, document in placed:
+            file = folder / name.replace("/", "-") / f"{document['metadata']['name']}.json"
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(json.dumps(document), encoding="utf-8")
+            files.append(str(file))
+        try:
+            run(tool("check-jsonschema"), "--regex-variant", "python", "--schemafile", str(schema), *files)
+        except RuntimeError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise RuntimeError("\n".join(wrong))
+
+
 def _is_of_kubernetes(document: dict[str, Any]) -> bool:
-    """Return whether a kind belongs to Kubernetes, not to an operator, whose schemas only the cluster has."""
+    """Return whether a kind belongs to Kubernetes, not to an operator."""
     group = str(document["apiVersion"]).rpartition("/")[0]
     return "." not in group or group.endswith(".k8s.io")
+
+
+def _empty_folder(name: str) -> Path:
+    folder = _TOOLS / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 def check_security() -> None:
     """Rendered manifests and Dockerfiles, by checkov."""
     skip = ",".join(_SKIPPED)
-    folder = _TOOLS / "rendered"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for name in _K8S:
-        (folder / f"{name.replace('/', '-')}.yaml").write_text(_rendered(name), encoding="utf-8")
+    folder = _empty_folder("rendered")
+    for name in overlays():
+        (folder / f"{name.replace('/', '-')}.yaml").write_text(rendered(name), encoding="utf-8")
     words = ["--skip-check", skip, "--skip-download", "--compact", "--quiet"]
     run(tool("checkov"), "-d", str(folder), "--framework", "kubernetes", *words)
     run(tool("checkov"), "-d", str(ROOT / "deploy"), "--framework", "dockerfile", *words)
@@ -160,6 +198,7 @@ CHECKS: Sequence[Callable[[], None]] = (
     check_compose,
     check_dockerfiles,
     check_kubernetes,
+    check_operators,
     check_security,
     check_rules,
     check_made_files,
@@ -169,7 +208,6 @@ CHECKS: Sequence[Callable[[], None]] = (
 def main() -> int:
     """Run all checks and return the exit status."""
     install()
-    os.environ["PATH"] = f"{_TOOLS / 'bin'}:{os.environ['PATH']}"
     failed = 0
     for check in CHECKS:
         what = (check.__doc__ or "").splitlines()[0]

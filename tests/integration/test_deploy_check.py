@@ -1,0 +1,66 @@
+"""``make deploy-check`` finds wrong fields of the overlays, with the tools of its lock file."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from deploy import check
+
+ROOT = Path(__file__).resolve().parents[2]
+WRONG = (
+    ("cloudnative-pg/cluster.yaml", "instances: 3", "instance: 3"),
+    ("rabbitmq-operator/cluster.yaml", "additionalPlugins:", "extraPlugins:"),
+    ("cert-manager/certificate.yaml", "dnsNames:", "dnsName:"),
+    ("autoscaling/queues.yaml", "minReplicaCount: 2", "minReplicaCount: two"),
+    ("monitoring/pods.yaml", "podMetricsEndpoints:", "podMetricEndpoints:"),
+    ("rabbitmq-operator/monitor.yaml", "dnsSDConfigs:", "dnsConfigs:"),
+)
+"""Each: a file of a component, right words in it, and wrong ones."""
+
+
+@pytest.fixture
+def production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of deploy/k8s with base, components and the overlay ``production``, which the checks read."""
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # put back after the test
+    check.install()
+    folder = tmp_path / "k8s"
+    for part in ("base", "components", "overlays/production"):
+        shutil.copytree(ROOT / "deploy/k8s" / part, folder / part)
+    monkeypatch.setattr(check, "_K8S", folder)
+    return folder
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_the_overlay_passes_and_wrong_fields_of_operators_fail(production: Path) -> None:
+    check.check_operators()
+    for component, right, wrong in WRONG:
+        replace(production / "components" / component, right, wrong)
+    with pytest.raises(RuntimeError) as refused:
+        check.check_operators()
+    for _, _, wrong in WRONG:
+        assert f"'{re.findall('[A-Za-z]+', wrong)[-1]}'" in str(refused.value), wrong
+
+
+def test_an_operators_kind_without_a_schema_fails(production: Path) -> None:
+    replace(production / "components/cert-manager/certificate.yaml", "kind: Certificate", "kind: Certificates")
+    with pytest.raises(RuntimeError, match=r"no schema .* cert-manager\.io-v1-certificates\.json"):
+        check.check_operators()
+
+
+def test_a_wrong_field_of_kubernetes_itself_fails(production: Path) -> None:
+    replace(production / "base/mail-services.yaml", "externalTrafficPolicy: Local", "externalTrafficPolice: Local")
+    with pytest.raises(RuntimeError, match="externalTrafficPolice"):
+        check.check_kubernetes()
+
+
+def test_the_checks_of_a_change_include_the_deployment_files() -> None:
+    assert "\nstep ./mailgroup deploy-check\n" in (ROOT / ".ci/run").read_text(encoding="utf-8")
