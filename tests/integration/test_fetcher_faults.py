@@ -419,7 +419,8 @@ async def test_an_account_is_polled_by_one_owner_a_lost_lease_commits_nothing(
     # given an account that is due, and that another process polls already
     account = await harness.add("e@x.test", 1, enabled=False)
     await harness.rows(
-        "update polls set owner = 'before', lease_expires = now() + interval '10 seconds' where external_id = %s", account
+        "update polls set owner = 'before', lease_expires = now() + interval '10 seconds' where external_id = %s",
+        account,
     )
     await harness.rows("update external_accounts set enabled = true")
     async with database.transaction() as connection:
