@@ -15,6 +15,8 @@ from shared.errors import Temporary
 BATCH_SECONDS = 10.0
 """Limits the work on a batch: seconds; well below the limit of a transaction (shared/db/database.py), so that a batch
 that takes too long is not taken for an unavailable database, and a batch of 100 is halved to one mail in a minute."""
+MAIL_SECONDS = 30.0
+"""Limits the work on a single mail: seconds. The worst header needs 3 s of processor time, on a busy machine longer."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -37,12 +39,13 @@ async def run_in_halves(
     parts = [batch] if batch else []
     while parts:
         part = parts.pop()
+        limit = BATCH_SECONDS if len(part) > 1 else MAIL_SECONDS
         try:
-            async with asyncio.timeout(BATCH_SECONDS):
+            async with asyncio.timeout(limit):
                 results.append(await work(part))
         except Exception as error:  # every kind: a part of the batch may be the cause
             if await _is_unavailable(database, error):
-                raise Temporary(str(error) or f"database: no answer within {BATCH_SECONDS:g} s") from error
+                raise Temporary(str(error) or f"database: no answer within {limit:g} s") from error
             if len(part) == 1:
                 await on_fault(part[0], error)
                 continue

@@ -26,15 +26,13 @@ provider = provider_fixture(PIPELINING)
 harness = harness_fixture(connections=3)
 
 
-async def test_a_mail_whose_reading_never_ends_holds_up_no_other(
-    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(batches, "BATCH_SECONDS", 3.0)
+async def submit_one_that_is_read_for(seconds: float, harness: SenderHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submit ten mails in one batch; the reading of ``4@many`` takes this long."""
     read = outgoing_message.load_sources
 
     async def slow(database: Database, mails: Sequence[QueuedMail], external: External) -> dict[int, MessageSource]:
         if any(mail.message_id == "4@many" for mail in mails):
-            await asyncio.sleep(3600)
+            await asyncio.sleep(seconds)
         return await read(database, mails, external)
 
     monkeypatch.setattr(outgoing_message, "load_sources", slow)
@@ -42,6 +40,14 @@ async def test_a_mail_whose_reading_never_ends_holds_up_no_other(
     for number in range(10):
         await harness.submit(ANN, message_id=f"{number}@many")
     await harness.rows("update external_accounts set enabled = true")
+
+
+async def test_a_mail_whose_reading_never_ends_holds_up_no_other(
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "BATCH_SECONDS", 3.0)
+    monkeypatch.setattr(batches, "MAIL_SECONDS", 3.0)
+    await submit_one_that_is_read_for(3600.0, harness, monkeypatch)
 
     async def others_left() -> bool:
         return len(provider.taken) == 9
@@ -52,12 +58,28 @@ async def test_a_mail_whose_reading_never_ends_holds_up_no_other(
     ]
 
 
+async def test_a_mail_that_needs_longer_than_a_batch_may_is_read_alone(
+    harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a mail that is read longer than a batch may take, as a header of 1 MiB on a busy machine
+    monkeypatch.setattr(batches, "BATCH_SECONDS", 0.5)
+    await submit_one_that_is_read_for(1.0, harness, monkeypatch)
+
+    async def all_left() -> bool:
+        return len(provider.taken) == 10
+
+    # then it leaves with the others, and no failure is counted
+    await until(all_left)
+    assert await harness.rows("select message_id from submissions where failures > 0") == []
+
+
 @pytest.mark.parametrize("slow", [False, True])
 async def test_a_mail_without_a_possible_notice_holds_up_no_other_notice(
     harness: SenderHarness, provider: ScriptedSmtp, monkeypatch: pytest.MonkeyPatch, slow: bool
 ) -> None:
     # given ten mails that have waited for six days, and one of them breaks its notice, or takes for ever
     monkeypatch.setattr(batches, "BATCH_SECONDS", 2.0)
+    monkeypatch.setattr(batches, "MAIL_SECONDS", 2.0)
     monkeypatch.setattr(background, "NOTIFY_SECONDS", 0.5)
     compose = outcomes._compose
 
