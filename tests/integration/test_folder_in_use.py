@@ -93,6 +93,11 @@ def test_while_up_starts_commands_wait_and_no_other_system_starts(folder: Path) 
         # and the system was not disturbed
         status = Command(folder, "status")
         assert status.end() == 0, status.said
+        # and up has printed what a person needs first at the top
+        until(lambda: "\nadmin " in up.said)
+        assert what_was_printed(up) == WHEN_READY
+        password = (folder / "admin.password").read_text().strip()
+        assert f"\nSign in as admin with the password {password}\n" in up.said
         again = Command(folder, "up")
         assert again.end() == 1 and "is in use by" in again.said
         # and a killed one is no obstacle
@@ -102,8 +107,35 @@ def test_while_up_starts_commands_wait_and_no_other_system_starts(folder: Path) 
         assert gone.end() == 1 and "no mailgroup is running" in gone.said
         up = Command(folder, "up")
         until(lambda: (holder := find_holder(folder)) is not None and holder.state == "ready")
+        # and a later start names the file of the password, in the same place
+        until(lambda: "\nadmin " in up.said)
+        assert what_was_printed(up) == WHEN_READY
+        assert password not in up.said
+        file = folder / "admin.password"
+        assert f"\nSign in as admin with the password of the first start, which is in {file}\n" in up.said
     finally:
         assert up.stop() == 0
+
+
+WHEN_READY = [
+    "Console: ",
+    "Sign in as admin",
+    "Add accounts there",
+    "Settings for mail clients",
+    "Incoming (POP3)",
+    "Outgoing (SMTP)",
+    "Data folder: ",
+    "Metrics",
+    "admin ",
+]
+"""How lines of ``up`` begin, in this order, once everything is ready."""
+
+
+def what_was_printed(up: Command) -> list[str]:
+    """How the lines behind the progress begin, as far as WHEN_READY names them; the same beginning is named once."""
+    _, _, rest = up.said.partition("\nReady after ")
+    begun = [start for line in rest.splitlines()[1:] for start in WHEN_READY if line.startswith(start)]
+    return list(dict.fromkeys(begun))
 
 
 def test_a_second_demo_is_refused_and_does_not_break_the_first(folder: Path) -> None:
