@@ -172,6 +172,18 @@ def test_a_difference_of_the_books_is_red_on_both_sides_of_zero() -> None:
     assert steps == [(None, "red"), (0, "green"), (1, "red")]
 
 
+@pytest.mark.parametrize("name", COMPOSE["services"])
+def test_a_container_is_confined_and_its_image_has_a_patch_version(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["cap_drop"] == ["ALL"] and "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"] and "privileged" not in service
+    assert service["read_only"] is True and "/tmp" in service["tmpfs"]
+    assert 0 < service["pids_limit"] <= 1024 and re.fullmatch(r"\d+[mg]", service["mem_limit"])
+    assert service.get("user", "").split(":")[0] != "0"
+    # PostgreSQL's patch versions have two numbers.
+    assert re.fullmatch(r"postgres:\d+\.\d+|[\w/-]+:v?\d+\.\d+\.\d+(-\w+)?", service["image"])
+
+
 def test_nothing_names_a_registry() -> None:
     images = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
     assert images and all("." not in image.split("/")[0].split(":")[0] for image in images)

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from shared.db.connection_budget import RESERVED
+from shared.settings import SERVICES, Settings
+
 K8S = Path(__file__).resolve().parents[2] / "deploy/k8s"
 OVERLAYS = sorted(folder.name for folder in (K8S / "overlays").iterdir())
 Object = dict[str, Any]
@@ -44,7 +47,9 @@ def is_service(each: Object) -> bool:
 # ------------------------------------------------------------------------------------------ backup and restore
 
 
-@pytest.mark.parametrize(("overlay", "name"), [("production", "mailgroup-database"), ("restored", "mailgroup-restored")])
+@pytest.mark.parametrize(
+    ("overlay", "name"), [("production", "mailgroup-database"), ("restored", "mailgroup-restored")]
+)
 def test_the_database_is_archived_and_backed_up_each_day(overlay: str, name: str) -> None:
     [cluster] = of_kind(overlay, "Cluster")
     [archiver] = [plugin for plugin in cluster["spec"]["plugins"] if plugin["isWALArchiver"]]
@@ -68,7 +73,9 @@ def test_the_pods_of_a_database_and_of_its_restore_reach_the_store() -> None:
         policy = one(overlay, "NetworkPolicy", "database-backup")["spec"]
         assert policy["podSelector"] == {"matchExpressions": [{"key": "cnpg.io/cluster", "operator": "Exists"}]}
         assert policy["egress"] == [{"ports": [{"protocol": "TCP", "port": 443}]}]
-        assert one(overlay, "ObjectStore", "mailgroup-backup")["spec"]["configuration"]["endpointURL"].startswith("https")
+        assert one(overlay, "ObjectStore", "mailgroup-backup")["spec"]["configuration"]["endpointURL"].startswith(
+            "https"
+        )
 
 
 def test_a_restore_reads_the_backups_of_production_and_writes_its_own() -> None:
@@ -101,3 +108,90 @@ def test_a_job_prepares_the_restored_database_before_any_service() -> None:
     assert job["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"] == "mailgroup"
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert {"database", "key"} <= mounted
+
+
+# ------------------------------------------------------------------------------------------ every overlay
+
+
+def templates(overlay: str) -> list[Object]:
+    return [each["spec"]["template"] for each in of_kind(overlay, "Deployment", "StatefulSet", "Job")]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_image_has_a_patch_version(overlay: str) -> None:
+    images = [container["image"] for pod in templates(overlay) for container in pod["spec"]["containers"]]
+    images += [each["spec"]["imageName"] for each in of_kind(overlay, "Cluster")]
+    images += [each["spec"]["image"] for each in of_kind(overlay, "RabbitmqCluster")]
+    # PostgreSQL's patch versions have two numbers.
+    versions = r"(cloudnative-pg/postgresql|postgres):\d+\.\d+(-[\w-]+)?|[\w/-]+:v?\d+\.\d+\.\d+(-\w+)?"
+    assert len(images) >= 10 and [image for image in images if not re.fullmatch(versions, image)] == []
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_replicas_are_spread_over_zones_and_over_nodes(overlay: str) -> None:
+    pods = [each["spec"]["template"] for each in of_kind(overlay, "Deployment")]
+    assert len(pods) == len(SERVICES)
+    for pod in pods:
+        spread = pod["spec"]["topologySpreadConstraints"]
+        assert [each["topologyKey"] for each in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
+        for each in spread:
+            assert each["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    for broker in of_kind(overlay, "RabbitmqCluster"):
+        pod = broker["spec"]["override"]["statefulSet"]["spec"]["template"]["spec"]
+        assert pod["topologySpreadConstraints"][0]["topologyKey"] == "topology.kubernetes.io/zone"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_drain_takes_one_pod_of_a_service_or_of_the_broker(overlay: str) -> None:
+    budgets = [each["spec"] for each in of_kind(overlay, "PodDisruptionBudget")]
+    labels = [each["spec"]["template"]["metadata"]["labels"] for each in of_kind(overlay, "Deployment")]
+    labels += [{"app.kubernetes.io/name": name} for name in ("rabbitmq", "mailgroup-broker") if broker(overlay) == name]
+    assert len(labels) == len(SERVICES) + 1
+    for each in labels:
+        [budget] = [one for one in budgets if one["selector"]["matchLabels"].items() <= each.items()]
+        assert budget["maxUnavailable"] == 1
+
+
+def broker(overlay: str) -> str:
+    """The label of the broker's pods: the operator's is the name of the cluster."""
+    [found] = of_kind(overlay, "RabbitmqCluster") or [
+        each for each in of_kind(overlay, "StatefulSet") if each["metadata"]["name"] == "rabbitmq"
+    ]
+    return str(found["metadata"]["name"])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_secret_is_mounted_by_its_keys(overlay: str) -> None:
+    for pod in templates(overlay):
+        for volume in pod["spec"].get("volumes", ()):
+            secret = volume.get("secret", {})
+            assert secret.get("items") or secret.get("secretName") in (None, "mailgroup-tls"), volume
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_postgresql_allows_the_connections_of_all_replicas(overlay: str) -> None:
+    most = {each["metadata"]["name"]: each["spec"].get("replicas", 1) for each in of_kind(overlay, "Deployment")}
+    for scaler in of_kind(overlay, "HorizontalPodAutoscaler", "ScaledObject"):
+        spec = scaler["spec"]
+        most[spec["scaleTargetRef"]["name"]] = spec.get("maxReplicas") or spec["maxReplicaCount"]
+    surge = sum(each["spec"]["strategy"]["rollingUpdate"]["maxSurge"] for each in of_kind(overlay, "Deployment"))
+    allowed = [int(each["spec"]["postgresql"]["parameters"]["max_connections"]) for each in of_kind(overlay, "Cluster")]
+    # when
+    needed = (sum(most.values()) + surge) * Settings().database_connections
+    # then: the overlay `small` keeps PostgreSQL's default; 3 are for superusers, 5 for its metrics and those of others
+    assert set(most) == {name.replace("_", "-") for name in SERVICES}
+    assert needed + RESERVED + 3 + 5 <= (allowed or [100])[0]
+
+
+# ------------------------------------------------------------------------------------------ an external store
+
+
+def test_an_external_store_has_the_secrets_that_no_operator_creates() -> None:
+    created = {each["spec"]["target"]["name"]: each["spec"] for each in of_kind("external-secrets", "ExternalSecret")}
+    assert set(created) == {"mailgroup-app", "mailgroup-backup"}
+    assert {data["secretKey"] for data in created["mailgroup-app"]["data"]} == {"secret.key", "admin.password"}
+    keys = one("production", "ObjectStore", "mailgroup-backup")["spec"]["configuration"]["s3Credentials"].values()
+    assert {(key["name"], key["key"]) for key in keys} == {
+        ("mailgroup-backup", data["secretKey"]) for data in created["mailgroup-backup"]["data"]
+    }
+    assert {spec["target"]["creationPolicy"] for spec in created.values()} == {"Orphan"}  # the key outlives the object
