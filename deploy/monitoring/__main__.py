@@ -22,6 +22,7 @@ _RULES = ROOT / "deploy/prometheus/rules.yml"
 _OBJECTIVES = ROOT / "deploy/prometheus/slo.yml"
 _OPERATOR_RULES = ROOT / "deploy/k8s/components/monitoring/rules.yaml"
 _DASHBOARDS = ROOT / "deploy/grafana/dashboards"
+_CONFIG_MAPS = ROOT / "deploy/grafana/kustomization.yaml"
 
 
 def files() -> dict[Path, str]:
@@ -37,9 +38,23 @@ def files() -> dict[Path, str]:
         "metadata": {"name": "mailgroup"},
         "spec": {"groups": written["groups"] + objectives.rules()["groups"]},
     }
+    made[_CONFIG_MAPS] = _yaml("deploy/monitoring", _config_maps())
     made[_OBJECTIVES] = _yaml("deploy/monitoring/objectives.py", objectives.rules())
     made[_OPERATOR_RULES] = _yaml("deploy/prometheus/rules.yml and deploy/monitoring/objectives.py", rule)
     return made
+
+
+def _config_maps() -> dict[str, Any]:
+    """Return the kustomization that makes a ConfigMap of each dashboard, with the label for Grafana's sidecar."""
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        # An apply replaces a changed dashboard. With a hash in its name, the sidecar would load the old one, too.
+        "generatorOptions": {"disableNameSuffixHash": True, "labels": {"grafana_dashboard": "1"}},
+        "configMapGenerator": [
+            {"name": f"dashboard-{board.uid}", "files": [f"dashboards/{board.uid}.json"]} for board in BOARDS
+        ],
+    }
 
 
 def _yaml(source: str, content: Any) -> str:

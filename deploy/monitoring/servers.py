@@ -5,9 +5,19 @@ from __future__ import annotations
 from deploy.monitoring.panels import RATE, Board, Panel
 
 
+def _of_any_exporter(aggregation: str, metric: str, of_cloudnative_pg: str) -> str:
+    """Return an aggregation of a metric of postgres_exporter, or of the same one of CloudNativePG's exporter.
+
+    :param aggregation: with ``{}`` for the metric.
+    :param of_cloudnative_pg: ``cnpg_``, the query's name and the column (config/manager/default-monitoring.yaml there).
+    """
+    selected = (aggregation.format(f'{name}{{datname="mailgroup"}}') for name in (metric, of_cloudnative_pg))
+    return " or ".join(selected)
+
+
 def _per_second(metric: str) -> str:
-    """Return the rate of a counter that PostgreSQL's exporter names without ``_total``."""
-    return f'sum(rate(({metric}{{datname="mailgroup"}}{RATE})))'
+    """Return the rate of a counter that PostgreSQL's exporters name without ``_total``."""
+    return _of_any_exporter(f"sum(rate(({{}}{RATE})))", metric, f"cnpg_{metric}")
 
 
 RABBITMQ = Board(
@@ -90,7 +100,9 @@ POSTGRES = Board(
                 "Connections by state; those of all programs, those that may be opened, and the limit.",
                 "short",
                 {
-                    "{{state}}": 'sum by (state) (pg_stat_activity_count{datname="mailgroup"})',
+                    "{{state}}": _of_any_exporter(
+                        "sum by (state) ({})", "pg_stat_activity_count", "cnpg_backends_total"
+                    ),
                     "all programs": 'max(mailgroup_database_connections{state="used"})',
                     "promised": 'max(mailgroup_database_connections{state="promised"})',
                     "allowed": 'max(mailgroup_database_connections{state="limit"})',
@@ -100,7 +112,11 @@ POSTGRES = Board(
                 "Longest transaction",
                 "Age of the oldest running transaction. None of mailgroup's takes over 60 s.",
                 "s",
-                {"longest": 'max(pg_stat_activity_max_tx_duration{datname="mailgroup"})'},
+                {
+                    "longest": _of_any_exporter(
+                        "max({})", "pg_stat_activity_max_tx_duration", "cnpg_backends_max_tx_duration_seconds"
+                    )
+                },
             ),
             Panel(
                 "Blocks",
@@ -115,9 +131,9 @@ POSTGRES = Board(
         "Size and problems": [
             Panel(
                 "Size of the database",
-                "All mail, with its indexes.",
+                "All mail, with its indexes; of one server, if there are several.",
                 "bytes",
-                {"mailgroup": 'sum(pg_database_size_bytes{datname="mailgroup"})'},
+                {"mailgroup": _of_any_exporter("max({})", "pg_database_size_bytes", "cnpg_pg_database_size_bytes")},
                 width=8,
             ),
             Panel(
@@ -135,7 +151,7 @@ POSTGRES = Board(
                 "Deadlocks",
                 "Deadlocks a minute; the transaction that PostgreSQL ends is tried again.",
                 "short",
-                {"deadlocks": f"60 * {_per_second('pg_stat_database_deadlocks')}"},
+                {"deadlocks": f"60 * ({_per_second('pg_stat_database_deadlocks')})"},
                 width=8,
             ),
         ],

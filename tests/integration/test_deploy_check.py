@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -30,6 +31,7 @@ def production(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "k8s"
     for part in ("base", "components", "overlays/production"):
         shutil.copytree(ROOT / "deploy/k8s" / part, folder / part)
+    shutil.copytree(ROOT / "deploy/grafana", tmp_path / "grafana")
     monkeypatch.setattr(check, "_K8S", folder)
     return folder
 
@@ -60,6 +62,16 @@ def test_a_wrong_field_of_kubernetes_itself_fails(production: Path) -> None:
     replace(production / "base/mail-services.yaml", "externalTrafficPolicy: Local", "externalTrafficPolice: Local")
     with pytest.raises(RuntimeError, match="externalTrafficPolice"):
         check.check_kubernetes()
+
+
+def test_the_overlay_brings_every_dashboard_to_grafanas_sidecar(production: Path) -> None:
+    boards = {path.name: path.read_text("utf-8") for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
+    found = {}
+    for each in check.objects("overlays/production"):
+        if each["kind"] == "ConfigMap" and each["metadata"].get("labels") == {"grafana_dashboard": "1"}:
+            assert len(json.dumps(each)) < 256 * 1024  # the longest annotation, in which `kubectl apply` keeps it
+            found |= each["data"]
+    assert found == boards and len(boards) >= 10
 
 
 def test_the_checks_of_a_change_include_the_deployment_files() -> None:

@@ -148,6 +148,35 @@ def test_every_query_of_the_dashboards_is_promql(tmp_path: Path) -> None:
     _promtool("check", "rules", "--lint=none", str(file))
 
 
+@pytest.mark.parametrize("exporter", ["postgres_exporter", "CloudNativePG"])
+def test_each_panel_of_postgresql_has_data_of_either_exporter(exporter: str, tmp_path: Path) -> None:
+    # given the metrics as each exporter names them (CloudNativePG: config/manager/default-monitoring.yaml)
+    counters = ("xact_commit", "xact_rollback", "blks_hit", "blks_read", "tup_inserted", "tup_updated", "tup_deleted")
+    names = [f"pg_stat_database_{counter}" for counter in (*counters, "deadlocks")] + ["pg_database_size_bytes"]
+    if exporter == "CloudNativePG":
+        names = [f"cnpg_{name}" for name in names] + ["cnpg_backends_total", "cnpg_backends_max_tx_duration_seconds"]
+    else:
+        names += ["pg_stat_activity_count", "pg_stat_activity_max_tx_duration"]
+    series = [{"series": f'{name}{{datname="mailgroup"}}', "values": "0+60x20"} for name in names]
+    # then each query has a value: 1 a second, or that of this moment
+    [board] = [board for board in BOARDS if board.uid == "mailgroup-postgres"]
+    queries = [q for row in board.rows.values() for panel in row for q in panel.expressions.values() if "datname" in q]
+    assert len(queries) == len(names)
+    tests = [
+        {
+            "expr": query.replace("$__rate_interval", "5m"),
+            "eval_time": "15m",
+            "exp_samples": [
+                {"labels": "{}", "value": 60 if query.startswith("60 * ") else 1 if "rate" in query else 900}
+            ],
+        }
+        for query in queries
+    ]
+    file = tmp_path / "test.yml"
+    file.write_text(json.dumps({"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": tests}]}))
+    _promtool("test", "rules", str(file))
+
+
 def test_a_tile_shows_this_moment_and_is_never_green_without_data() -> None:
     tiles = [panel for panel in _panels() if panel["type"] != "timeseries"]
     assert len(tiles) >= 13
