@@ -53,12 +53,13 @@ class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, address: tuple[str, int], handler: Any) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._open: dict[
             socket.socket, tuple[str, float]
         ] = {}  # address of the client, monotonic seconds; oldest first
         self._lock = Lock()
-        super().__init__(*arguments, **options)
+        super().__init__(address, handler)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Count a connection, and end the oldest one of its address, or of all, if there are too many."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -66,12 +67,39 @@ def test_a_wrong_field_of_kubernetes_itself_fails(production: Path) -> None:
 
 def test_the_overlay_brings_every_dashboard_to_grafanas_sidecar(production: Path) -> None:
     boards = {path.name: path.read_text("utf-8") for path in (ROOT / "deploy/grafana/dashboards").glob("*.json")}
-    found = {}
+    found: dict[str, str] = {}
     for each in check.objects("overlays/production"):
         if each["kind"] == "ConfigMap" and each["metadata"].get("labels") == {"grafana_dashboard": "1"}:
             assert len(json.dumps(each)) < 256 * 1024  # the longest annotation, in which `kubectl apply` keeps it
             found |= each["data"]
     assert found == boards and len(boards) >= 10
+
+
+@pytest.mark.parametrize(("example", "balancers"), [("one-name", ["mail"]), ("two-names", ["mail-pop3", "mail-smtp"])])
+def test_an_example_has_the_load_balancers_that_it_names(
+    example: str, balancers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", os.environ["PATH"])
+    check.install()
+    objects = {(each["kind"], each["metadata"]["name"]): each for each in check.objects(f"examples/{example}")}
+    services = {name: each["spec"] for (kind, name), each in objects.items() if kind == "Service"}
+    assert [name for name, spec in services.items() if spec.get("type") == "LoadBalancer"] == balancers
+    # each port of a load balancer is a named port of the pods that it selects
+    for name in balancers:
+        [pod] = [
+            each["spec"]["template"]["spec"]
+            for (kind, _), each in objects.items()
+            if kind == "Deployment" and each["spec"]["selector"]["matchLabels"] == services[name]["selector"]
+        ]
+        ports = {port["name"] for container in pod["containers"] for port in container["ports"]}
+        assert {port["targetPort"] for port in services[name]["ports"]} <= ports
+    # the certificate has the names of the load balancers
+    names = objects["Certificate", "mail"]["spec"]["dnsNames"]
+    assert len(names) == len(balancers)
+    # only the proxy may connect to a service that believes its header
+    settings = objects["ConfigMap", "mailgroup"]["data"]
+    policy = objects["NetworkPolicy", "pop3-clients"]["spec"]["ingress"][0]
+    assert ("MAILGROUP_PROXY_FROM" in settings) == ("from" in policy) == (example == "one-name")
 
 
 def test_the_checks_of_a_change_include_the_deployment_files() -> None:

@@ -13,7 +13,9 @@ from typing import Any, cast
 import pytest
 
 from deploy.machine import ports
+from services.admin.web import listener
 from shared.db.database import Database
+from shared.net import listening
 from shared.runtime import health
 from shared.runtime.health import Health
 from shared.settings import SERVICES, Settings
@@ -32,6 +34,24 @@ async def port() -> AsyncIterator[int]:
     async with Health(Settings(metrics_port=first), "fetcher", database, None) as served:
         await until(lambda: not served._missing)
         yield first
+
+
+async def test_health_pages_mail_ports_and_console_listen_on_ipv6_alone() -> None:
+    async def ready(seconds: float) -> bool:
+        return True
+
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    first = ports.choose_run(len(SERVICES) + 2, "IPv6", ports.OURS)
+    mail, console = first + len(SERVICES), first + len(SERVICES) + 1
+    settings = Settings(bind="::", admin_bind="::", metrics_port=first, admin_port=console)
+    database = cast(Database, SimpleNamespace(ready=ready))
+    async with Health(settings, "fetcher", database, None):
+        with listening.listen(settings, "POP3_PORT", mail), listener.listen(settings):
+            for port in (first, mail, console):
+                socket.create_connection(("::1", port), timeout=60).close()
 
 
 def half_sent(port: int, source: str = "127.0.0.1") -> socket.socket:
