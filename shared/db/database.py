@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 import structlog
@@ -17,6 +17,7 @@ from prometheus_client import Gauge
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from shared.db.errors import DatabaseCorrupted, as_temporary
+from shared.db.migrations import revisions
 from shared.db.psycopg_connection import WatchedConnection
 from shared.errors import Temporary
 
@@ -27,6 +28,8 @@ CORRUPTED_AT = Gauge(
 
 log = structlog.get_logger()
 
+Missing = Literal["database", "migration"]
+"""What a service waits for: the server, or the schema of its version."""
 Row = tuple[Any, ...]
 Connection = psycopg.AsyncConnection[Row]
 
@@ -76,7 +79,7 @@ class Database:
             reconnect_timeout=0,
             name=name,
         )
-        self._question: asyncio.Task[bool] | None = None  # of ready()
+        self._question: asyncio.Task[Missing | None] | None = None  # of find_missing()
         self._sessions = asyncio.Semaphore(max(1, connections // 2))  # the others are for transactions
 
     async def open(self) -> None:
@@ -160,22 +163,28 @@ class Database:
         return None
 
     async def ready(self, seconds: float = 2.0) -> bool:
-        """Return whether the server answers a query within ``seconds``.
+        """Return whether the server answers a query within ``seconds``, whatever its schema."""
+        return await self.find_missing(seconds) != "database"
+
+    async def find_missing(self, seconds: float = 2.0) -> Missing | None:
+        """Return what a service has to wait for: "database" if the server does not answer within ``seconds``,
+        "migration" if this version does not work with its schema; None if the database can be used.
 
         A server that hangs does not confirm that it cancelled the query before: that takes longer, and is not awaited.
         """
         if self._question is None or self._question.done():
             self._question = asyncio.create_task(self._ask(seconds))
         await asyncio.wait({self._question}, timeout=seconds)
-        return self._question.done() and self._question.result()
+        return self._question.result() if self._question.done() else "database"
 
-    async def _ask(self, seconds: float) -> bool:
+    async def _ask(self, seconds: float) -> Missing | None:
         try:
             async with self.statement(seconds) as connection:
-                await connection.execute("select 1")
-        except Temporary:
-            return False
-        return True
+                cursor = await connection.execute(revisions.SCHEMA_QUERY)
+                revision, oldest = await cursor.fetchone() or (None, None)
+        except Temporary as error:
+            return "migration" if isinstance(error.__cause__, psycopg.errors.UndefinedTable) else "database"
+        return None if revisions.is_usable(revision, oldest) else "migration"
 
 
 _SKIP_LOST_NUMBERS = """

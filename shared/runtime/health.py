@@ -1,9 +1,10 @@
 """Serves /metrics, /livez and /readyz of a service on its metrics port.
 
 Threads serve them, so that probes get a response while the event loop is busy; a heartbeat shows that the
-loop runs. Ready means that the dependencies answered at the last heartbeat. While the heartbeat is late, nothing is
-known about them: the service is not ready, and names no server as the cause. Alive does not depend on the dependencies,
-because a restart fixes none.
+loop runs. Ready means that the dependencies answered at the last heartbeat, and that this version works with the schema
+of the database: during an upgrade a new process is not ready before the migration. While the heartbeat is late, nothing
+is known about them: the service is not ready, and names no server as the cause. A service that stops is not ready.
+Alive does not depend on the dependencies, because a restart fixes none.
 
 SECURITY. Connections are limited in number, octets and time. If an address has as many as it may have, a new connection
 replaces its oldest one: half-sent requests thus use up nothing for good, and a probe, which sends its request at once,
@@ -16,7 +17,7 @@ import asyncio
 import io
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from socketserver import ThreadingMixIn
 from threading import Lock, Thread
@@ -130,10 +131,18 @@ class _Quiet(WSGIRequestHandler):
 class Health:
     """Serves the three pages inside the context."""
 
-    def __init__(self, settings: Settings, name: str, database: Database, broker: Broker | None) -> None:
-        """:param broker: None for a service that works without it."""
+    def __init__(
+        self,
+        settings: Settings,
+        name: str,
+        database: Database,
+        broker: Broker | None,
+        stopping: asyncio.Event | None = None,
+    ) -> None:
+        """:param broker: None for a service that works without it. :param stopping: set when the service stops."""
         self._address = (settings.metrics_host, settings.metrics_port_of(name))
         self._database, self._broker = database, broker
+        self._stopping = stopping or asyncio.Event()
         self._beat_at = time.monotonic()
         self._missing: list[str] = ["starting"]
 
@@ -156,13 +165,15 @@ class Health:
 
     async def _beat(self) -> None:
         while True:
-            checks = {"database": self._database.ready(CHECK_SECONDS)}
-            if self._broker is not None:
-                checks["broker"] = self._broker.answers(CHECK_SECONDS)
-            answers = await asyncio.gather(*checks.values())
-            self._missing = [name for name, answer in zip(checks, answers, strict=True) if not answer]
+            self._missing = await self._find_missing()
             self._beat_at = time.monotonic()
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+    async def _find_missing(self) -> list[str]:
+        checks: list[Coroutine[Any, Any, str | None]] = [self._database.find_missing(CHECK_SECONDS)]
+        if self._broker is not None:
+            checks.append(_find_missing_broker(self._broker))
+        return [name for name in await asyncio.gather(*checks) if name is not None]
 
     def _answer(self, environ: dict[str, object], start: Callable[..., object]) -> Iterable[bytes]:
         match environ.get("PATH_INFO"):
@@ -172,12 +183,18 @@ class Health:
                 age = time.monotonic() - self._beat_at
                 return _plain(start, age < DEAD_AFTER_SECONDS, f"heartbeat {age:.1f} s ago")
             case "/readyz":
+                if self._stopping.is_set():
+                    return _plain(start, False, "stopping")
                 age = time.monotonic() - self._beat_at
                 if age >= STALE_SECONDS:
                     return _plain(start, False, f"last heartbeat {age:.0f} s ago")
                 return _plain(start, not self._missing, "waiting for " + ", ".join(self._missing))
         start("404 Not Found", [("Content-Type", "text/plain")])
         return [b"not found\n"]
+
+
+async def _find_missing_broker(broker: Broker) -> str | None:
+    return None if await broker.answers(CHECK_SECONDS) else "broker"
 
 
 _metrics = make_wsgi_app()

@@ -85,7 +85,8 @@ async def _serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
     broker = None if use == "none" else service.broker
-    async with Health(service.settings, service.name, service.database, broker if use == "required" else None):
+    needed_broker = broker if use == "required" else None
+    async with Health(service.settings, service.name, service.database, needed_broker, service.stopping):
         await service.database.open()
         checking = asyncio.ensure_future(_check_database(service))
         try:

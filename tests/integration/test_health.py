@@ -100,3 +100,38 @@ async def test_a_database_that_hangs_is_named_at_the_next_heartbeat(
             # and it is ready again as soon as the server answers
             await proxy.resume()
             await until(lambda: _is(page, "ok\n"))
+
+
+async def test_a_service_is_ready_with_its_schema_or_one_that_only_grew(database: Database) -> None:
+    async def set_schema(revision: str, oldest: str) -> None:
+        async with database.transaction() as connection:
+            await connection.execute(
+                "update alembic_version set version_num = %s, oldest_revision = %s", (revision, oldest)
+            )
+
+    async with serving(database, None) as url:
+        await until(lambda: _is(url, "ok\n"))
+        # a later version only added something
+        await set_schema("later", "initial")
+        for _ in range(3):
+            await asyncio.sleep(health.HEARTBEAT_SECONDS)
+            assert await _is(url, "ok\n")
+        # a still later one took away what this version uses
+        await set_schema("latest", "later")
+        await until(lambda: _is(url, "waiting for migration\n"))
+        # and this version has to migrate a schema without tables
+        async with database.transaction() as connection:
+            await connection.execute("alter table alembic_version rename to not_migrated")
+        await asyncio.sleep(2 * health.HEARTBEAT_SECONDS)
+        assert await _is(url, "waiting for migration\n")
+        assert await database.ready()
+
+
+async def test_a_service_that_stops_is_not_ready(database: Database) -> None:
+    stopping = asyncio.Event()
+    settings = Settings(metrics_port=ports.choose_run(len(SERVICES), str(id(stopping)), ports.OURS))
+    async with Health(settings, "pop3_out", database, None, stopping):
+        url = f"http://{settings.metrics_host}:{settings.metrics_port_of('pop3_out')}/readyz"
+        await until(lambda: _is(url, "ok\n"))
+        stopping.set()
+        assert await _is(url, "stopping\n")

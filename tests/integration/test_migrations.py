@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -99,10 +100,10 @@ def test_a_second_revision_is_applied_on_top_of_the_first(
     assert pending(empty) == migrate(empty) == []
     with psycopg.connect(empty) as connection:
         assert connection.execute("select percent from seconds").fetchall() == [("%s :x",)]
-    # and the version before refuses the database
+    # and the version before works with it, as it only added something
     monkeypatch.undo()
-    with pytest.raises(Permanent, match="a newer version made it"):
-        migrate(empty)
+    assert pending(empty) == migrate(empty) == []
+    assert revision_of(empty) == "second"
 
 
 def test_a_second_revision_that_fails_leaves_the_database_as_it_was(
@@ -130,9 +131,62 @@ def test_each_file_of_a_revision_has_its_name() -> None:
 
 def test_a_database_newer_than_the_code_is_left_alone(empty: str) -> None:
     migrate(empty)
-    set_revision(empty, "later")
-    with pytest.raises(Permanent, match="revision later"):
+    with psycopg.connect(empty) as connection:  # the code of "between" is the oldest that works with it
+        connection.execute("update alembic_version set version_num = 'later', oldest_revision = 'between'")
+    with pytest.raises(Permanent, match=r"revision later.*a newer version made it"):
         migrate(empty)
+    with pytest.raises(Permanent, match="revision later"):
+        asyncio.run(revisions.check_revision(empty))
+    assert revision_of(empty) == "later"
+
+
+CONTRACTION = SECOND + '\ncontracts = "0.2.0"\n'
+THIRD = CONTRACTION.replace('"second"', '"third"').replace('"initial"', '"second"')
+
+
+def test_a_contracting_revision_refuses_code_before_the_version_it_names(
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given version 0.1.0, version 0.2.0 with the second revision, and a third revision that contracts
+    migrate(empty)
+    first, second, third = revisions.FOLDER, tmp_path / "0.2.0", tmp_path / "0.3.0"
+    for folder, before in ((second, first), (third, second)):
+        shutil.copytree(before, folder)
+    for folder in (second, third):
+        (folder / "versions" / "second.py").write_text(SECOND)
+        (folder / "versions" / "second.sql").write_text("alter table local_accounts add column shoe int;\n")
+    (third / "versions" / "third.py").write_text(THIRD)
+    (third / "versions" / "third.sql").write_text("alter table local_accounts drop column user_name;\n")
+    monkeypatch.setitem(revisions.RELEASED, "0.1.0", "initial")
+    monkeypatch.setitem(revisions.RELEASED, "0.2.0", "second")
+
+    def usable_by(folder: Path) -> bool:
+        monkeypatch.setattr(revisions, "FOLDER", folder)
+        with psycopg.connect(empty) as connection:
+            row = connection.execute(revisions.SCHEMA_QUERY.encode()).fetchone()
+        assert row is not None
+        return revisions.is_usable(*row)
+
+    # then new code is not ready before the migration, and old code is ready after one that expands
+    assert [usable_by(folder) for folder in (first, second, third)] == [True, False, False]
+    monkeypatch.setattr(revisions, "FOLDER", second)
+    assert migrate(empty) == ["second"]
+    assert [usable_by(folder) for folder in (first, second, third)] == [True, True, False]
+    # and after the contraction the version that it names is ready, and the one before is not
+    monkeypatch.setattr(revisions, "FOLDER", third)
+    assert migrate(empty) == ["third"]
+    assert [usable_by(folder) for folder in (first, second, third)] == [False, True, True]
+    monkeypatch.setattr(revisions, "FOLDER", first)
+    with pytest.raises(Permanent, match="a newer version made it"):
+        migrate(empty)
+
+
+def test_revisions_that_are_no_chain_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(revisions.FOLDER, tmp_path / "new")
+    (tmp_path / "new" / "versions" / "stray.py").write_text(SECOND.replace('"initial"', '"nowhere"'))
+    monkeypatch.setattr(revisions, "FOLDER", tmp_path / "new")
+    with pytest.raises(Permanent, match="no revision nowhere"):
+        revisions.known_revisions()
 
 
 def test_a_server_that_does_not_answer_is_a_temporary_failure() -> None:

@@ -26,11 +26,11 @@ from tests.polling import until
 async def port() -> AsyncIterator[int]:
     """The metrics port of a service that is ready."""
 
-    async def ready(seconds: float) -> bool:
-        return True
+    async def find_missing(seconds: float) -> None:
+        return None
 
     first = ports.choose_run(len(SERVICES), "health", ports.OURS)
-    database = cast(Database, SimpleNamespace(ready=ready))
+    database = cast(Database, SimpleNamespace(find_missing=find_missing))
     async with Health(Settings(metrics_port=first), "fetcher", database, None) as served:
         await until(lambda: not served._missing)
         yield first

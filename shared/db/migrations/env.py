@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from alembic import context
+from collections.abc import Collection, Mapping
+from typing import Any
 
-context.configure(connection=context.config.attributes["connection"], target_metadata=None)
-context.run_migrations()
+from alembic import context
+from alembic.runtime.migration import MigrationContext, MigrationInfo
+from alembic.script import Script
+
+from shared.db.migrations.revisions import RELEASED
+
+
+def record_contraction(
+    ctx: MigrationContext, step: MigrationInfo, heads: Collection[Any], run_args: Mapping[str, Any]
+) -> None:
+    """After a revision that contracts the schema, in its transaction: record the oldest revision whose code works."""
+    script = step.up_revision
+    version = getattr(script.module, "contracts", None) if isinstance(script, Script) else None
+    if version is not None and ctx.connection is not None:
+        ctx.connection.exec_driver_sql("update alembic_version set oldest_revision = %s", (RELEASED[version],))
+
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=None,
+    transaction_per_migration=True,
+    on_version_apply=record_contraction,
+)
+with context.begin_transaction():
+    context.run_migrations()

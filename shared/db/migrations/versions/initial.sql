@@ -2,6 +2,10 @@
 -- them: the comment above each table names the one module that writes it. Each state column lists its transitions.
 -- Times are timestamptz by the database's clock. Addresses are stored as written and compared in lower case.
 
+-- Owner: shared/db/migrations/env.py. Alembic makes the table, with the revision that was applied last.
+-- The oldest revision whose code works with this schema; a revision that takes something away raises it.
+alter table alembic_version add column oldest_revision text not null default 'initial';
+
 -- ---------------------------------------------------------------------------------------------- accounts
 
 -- Owners: shared/store/accounts.py (reads), shared/store/account_changes.py (writes)
