@@ -92,7 +92,7 @@ def test_one_account_is_changed_field_by_field(system: System) -> None:
     alex = system.json("local", "show", "alex@local.com")
     assert (alex["user_name"], alex["aliases"]) == ("Alex", ["007"])
     moved = system.run("local", "set", "alex@local.com", "external=sales@company.com")
-    assert "external -> sales@company.com" in moved.stdout
+    assert "changed External email address (external): sales@company.com\n" in moved.stdout
 
 
 def test_changes_are_also_printed_as_json(system: System) -> None:

@@ -142,7 +142,7 @@ def test_chapter_4_needs_tab_enter_space_and_letters_only(page: Page, system: Sy
     heading(page, SUPPORT)
     fill(page, "SMTP port", "1")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status").first).to_contain_text("changed smtp")
+    expect(page.get_by_role("status").first).to_contain_text("changed SMTP server")
     submit(system, "Re: scanner beeps")
     until(lambda: waiting(system))
     # then it is cancelled with a reason, after a question, and never sent

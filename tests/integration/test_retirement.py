@@ -27,7 +27,9 @@ DAYS = 14
 async def retire(database: Database, **fields: Any) -> list[str]:
     async with database.transaction() as connection:
         wanted = Retirement(**{"address": ALEX} | fields)
-        return await retirement.retire(connection, wanted, Vault(KEY), HashingPool(), "admin", DAYS)
+        return [
+            str(line) for line in await retirement.retire(connection, wanted, Vault(KEY), HashingPool(), "admin", DAYS)
+        ]
 
 
 async def effects(database: Database, **fields: Any) -> str:

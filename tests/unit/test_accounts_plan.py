@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from services.admin.accounts.change_lines import describe_change
 from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import check, read_file
-from services.admin.accounts.plan import AccountsPlan, build_local, describe_change, expected_accounts, plan_changes
-from shared.model import External, Local, Server
+from services.admin.accounts.plan import AccountsPlan, build_local, expected_accounts, plan_changes
+from shared.model import External, Issuer, Local, OAuth, Server
 from tests.company import COMPANY, HASH, SALES, SUPPORT, external, local
 
 SERVER = Server("127.0.0.1", 1, "none")
@@ -140,9 +141,13 @@ def test_a_renamed_person_keeps_id_delegate_and_the_former_name() -> None:
     new = build_local(entry, old, 1, HASH)
     assert (new.id, new.delegate_id, new.user_name) == (7, 3, "Sascha")
     assert (new.aliases, new.former_names) == (("Al",), ("Alex",))
-    assert (
-        describe_change(old, new) == "changed user_name Alex -> Sascha, aliases none -> Al, former_names none -> Alex"
-    )
+    changed = "local account alex@local.com: changed "
+    line = describe_change(old, new)
+    assert str(line) == f"{changed}user_name Alex -> Sascha, aliases none -> Al, former_names none -> Alex"
+    on_page = "User name: Alex -> Sascha; Further names: none -> Al; Former names: none -> Alex"
+    assert line.on_page == changed + on_page
+    typed = "User name (user_name): Alex -> Sascha; Further names (aliases): none -> Al; Former names: none -> Alex"
+    assert line.in_command == changed + typed
 
 
 @pytest.mark.parametrize(
@@ -162,4 +167,54 @@ def test_a_weak_password_is_known_until_another_is_set(given: dict[str, str], wa
     old = Local(1, "alex@local.com", True, HASH, "Alex", (), (), 1, None, weak_password=was_weak)
     new = build_local(entry, old, 1, given.get("password_hash", HASH))
     assert new.weak_password is weak
-    assert describe_change(old, replace(new, password_hash="other")) == "changed password"  # said once
+    line = describe_change(old, replace(new, password_hash="other"))
+    assert str(line) == "local account alex@local.com: changed password"  # said once
+    assert line.in_command == "local account alex@local.com: changed Login password (password)"
+
+
+OTHER_SERVER = Server("127.0.0.2", 2, "implicit")
+OTHERS: dict[str, Any] = {
+    "address": "x@local.com",
+    "enabled": False,
+    "login": "y",
+    "password": b"sealed",
+    "pop3": OTHER_SERVER,
+    "smtp": OTHER_SERVER,
+    "smtp_auth": False,
+    "smtp_connections": 3,
+    "poll_seconds": 61,
+    "history": "from_now",
+    "delete_after_days": 1,
+    "delete_history": True,
+    "reply_to_author": False,
+    "aliases": ("z",),
+    "oauth": OAuth("google", Issuer("https://x.example/token", "mail"), "client"),
+    "answer_notes": True,
+    "hold": True,
+    "password_hash": "other",
+    "user_name": "Sam",
+    "addresses": ("z@local.com",),
+    "external_id": 2,
+    "delegate_id": 2,
+    "former_names": ("Al",),
+    "weak_password": True,
+}
+"""Another value for each field of an account that a change may name."""
+
+
+@pytest.mark.parametrize("old", [stored_external(SUPPORT), stored_local("Alex")], ids=["external", "local"])
+def test_each_field_that_changes_has_a_label_for_people(old: External | Local) -> None:
+    for name in (each.name for each in fields(old) if each.compare and each.name != "id"):
+        # given an account of which one field has another value
+        new = replace(old, **{name: OTHERS[name]})
+        line = describe_change(old, new, "sales@company.com", ("none", "jim@local.com"))
+        [change] = line.fields
+        # then the page shows a label instead of the field's name, and the command both
+        assert line.on_page != str(line) and f"changed {change.name}" not in line.on_page
+        assert name == "former_names" or f" ({change.name})" in line.in_command
+
+
+def test_what_the_system_learns_by_itself_is_no_change() -> None:
+    learnt = replace(stored_external(SUPPORT), smtp_size=1000, smtp_refused=900)
+    line = describe_change(learnt, replace(stored_external(SUPPORT), poll_seconds=30))
+    assert str(line) == f"external account {SUPPORT}: changed poll_seconds 60 -> 30"

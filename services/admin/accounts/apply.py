@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from services.admin.accounts.applied_passwords import Progress, hash_passwords
+from services.admin.accounts.change_lines import ChangeLine, FieldChange, describe_change
 from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
@@ -19,7 +20,6 @@ from services.admin.accounts.plan import (
     build_external,
     build_local,
     changed_hosts,
-    describe_change,
     find_password_problem,
     plan_changes,
 )
@@ -43,9 +43,19 @@ FILE_SECONDS = 600.0
 class ApplyResult:
     """The result of a change."""
 
-    lines: list[str] = field(default_factory=list)  # what was changed, for people
+    changes: list[ChangeLine] = field(default_factory=list)
     contacts: list[External] = field(default_factory=list)  # external accounts that are fetched in another way now
     weak: int = 0  # local accounts whose given password is weak
+
+    @property
+    def lines(self) -> list[str]:
+        """What was changed, with the field names of the accounts file: for programs and the audit."""
+        return [str(change) for change in self.changes]
+
+    @property
+    def lines_on_page(self) -> list[str]:
+        """What was changed, with the labels of the console's page."""
+        return [change.on_page for change in self.changes]
 
 
 async def apply(
@@ -71,14 +81,14 @@ async def apply(
     absent = await accounts.load_absent_delegates(connection)
     await execution.run(plan, hashes)
     await transfer_former_names(connection)
-    execution.result.lines += [
-        f"local account {each.person}: {each.text}"
+    execution.result.changes += [
+        ChangeLine(f"local account {each.person}: {each.text}")
         for each in await accounts.load_absent_delegates(connection)
         if each.away and each not in absent
     ]
     released = await inbound.release_held(connection, [external.id for external in execution.externals.values()])
     if released:
-        execution.result.lines.append(f"{len(released)} mails on hold are routed again")
+        execution.result.changes.append(ChangeLine(f"{len(released)} mails on hold are routed again"))
     return execution.result
 
 
@@ -104,7 +114,7 @@ class _Execution:
         for person in plan.remove_locals:
             await account_changes.remove_account(self._connection, "local", person.id)
             del self.people[person.address.casefold()]
-            self.result.lines.append(
+            self._add(
                 f"local account {person.address}: removed; its mail is kept for the retention time ('local restore' "
                 "brings it back)"
             )
@@ -113,7 +123,7 @@ class _Execution:
         for external in plan.remove_externals:
             await account_changes.remove_account(self._connection, "external", external.id)
             del self.externals[external.address.casefold()]
-            self.result.lines.append(f"external account {external.address}: removed")
+            self._add(f"external account {external.address}: removed")
         for fields, _ in plan.save_locals:
             await self._save_delegate(fields)
 
@@ -132,7 +142,7 @@ class _Execution:
         if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
             await polls.forget_maildrop(self._connection, new.id)
         await relay_status.unpause(self._connection, new.id)
-        self.result.lines.append(f"external account {new.address}: {describe_change(old, new)}")
+        self.result.changes.append(describe_change(old, new))
         if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
             self.result.contacts.append(new)
 
@@ -145,7 +155,7 @@ class _Execution:
         self.people[wanted.address.casefold()] = new
         if old is None:
             await maildrops.create_maildrop(self._connection, new.id)
-        self.result.lines.append(f"local account {new.address}: {describe_change(old, new, external.address)}")
+        self.result.changes.append(describe_change(old, new, external.address))
 
     async def _save_delegate(self, wanted: LocalFields) -> None:
         """Store the delegate after all accounts are stored, since it may be a new account."""
@@ -155,8 +165,12 @@ class _Execution:
         if new != person:
             await account_changes.save_local(self._connection, new)
             self.people[wanted.address.casefold()] = new
-            shown = delegate.address if delegate else "none"
-            self.result.lines.append(f"local account {new.address}: delegate {shown}")
+            before = next((each.address for each in self.people.values() if each.id == person.delegate_id), "none")
+            change = FieldChange("delegate", before, delegate.address if delegate else "none")
+            self.result.changes.append(ChangeLine(f"local account {new.address}: changed", "local", (change,)))
+
+    def _add(self, words: str) -> None:
+        self.result.changes.append(ChangeLine(words))
 
 
 async def check_conflicts(connection: Connection, kind: Kind, address: str) -> None:

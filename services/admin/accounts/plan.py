@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from services.admin.accounts.conflicts import find_conflicts
@@ -13,7 +13,6 @@ from services.admin.accounts.passwords import is_weak
 from services.admin.suggestions import say_unknown
 from shared.mime.display_names import normalise
 from shared.model import External, Local, OAuth, Server
-from shared.net.http_client import place_of
 
 Account = TypeVar("Account", External, Local)
 _NO_PASSWORD = "is missing, and none is stored"
@@ -308,31 +307,3 @@ def _former_names(old: Local | None, user_name: str) -> tuple[str, ...]:
     names = {normalise(name): name for name in (*old.former_names, old.user_name)}
     names.pop(normalise(user_name), None)
     return tuple(names.values())
-
-
-def describe_change(old: External | Local | None, new: External | Local, external: str = "") -> str:
-    """Describe a change by the field names of the accounts file. :param external: address of the new external account
-    of a person."""
-    if old is None:
-        return "added; its mail is on hold until it is started" if isinstance(new, External) and new.hold else "added"
-    changed = []
-    for name in (f.name for f in fields(new) if f.name != "id" and getattr(old, f.name) != getattr(new, f.name)):
-        if name in ("password", "password_hash", "weak_password"):
-            changed += [] if "password" in changed else ["password"]
-        elif name == "external_id":
-            changed.append(f"external -> {external}")
-        else:
-            before, now = _shown(getattr(old, name)), _shown(getattr(new, name))
-            changed.append(f"{name.replace('smtp_', 'smtp.')} {before} -> {now}")
-    return "changed " + ", ".join(changed)
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Server):
-        pinned = f" (certificate {value.tls_fingerprint[:8]}…)" if value.tls_fingerprint else ""
-        return f"{value.host}:{value.port}/{value.tls}{pinned}"
-    if isinstance(value, OAuth):
-        return f"{value.name or place_of(value.issuer.token_url)} (client {value.client_id})"
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value)) or "none"
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

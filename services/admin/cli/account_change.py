@@ -44,7 +44,7 @@ async def change_accounts(
     if outcome.weak:
         print(f"mailgroup: warning: {describe_weak(outcome.weak)}", file=sys.stderr)
     if not json:
-        print_lines(outcome.lines or ["nothing to change"])
+        print_lines([change.in_command for change in outcome.changes] or ["nothing to change"])
         print_lines([f"password: {generated}"] if generated else [])
     if not kept:
         outcome.contacts.clear()  # the provider is asked about accounts that exist

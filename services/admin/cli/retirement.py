@@ -13,6 +13,7 @@ from services.admin.cli.transactions import run_change
 with lazy_imports():
     from services.admin import context
     from services.admin.access import audit
+    from services.admin.accounts import change_lines
     from services.admin.mail import retirement
     from shared.db import database
 
@@ -38,7 +39,7 @@ def retire(
     """
     wanted = retirement.Retirement(address, mailbox_to, delegate, "remove" if remove else "disable")
 
-    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[change_lines.ChangeLine]:
         days = system.settings.retention_days
         return await retirement.retire(connection, wanted, system.vault, system.passwords, audit.operator(), days)
 

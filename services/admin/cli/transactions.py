@@ -5,17 +5,20 @@ from __future__ import annotations
 import datetime
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.output import print_json, print_lines, print_table, run
+
+if TYPE_CHECKING:
+    from services.admin.accounts.change_lines import ChangeLine
 
 with lazy_imports():
     from services.admin import context
     from services.admin.monitoring import status
     from shared.db import database
 
-Change = Callable[["context.AdminContext", "database.Connection"], Awaitable[Sequence[str]]]
+Change = Callable[["context.AdminContext", "database.Connection"], Awaitable[Sequence["str | ChangeLine"]]]
 """Makes a change and returns what was done, a line each."""
 Read = Callable[["database.Connection"], Awaitable[list[dict[str, Any]]]]
 """Reads the rows of a list, as their JSON objects."""
@@ -32,9 +35,10 @@ def run_change(data: Path | None, json: bool, change: Change, nothing: str = "",
         async with context.open_context(data) as system, system.database.transaction(limit) as connection:
             lines = await change(system, connection)
         if json:
-            print_json({"changed": lines})
+            print_json({"changed": [str(line) for line in lines]})
         else:
-            print_lines(lines or ([nothing] if nothing else []))
+            shown = [line if isinstance(line, str) else line.in_command for line in lines]
+            print_lines(shown or ([nothing] if nothing else []))
 
     run(work)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from services.admin.access import audit
 from services.admin.accounts import apply, edit, export
+from services.admin.accounts.change_lines import ChangeLine
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.file_format import AccountsFile
 from services.admin.mail import operations
@@ -118,14 +119,14 @@ def _describe(
 
 async def retire(
     connection: Connection, wanted: Retirement, vault: Vault, passwords: HashingPool, who: str, retention_days: int
-) -> list[str]:
+) -> list[ChangeLine]:
     """Retire a person in the caller's transaction, and record it in the audit log.
 
-    :param who: for the audit log. :return: what was done, a line each. Errors as ``prepare``.
+    :param who: for the audit log. :return: what was done. Errors as ``prepare``.
     """
     await account_changes.lock_for_change(connection)
     plan = await prepare(connection, wanted, retention_days)
-    person, lines = plan.person, list[str]()
+    person, lines = plan.person, list[ChangeLine]()
     involved = [each.id for each in (person, plan.mailbox_to, plan.delegate) if each is not None]
     await account_changes.lock_maildrops(connection, involved)
     if plan.mailbox_to is not None:
@@ -133,11 +134,12 @@ async def retire(
         await audit.record_change(
             connection, who, "handed mail over", person.address, f"{count} mails to {plan.mailbox_to.address}"
         )
-        lines.append(f"local account {person.address}: {count} mails copied to {plan.mailbox_to.address}")
+        copied = f"local account {person.address}: {count} mails copied to {plan.mailbox_to.address}"
+        lines.append(ChangeLine(copied))
     if wanted.then == "keep":
         return lines
     if wanted.then == "remove":
-        lines += await edit.remove(connection, "local", person.address)
+        lines += map(ChangeLine, await edit.remove(connection, "local", person.address))
         await audit.record_change(connection, who, "removed local account", person.address)
         if plan.delegate is None:
             return lines
@@ -147,7 +149,7 @@ async def retire(
         requested = await edit.prepare(connection, "local", person.address, fields, new=False)
     outcome = await apply.apply(connection, requested, vault, passwords)
     await audit.record_lines(connection, who, outcome.lines)
-    return lines + outcome.lines
+    return lines + outcome.changes
 
 
 async def _with_names_of(connection: Connection, colleague: Local, person: Local) -> AccountsFile:

@@ -17,6 +17,7 @@ from services.admin.accounts import start as account_start
 from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.field_problems import EMPTY
+from services.admin.accounts.labels import EXTERNAL
 from services.admin.mail import operations
 from services.admin.monitoring.status import find_account_problem
 from services.admin.web.confirmation import Question, ask, is_confirmed
@@ -43,37 +44,7 @@ SKIPPED = 200
 """Limit of the list of skipped mails: mails."""
 _TOKENS = ("google", "microsoft", "other")
 """Login methods with access tokens: the issuers that we know by name, and all others."""
-LABELS = {
-    "address": "Email address",
-    "enabled": "Enabled",
-    "login": "Login user name",
-    "password": "Login password",
-    "oauth.client_id": "Client id",
-    "oauth.client_secret": "Client secret",
-    "oauth.issuer.token_url": "Token endpoint",
-    "oauth.issuer.scope": "Scope",
-    "oauth.issuer.device_url": "Device endpoint",
-    "oauth.issuer.authorize_url": "Authorization page",
-    "pop3.host": "POP3 server",
-    "pop3.port": "POP3 port",
-    "pop3.tls": "POP3 security",
-    "smtp.host": "SMTP server",
-    "smtp.port": "SMTP port",
-    "smtp.tls": "SMTP security",
-    "smtp.auth": "SMTP needs authentication",
-    "history": "Existing mail at the provider",
-    "poll_seconds": "Check for new mail every … seconds",
-    "delete_after_days": "Delete at the provider after … days",
-    "delete_history": "Delete existing mail, too",
-    "aliases": "Further addresses of this mailbox",
-    "reply_to_author": "An answer without a name goes to the author of the mail that it answers",
-    "answer_notes": "Notify the others by mail when somebody has answered mail that went to everyone",
-    "smtp.connections": "Connections at once when sending",
-    "pop3.tls_fingerprint": "Only this POP3 certificate",
-    "smtp.tls_fingerprint": "Only this SMTP certificate",
-}
-"""The labels of the page, in its order, by the fields of the accounts file."""
-_ENDPOINTS = tuple(name for name in LABELS if name.startswith("oauth.issuer."))
+_ENDPOINTS = tuple(name for name in EXTERNAL if name.startswith("oauth.issuer."))
 _NEW: dict[str, Any] = {
     "address": "",
     "enabled": True,
@@ -310,14 +281,14 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         values[kept] = context.kept_secrets.store(user.session_id, secret)
         values["version"] = error.version
         assert old is not None
-        lines, invalid = tell_changes(error, LABELS, values, _values(await load_external(context, old.address)))
+        lines, invalid = tell_changes(error, EXTERNAL, values, _values(await load_external(context, old.address)))
         return await _dialog(request, context, user, old, values, status=409, problems=lines, invalid=invalid)
     except AccountsError as error:
-        problems, invalid = explain(error.problems, LABELS, values["address"], unanswered)
+        problems, invalid = explain(error.problems, EXTERNAL, values["address"], unanswered)
         values[kept] = context.kept_secrets.store(user.session_id, secret)
         return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
     address = requested.external_accounts[0].address
-    lines = outcome.lines or ["Nothing was changed."]
+    lines = outcome.lines_on_page or ["Nothing was changed."]
     return await context.redirect(
         user, context.path_to("/external", address), *lines, *await _described(context, outcome.contacts)
     )

@@ -13,6 +13,7 @@ from starlette.datastructures import FormData
 
 from services.admin.accounts.edit import ChangedMeanwhile
 from services.admin.accounts.errors import AccountProblem
+from services.admin.accounts.labels import IN_CHANGES
 
 KEPT_SECONDS = 1800.0
 """Lifetime of a typed password that is not saved yet: seconds; long enough to correct a form."""
@@ -117,8 +118,6 @@ def explain(
 
 
 _FLAGS = {True: "ticked", False: "not ticked", "": "empty"}
-_OF_CHANGES = {"pop3": "POP3 server", "smtp": "SMTP server", "oauth": "Log in with", "former_names": "Former names"}
-"""Labels of what the audit names by another word than the form."""
 
 
 def tell_changes(
@@ -128,7 +127,7 @@ def tell_changes(
 
     :return: lines with the labels of the form, and for each field whose stored value is another one, that value.
     """
-    names = {**labels, **_OF_CHANGES}
+    names = {**labels, **IN_CHANGES}
     word = re.compile(rf"(?:^|(?<=, ))({'|'.join(map(re.escape, names))})(?=[ ,]|$)")
     lines = [error.lines[0]]
     for entry in error.entries:

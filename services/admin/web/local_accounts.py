@@ -12,6 +12,7 @@ from services.admin.access.users import CurrentUser
 from services.admin.accounts import edit, export
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.field_problems import EMPTY
+from services.admin.accounts.labels import LOCAL
 from services.admin.accounts.passwords import MIN_CHARACTERS, TOO_SHORT, is_weak, require_strong
 from services.admin.mail import operations, search_index
 from services.admin.web import client_autoconfig
@@ -32,17 +33,6 @@ from shared.store import accounts, inbound_admin, last_logins, maildrops
 
 router = APIRouter(include_in_schema=False, prefix="/local")
 
-LABELS = {
-    "address": "Email address",
-    "enabled": "Enabled",
-    "password": "Login password",
-    "user_name": "User name",
-    "external": "External email address",
-    "aliases": "Further names",
-    "addresses": "Further local addresses",
-    "delegate": "Delegate",
-}
-"""The labels of the page, in its order, by the fields of the accounts file."""
 _NEW: dict[str, Any] = {
     "address": "",
     "enabled": True,
@@ -268,15 +258,15 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         values["version"] = error.version
         assert old is not None
         now = await _values(context, await load_local(context, old.address))
-        lines, invalid = tell_changes(error, LABELS, values, now)
+        lines, invalid = tell_changes(error, LOCAL, values, now)
         return await _dialog(request, context, user, old, values, status=409, problems=lines, invalid=invalid)
     except AccountsError as error:
-        problems, invalid = explain(error.problems, LABELS, values["address"], _check_password(password, old))
+        problems, invalid = explain(error.problems, LOCAL, values["address"], _check_password(password, old))
         values["kept"] = context.kept_secrets.store(user.session_id, password)
         return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
     address = requested.local_accounts[0].address
     return await context.redirect(
-        user, context.path_to("/local", address), *(outcome.lines or ["Nothing was changed."])
+        user, context.path_to("/local", address), *(outcome.lines_on_page or ["Nothing was changed."])
     )
 
 

@@ -70,7 +70,7 @@ async def retire(request: Request, context: PageDep, user: Administrator, addres
         question = Question(f"{verb} {of}?", plan.effects, f"{verb} {of}", back)
         return await ask(request, context, user, form, question)
     to = "/local" if wanted.then == "remove" else context.path_to("/local", person.address)
-    return await context.redirect(user, to, *lines)
+    return await context.redirect(user, to, *(line.on_page for line in lines))
 
 
 def _read(person: Local, values: dict[str, Any]) -> Retirement:

@@ -13,7 +13,7 @@ from starlette.datastructures import UploadFile
 from services.admin.access import audit, user_changes, users
 from services.admin.access.users import CurrentUser
 from services.admin.accounts import export
-from services.admin.accounts.apply import FILE_SECONDS
+from services.admin.accounts.apply import FILE_SECONDS, ApplyResult
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import read_text
 from services.admin.accounts.passwords import describe_weak
@@ -171,11 +171,11 @@ async def export_file(context: PageDep, user: Administrator) -> Response:
 
 
 class _DryRun(Exception):
-    """Rolls back the transaction of a dry run. lines: what would be changed. warning: of weak passwords."""
+    """Rolls back the transaction of a dry run. outcome: what would be changed. warning: of weak passwords."""
 
-    def __init__(self, lines: list[str], warning: list[str]) -> None:
+    def __init__(self, outcome: ApplyResult, warning: list[str]) -> None:
         super().__init__()
-        self.lines = lines
+        self.outcome = outcome
         self.warning = warning
 
 
@@ -195,7 +195,7 @@ async def import_file(request: Request, context: PageDep, user: Administrator) -
             outcome = await context.apply(connection, requested, user, form.flag("prune"))
             warning = [f"Warning: {describe_weak(outcome.weak)}."] if outcome.weak else []
             if not is_confirmed(form) or form.text("seen") != _digest(outcome.lines):
-                raise _DryRun(outcome.lines, warning)
+                raise _DryRun(outcome, warning)
     except (AccountsError, UnicodeDecodeError) as error:
         lines = error.lines if isinstance(error, AccountsError) else ["file: is not UTF-8 text"]
         lines = [line.removeprefix("file: ") for line in lines]
@@ -208,13 +208,15 @@ async def import_file(request: Request, context: PageDep, user: Administrator) -
             "accounts_file.html",
             status=409 if is_confirmed(form) else 200,
             problems=changed if is_confirmed(form) else [],
-            lines=[*tried.lines, *tried.warning],
-            changes=len(tried.lines),
-            seen=_digest(tried.lines),
+            lines=[*tried.outcome.lines_on_page, *tried.warning],
+            changes=len(tried.outcome.changes),
+            seen=_digest(tried.outcome.lines),
             kept=context.kept_secrets.store(user.session_id, text),
             prune=form.flag("prune"),
         )
-    return await context.redirect(user, "/accounts-file", *(outcome.lines or ["Nothing was to be changed."]), *warning)
+    return await context.redirect(
+        user, "/accounts-file", *(outcome.lines_on_page or ["Nothing was to be changed."]), *warning
+    )
 
 
 def _digest(lines: list[str]) -> str:

@@ -140,7 +140,7 @@ def test_an_unknown_certificate_is_shown_and_trusted_with_one_button(
     assert pins == [(mailbox.fingerprint, mailbox.fingerprint)]
     # and a certificate that has changed is refused and shown again, to scripts too
     changed = fields | {"pop3.tls_fingerprint": "ab" * 32, "password": ""}
-    assert "changed pop3" in text(browser.post(f"/external/{ADDRESS}", changed))
+    assert "changed POP3 server: " in text(browser.post(f"/external/{ADDRESS}", changed))
     api = browser.session.post(
         f"{browser.url}/api/v1/external-accounts/{ADDRESS}/test", headers={"Origin": browser.url}
     ).json()

@@ -90,8 +90,9 @@ def test_an_external_account_is_added_shown_and_changed(browser: Browser, store:
 
     fields = external(password="", poll_seconds="30", aliases="help@pages.example", answer_notes="on")
     page = browser.post(f"/external/{SUPPORT}", fields)
-    assert "poll_seconds 60 -> 30" in text(page)
-    assert "answer_notes false -> true" in text(page)
+    assert "Check for new mail every … seconds: 60 -> 30" in text(page) and "poll_seconds 60" not in text(page)
+    notes = "Notify the others by mail when somebody has answered mail that went to everyone: false -> true"
+    assert notes in text(page)
     assert re.search(r'name="answer_notes"[^>]* checked', page.text)
     assert 'value="30"' in page.text
     assert SUPPORT in text(browser.get("/external"))
@@ -351,7 +352,8 @@ def test_every_field_of_access_tokens_is_typed_shown_and_changed(browser: Browse
     # when it is one that is known by name
     page = browser.post(f"/external/{SUPPORT}", external(**TOKENS | {"method": "google"}))
     # then
-    assert "oauth" in text(page) and re.search(r'<option value="google" selected', page.text)
+    assert "Log in with: https://login.example (client us) -> google (client us)" in text(page)
+    assert re.search(r'<option value="google" selected', page.text)
     assert "not reachable now: nobody has authorized it" in text(page)
 
 
@@ -360,7 +362,7 @@ def test_no_part_of_an_endpoint_but_its_host_is_in_the_audit(browser: Browser, s
     url = "https://login.example/hush-path/token?key=hush-key"
     browser.post("/external/new", external(**TOKENS))
     page = browser.post(f"/external/{SUPPORT}", external(**TOKENS | {"oauth.issuer.token_url": url}))
-    assert "oauth https://login.example (client us) -&gt; https://login.example (client us)" in page.text
+    assert "Log in with: https://login.example (client us) -&gt; https://login.example (client us)" in page.text
     browser.post(f"/external/{SUPPORT}", external(**TOKENS))
     # then neither the audit nor an error tells them
     assert "hush" not in str(stored(store, "select * from audit"))
@@ -472,7 +474,7 @@ def test_a_changed_host_asks_for_the_password_again(browser: Browser, store: str
     assert sent == []
     assert stored(store, "select pop3_host from external_accounts") == [("127.0.0.1",)]
     # and with the password it is saved
-    assert "pop3 127.0.0.1:1" in text(browser.post(f"/external/{SUPPORT}", moved | {"password": "again"}))
+    assert "POP3 server: 127.0.0.1:1" in text(browser.post(f"/external/{SUPPORT}", moved | {"password": "again"}))
 
 
 @contextmanager
@@ -532,7 +534,7 @@ def test_a_local_account_is_added_shown_changed_removed_and_brought_back(browser
     browser.post("/external/new", external())
     assert "added" in text(browser.post("/local/new", local("Alex")))
     page = browser.post("/local/alex@local.com", local("Alexander", password="", aliases="Al\nLex"))
-    assert "user_name Alex -&gt; Alexander" in page.text
+    assert "User name: Alex -&gt; Alexander" in page.text
     assert "Al" in text(browser.get("/local?q=alexander"))
     assert SUPPORT in text(browser.get("/local"))
     assert "Alexander" in text(browser.get(f"/external/{SUPPORT}"))
@@ -592,7 +594,7 @@ def test_a_weak_password_is_refused_and_a_stored_one_counted(browser: Browser, s
     # it stays weak until it is changed
     assert browser.post("/local/alex@local.com", local("Sascha", password="")).ok
     assert stored(store, "select weak_password from local_accounts") == [(True,)]
-    assert "changed password" in text(browser.post("/local/alex@local.com", local("Sascha")))
+    assert "changed Login password" in text(browser.post("/local/alex@local.com", local("Sascha")))
     assert stored(store, "select weak_password from local_accounts") == [(False,)]
 
 
@@ -654,7 +656,7 @@ def test_of_two_tabs_the_later_one_is_told_who_changed_what(browser: Browser, st
     assert stored(store, "select poll_seconds from external_accounts") == [(30,)]
     # and saved again, it replaces the other change knowingly
     again = typed | {"password": "", "version": hidden(page, "version"), "kept": hidden(page, "kept")}
-    assert "poll_seconds 30 -> 90" in text(browser.post(f"/external/{SUPPORT}", again))
+    assert "Check for new mail every … seconds: 30 -> 90" in text(browser.post(f"/external/{SUPPORT}", again))
     # but what no person sets is no change
     version = hidden(browser.get(f"/external/{SUPPORT}"), "version")
     with psycopg.connect(store) as connection:

@@ -389,7 +389,7 @@ def test_the_accounts_file_is_exported_tried_and_applied(browser: Browser) -> No
     assert "password" not in exported
     changed = exported.replace("poll_seconds: 60", "poll_seconds: 77")
     tried = browser.post("/accounts-file", files={"file": ("accounts.yaml", changed)})
-    assert "poll_seconds 60 -> 77" in text(tried)
+    assert "Check for new mail every … seconds: 60 -> 77" in text(tried)
     assert "poll_seconds: 77" not in browser.get("/accounts-file/accounts.yaml").text
     [apply] = [form for form in console.forms(tried) if form.values.get("confirmed")]
     browser.post("/accounts-file", apply.pairs)
@@ -405,7 +405,7 @@ def test_the_accounts_file_is_exported_tried_and_applied(browser: Browser) -> No
     page = browser.post("/accounts-file", apply.pairs)
     assert page.status_code == 409 and "nothing is applied yet" in text(page)
     [apply] = [form for form in console.forms(page) if form.values.get("confirmed")]
-    assert "poll_seconds 78 -> 60" in text(browser.post("/accounts-file", apply.pairs))
+    assert "Check for new mail every … seconds: 78 -> 60" in text(browser.post("/accounts-file", apply.pairs))
     spy = f"local_accounts: [{{address: a@local.com, user_name: A, external: {SUPPORT}, password_file: /etc/passwd}}]"
     refused = browser.post("/accounts-file", files={"file": ("accounts.yaml", spy)})
     assert "is for a file beside the accounts file" in text(refused)

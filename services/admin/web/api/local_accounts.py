@@ -117,7 +117,7 @@ async def retire_local(context: PageDep, user: Administrator, address: AddressIn
         wanted = Retirement(context.storable(address), given.mailbox_to, given.delegate, given.then)
         days = system.settings.retention_days
         lines = await retirement.retire(connection, wanted, system.vault, system.passwords, user.name, days)
-    return {"changed": lines}
+    return {"changed": [str(line) for line in lines]}
 
 
 @router.post("/local-accounts/{address}/names", response_model=ChangeLines, tags=["accounts"])
