@@ -126,7 +126,41 @@ async def test_a_file_starts_at_once_and_changes_no_hold_that_it_does_not_name(d
     assert (await everyone(database))[0][SUPPORT].hold and await count(database, "held") == 1
     # when a file says that it is over
     lines = await apply(database, {"external_accounts": [external(hold=False)]})
-    assert lines == [f"external account {SUPPORT}: changed hold true -> false", "1 mails on hold are routed again"]
+    assert lines == [
+        f"external account {SUPPORT}: changed hold true -> false",
+        f"external account {SUPPORT}: started for 1 people; 1 mails on hold are routed now",
+    ]
+
+
+async def test_the_field_hold_starts_no_account_that_nobody_shares(database: Database) -> None:
+    # given an account on hold with mail, which nobody shares, or only a person who is disabled
+    await add(database)
+    rows = await fetch(database, 2)
+    over = {"external_accounts": [external(hold=False)]}
+    for people in ([], [local("Alex", enabled=False)]):
+        await apply(database, {"local_accounts": people})
+        # when the field says that the hold is over, then it is refused with field and value, and nothing is changed
+        with pytest.raises(AccountsError) as refused:
+            await apply(database, over | {"local_accounts": people})
+        words = "hold: false: no enabled user shares it yet; add the people first, then start it"
+        assert str(refused.value).endswith(f"external account {SUPPORT}: {words}")
+        assert (await everyone(database))[0][SUPPORT].hold and await count(database, "held") == 2
+    # and the same file is accepted once it names the people, and gives the mail to all of them
+    lines = await apply(database, over | {"local_accounts": [local("Alex"), local("Jim")]})
+    assert f"external account {SUPPORT}: started for 2 people; 2 mails on hold are routed now" in lines
+    await deliver(database, rows)
+    assert [len(await mailbox_of(database, who)) for who in (ALEX, JIM)] == [2, 2]
+
+
+async def test_an_account_that_is_added_again_without_hold_needs_people_too(database: Database) -> None:
+    # given an account on hold that was removed with mail
+    await add(database)
+    await fetch(database)
+    await apply(database, {}, prune=True)
+    # when it is added again by a file that ends the hold, and nobody shares it
+    with pytest.raises(AccountsError, match="hold: false: no enabled user shares it yet"):
+        await apply(database, {"external_accounts": [external(hold=False)]})
+    assert await count(database, "held") == 1
 
 
 async def test_a_person_who_is_brought_back_starts_nothing(database: Database) -> None:

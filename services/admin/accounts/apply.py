@@ -9,10 +9,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from services.admin.accounts import start
 from services.admin.accounts.applied_passwords import Progress, hash_passwords
 from services.admin.accounts.change_lines import ChangeLine, FieldChange, describe_change
 from services.admin.accounts.conflicts import find_conflicts
-from services.admin.accounts.errors import AccountsError, Kind
+from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
+from services.admin.accounts.field_problems import show_value
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
 from services.admin.accounts.passwords import is_weak
 from services.admin.accounts.plan import (
@@ -81,6 +83,8 @@ async def apply(
     absent = await accounts.load_absent_delegates(connection)
     await execution.run(plan, hashes)
     await transfer_former_names(connection)
+    for external in execution.started:
+        execution.result.changes.append(ChangeLine(await _release(connection, external, wanted)))
     execution.result.changes += [
         ChangeLine(f"local account {each.person}: {each.text}")
         for each in await accounts.load_absent_delegates(connection)
@@ -92,8 +96,22 @@ async def apply(
     return execution.result
 
 
+async def _release(connection: Connection, external: External, wanted: AccountsFile) -> str:
+    """Release the mail of an account that is started by its field ``hold``. Parameters and errors as ``apply``."""
+    try:
+        return await start.release(connection, external)
+    except Permanent as error:
+        problem = AccountProblem(
+            start.NOBODY_SHARES, "external", address=external.address, field=("hold",), value=show_value(external.hold)
+        )
+        raise AccountsError(wanted.locate([problem])) from error
+
+
 class _Execution:
-    """The writes of a plan. ``externals`` and ``people`` are the accounts by address, as they are stored by now."""
+    """The writes of a plan. ``externals`` and ``people`` are the accounts by address, as they are stored by now.
+
+    started: the accounts whose mail was on hold until now.
+    """
 
     def __init__(
         self, connection: Connection, vault: Vault, externals: Sequence[External], people: Sequence[Local]
@@ -101,6 +119,7 @@ class _Execution:
         self.result = ApplyResult()
         self.externals = {external.address.casefold(): external for external in externals}
         self.people = {person.address.casefold(): person for person in people}
+        self.started: list[External] = []
         self._connection = connection
         self._vault = vault
 
@@ -137,6 +156,8 @@ class _Execution:
             return
         new = replace(new, id=await account_changes.save_external(self._connection, new))
         self.externals[wanted.address.casefold()] = new
+        if before is not None and before.hold and not new.hold:
+            self.started.append(new)
         # The change may have corrected the login or the server: try both directions now.
         await polls.poll_now(self._connection, new.id)
         if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):

@@ -10,6 +10,9 @@ from shared.errors import Permanent
 from shared.model import External
 from shared.store import account_changes, accounts, inbound, inbound_admin
 
+NOBODY_SHARES = "no enabled user shares it yet; add the people first, then start it"
+"""Why an account is not started: the person who is added first would get all mail."""
+
 
 async def start(connection: Connection, address: str, who: str) -> list[str]:
     """Release the mail of an account that is on hold, for all who share it; record it in the audit.
@@ -23,15 +26,20 @@ async def start(connection: Connection, address: str, who: str) -> list[str]:
         raise Permanent(f"{address}: there is no such external account")
     if not external.hold:
         return []
-    sharers = [p for p in (await accounts.load_sharers(connection, [external.id]))[external.id] if p.enabled]
-    if not sharers:
-        raise Permanent(f"{external.address}: no enabled user shares it yet; add the people first, then start it")
-    lines = [_describe(external, await inbound_admin.count_held(connection, external.id), len(sharers))]
     await account_changes.save_external(connection, replace(external, hold=False))
+    line = await release(connection, external)
+    await audit.record_change(connection, who, "started external account", external.address, line)
+    return [line]
+
+
+async def release(connection: Connection, external: External) -> str:
+    """Release the mail of an account that was on hold until now, for all who share it.
+
+    :return: what was done. :raises Permanent: as ``start``; the caller has to roll back.
+    """
+    people = sum(person.enabled for person in (await accounts.load_sharers(connection, [external.id]))[external.id])
+    if not people:
+        raise Permanent(f"{external.address}: {NOBODY_SHARES}")
+    mails = await inbound_admin.count_held(connection, external.id)
     await inbound.release_held(connection, [external.id])
-    await audit.record_change(connection, who, "started external account", external.address, lines[0])
-    return lines
-
-
-def _describe(external: External, mails: int, people: int) -> str:
     return f"external account {external.address}: started for {people} people; {mails} mails on hold are routed now"
