@@ -108,6 +108,8 @@ def test_every_shell_block_of_a_page_runs(
     for block in to_run(page):
         script += f"echo '== line {block.line}' >&2\n{block.text}\n"
     for written, here in (
+        ("mail.company.com:995", f"127.0.0.1:{gateway.settings.pop3s_port}"),
+        ("127.0.0.1:9107", f"127.0.0.1:{gateway.settings.metrics_port_of('admin')}"),
         ("127.0.0.1:8080", f"127.0.0.1:{gateway.settings.admin_port}"),
         ("/srv/mailgroup", str(gateway.settings.data)),
         ("/srv/new", str(tmp_path / "new")),
