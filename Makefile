@@ -1,5 +1,6 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check faults failover hostile alerts
+.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check release faults failover hostile \
+  alerts
 
 demo:
 	./mailgroup demo
@@ -29,6 +30,11 @@ fuzz:
 
 deploy-check:
 	./mailgroup deploy-check
+
+# The offline part of a release, into dist/: TAG=v0.1.0 compares the version with the tag.
+release:
+	./mailgroup test --setup
+	.venv/bin/python -m deploy.release $(if $(TAG),--tag $(TAG))
 
 interop:
 	./mailgroup interop

@@ -187,6 +187,12 @@ def check_rules() -> None:
     run("promtool", "test", "rules", str(_RULES / "rules_test.yml"), str(_RULES / "slo_test.yml"))
 
 
+def check_workflows() -> None:
+    """Workflows of GitHub, by their schema."""
+    files = [str(path) for path in sorted((ROOT / ".github/workflows").glob("*.yml"))]
+    run(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", *files)
+
+
 def check_made_files() -> None:
     """Dashboards and the operator's rules are up to date with their sources."""
     if files := stale():
@@ -201,6 +207,7 @@ CHECKS: Sequence[Callable[[], None]] = (
     check_operators,
     check_security,
     check_rules,
+    check_workflows,
     check_made_files,
 )
 
