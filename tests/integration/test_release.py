@@ -71,7 +71,7 @@ def test_a_complete_checkout_gets_notes_and_a_bill_of_materials(checkout: Path) 
 
 def test_a_bill_of_materials_that_lacks_a_package_is_refused(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check.install()
-    made = {"components": []}
+    made: dict[str, list[str]] = {"components": []}
 
     def writes_nothing(*words: str) -> str:
         Path(words[-1]).write_text(json.dumps(made), encoding="utf-8")
