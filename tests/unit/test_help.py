@@ -12,7 +12,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from services.admin.cli.app import app
+from services.admin.cli.app import app, run
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
@@ -99,3 +99,49 @@ def test_completion_imports_no_heavy_module() -> None:
 def test_status_imports_only_what_it_asks() -> None:
     code = "import services.admin.cli.app, services.admin.context, services.admin.monitoring.status"
     assert imported(code) & UNUSED_BY_STATUS == set()
+
+
+def test_a_command_in_a_pipe_does_without_rich(tmp_path: Path) -> None:
+    code = f"""
+from services.admin.cli import app, output
+try:
+    app.run(["status", "--data", {str(tmp_path)!r}])
+except SystemExit as end:
+    assert end.code == 1  # no system runs there
+output.print_table("Facts", ("Name",), [["value"]])
+"""
+    loaded = imported(code)
+    assert "structlog" in loaded and "shared.settings" in loaded
+    assert loaded & {"rich.console", "rich.pretty", "rich.table", "rich.traceback"} == set()
+
+
+@pytest.mark.parametrize("words", list(commands()), ids=" ".join)
+def test_a_command_is_the_same_whether_all_are_built_or_only_this_one(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = []
+    for start in (run, lambda given: app(given, prog_name="mailgroup")):
+        with pytest.raises(SystemExit) as end:
+            start([*words, "--help"])
+        assert end.value.code == 0
+        shown.append(capsys.readouterr().out)
+    assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "status", "help", "queue", "list"], "Usage: mailgroup queue list "),
+        (["--data=x", "queue"], "Usage: mailgroup queue "),
+        (["help"], "\n  undelete "),
+        ([], "\n  undelete "),
+        (["statsu"], "Did you mean 'status'?"),
+    ],
+    ids=str,
+)
+def test_the_value_of_data_is_no_command_and_a_wrong_one_is_compared_with_all(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        run(words)
+    assert said in "".join(capsys.readouterr())

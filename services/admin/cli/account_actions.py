@@ -129,7 +129,7 @@ def history(
         if json:
             print_json(found)
         else:
-            console.print(f"{address}: {_describe(found)}", markup=False)
+            console.print(f"{address}: {_describe(found)}")
 
     run(work)
 

@@ -12,12 +12,12 @@ _ENCRYPTION = {"implicit": "SSL/TLS", "starttls": "STARTTLS", "none": "none"}
 
 def print_console(running: Instance, password: str | None) -> None:
     """Print the address of the console and how to sign in. :param password: None: it was shown at an earlier start."""
-    console.print(f"Console: {running.urls()['console']}", style="bold", markup=False)
+    console.print(f"Console: {running.urls()['console']}", style="bold")
     if password is not None:
-        console.print(f"Sign in as admin with the password {password}", markup=False)
+        console.print(f"Sign in as admin with the password {password}")
     else:
         where = running.settings.data / "admin.password"
-        console.print(f"Sign in as admin with the password of the first start, which is in {where}", markup=False)
+        console.print(f"Sign in as admin with the password of the first start, which is in {where}")
 
 
 def print_client_settings(settings: Settings) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from typing import Annotated
 
 import typer
+from typer.main import get_command_name
+from typer.models import CommandInfo
 
 from services.admin.cli import (
     account_actions,
@@ -92,6 +96,37 @@ app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(completion.completion)
 app.command("console", hidden=True)(machine.console_process)
+
+_OF_ALL = ("help", "completion")
+"""Commands that show all commands."""
+
+
+def run(words: Sequence[str]) -> None:
+    """Run the command that these words name. Only this one is built: building all takes longer than most of them run.
+
+    Without a known name all are built, for the list of commands or a similar name.
+    """
+    name = _name_of_command(words)
+    commands = [each for each in app.registered_commands if _name_of(each) == name]
+    groups = [each for each in app.registered_groups if each.name == name]
+    named = copy(app)
+    if name not in _OF_ALL and (commands or groups):
+        named.registered_commands, named.registered_groups = commands, groups
+    named(list(words), prog_name="mailgroup")
+
+
+def _name_of_command(words: Sequence[str]) -> str:
+    """Return the first word that is neither an option nor the value of --data."""
+    before = ""
+    for word in words:
+        if not word.startswith("-") and before != "--data":
+            return word
+        before = word
+    return ""
+
+
+def _name_of(command: CommandInfo) -> str:
+    return command.name or get_command_name(command.callback.__name__ if command.callback else "")
 
 
 @app.command(name="help")

@@ -49,11 +49,9 @@ def backup(
         if json:
             print_json({"file": str(file), "octets": octets, "made_at": at, "key": key is not None})
             return
-        console.print(f"{file}: {octets} octets, all mail and accounts as of {at}", markup=False)
+        console.print(f"{file}: {octets} octets, all mail and accounts as of {at}")
         if key is None:
-            console.print(
-                "The backup has no key: MAILGROUP_SECRET_KEY is not set here. Back up the key yourself.", markup=False
-            )
+            console.print("The backup has no key: MAILGROUP_SECRET_KEY is not set here. Back up the key yourself.")
 
     run(work)
 
@@ -102,7 +100,7 @@ def restore(
             print_json({"made_at": found.made_at, "queue": found.queue, "held": found.held, "key": found.key})
             return
         where = "the database" if loaded else str(settings.data)
-        console.print(f"{where}: restored as of {found.made_at or 'the time of the dump'}", markup=False)
+        console.print(f"{where}: restored as of {found.made_at or 'the time of the dump'}")
         if found.queue:
             ids = ", ".join(map(str, found.queue))
             what = (
@@ -110,14 +108,13 @@ def restore(
                 if found.held
                 else "relayed again, and marked as uncertain"
             )
-            console.print(f"{len(found.queue)} submissions waited to be relayed; they are {what}: {ids}", markup=False)
+            console.print(f"{len(found.queue)} submissions waited to be relayed; they are {what}: {ids}")
         if not found.key:
             console.print(
                 "The backup has no key: set the upstream passwords again ('mailgroup status' names them), or put the "
-                "key into secret.key of the data folder.",
-                markup=False,
+                "key into secret.key of the data folder."
             )
-        console.print(f"Next: {_next_step(settings)}", markup=False)
+        console.print(f"Next: {_next_step(settings)}")
 
 
 def _next_step(settings: all_settings.Settings) -> str:

@@ -292,8 +292,7 @@ def _print(story: DemoStory, provider: DemoProvider, system: Instance, well: boo
         f"The customer: {CUSTOMER}, password {PASSWORD}, POP3 {pop3}, SMTP {smtp}, without encryption.\n"
         f"Write as the customer:\n  {write_as_customer(smtp)}\n"
         f"List the customer's mailbox:\n  {read_as_customer(pop3)}\n"
-        f"Read mail 1 in it:\n  {read_as_customer(pop3, 1)}",
-        markup=False,
+        f"Read mail 1 in it:\n  {read_as_customer(pop3, 1)}"
     )
 
 

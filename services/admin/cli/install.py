@@ -78,4 +78,4 @@ def _back_up(data: Path) -> Path:
 
 
 def _say(line: str) -> None:
-    console.print(line, markup=False)
+    console.print(line)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
 from types import ModuleType
-from typing import Any
 
 
 class _LazyFinder(MetaPathFinder):
@@ -37,21 +36,3 @@ def lazy_imports() -> Iterator[None]:
         yield
     finally:
         sys.meta_path.remove(finder)
-
-
-class _LazyValue:
-    """Stands for an object; each attribute is that of the object."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
-        self._made: Any = None
-
-    def __getattr__(self, attribute: str) -> Any:
-        if self._made is None:
-            self._made = self._make()
-        return getattr(self._made, attribute)
-
-
-def lazy_value(make: Callable[[], Any]) -> Any:
-    """Return what stands for the object that ``make`` returns at the first use."""
-    return _LazyValue(make)

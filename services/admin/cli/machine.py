@@ -58,9 +58,9 @@ def _show_addresses(running: instance.Instance) -> None:
     """Print what a person needs next first: the console, then the settings for mail clients."""
     # A password that a setting gives is not printed; one that this start made is shown once.
     addresses.print_console(running, running.admin_password)
-    console.print("Add accounts there or with 'mailgroup apply FILE'. Ctrl-C stops everything.\n", markup=False)
+    console.print("Add accounts there or with 'mailgroup apply FILE'. Ctrl-C stops everything.\n")
     addresses.print_client_settings(running.settings)
-    console.print(f"Data folder: {running.settings.data}", markup=False)
+    console.print(f"Data folder: {running.settings.data}")
     addresses.print_metrics(running)
 
 
@@ -91,7 +91,7 @@ def migrate(data: Data = None) -> None:
         if settings.database_url is None:
             raise Permanent("MAILGROUP_DATABASE_URL: not set, and no running system found")
         await to_thread(migrations.migrate, settings.database_url)
-        console.print("the database has the schema of this version", markup=False)
+        console.print("the database has the schema of this version")
 
     run(work)
 
@@ -105,7 +105,7 @@ def rotate_key(data: Data = None) -> None:
     async def work() -> None:
         async with context.open_context(data) as system, system.database.transaction() as connection:
             sealed, lost = await operations.rotate_key(connection, system.vault)
-        console.print(f"{sealed} passwords are sealed under the first key", markup=False)
+        console.print(f"{sealed} passwords are sealed under the first key")
         if lost:
             raise Permanent(f"opened by none of the keys, so set them again: the passwords of {', '.join(lost)}")
 

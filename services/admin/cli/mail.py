@@ -65,10 +65,10 @@ def status(data: Data = None, json: Json = False) -> None:
 
 def _print_status(found: dict[str, Any]) -> None:
     if found["ok"]:
-        console.print("[green]all is well[/green]")
+        console.print("all is well", style="green")
     for problem in found["problems"]:
-        console.print("[red]problem[/red] ", end="")
-        console.print(problem, markup=False)
+        console.print("problem", style="red", end=" ")
+        console.print(problem)
     print_table("Services", ("Name", "Ready"), ((s["name"], "yes" if s["ready"] else "NO") for s in found["services"]))
     if database := found["database"]:
         print_table("Database", ("Connections", "Limit"), [tuple(database.values())])
@@ -97,7 +97,7 @@ def _print_status(found: dict[str, Any]) -> None:
         ((address, *book.values()) for address, book in found["books"].items()),
     )
     if found["weak_passwords"]:
-        console.print(f"Passwords: {describe_weak(found['weak_passwords'])}", markup=False)
+        console.print(f"Passwords: {describe_weak(found['weak_passwords'])}")
 
 
 def trace(
@@ -123,22 +123,20 @@ def trace(
             for mail in mails:
                 _print_history(mail)
             if len(mails) >= mail_trace.MAX_MAILS:
-                console.print(
-                    f"Only the latest mails are shown; trace an older mail of {what} by its id.", markup=False
-                )
+                console.print(f"Only the latest mails are shown; trace an older mail of {what} by its id.")
 
     run(work)
 
 
 def _print_history(mail: dict[str, Any]) -> None:
     title = f"Mail {mail['id']}  <{mail['message_id'] or 'no Message-ID'}>  {mail['status']}"
-    console.print(title, style="bold", markup=False)
+    console.print(title, style="bold")
     if mail["sender"] or mail["subject"]:
-        console.print(f"  {moment(mail['at'])}  {mail['sender']}: {mail['subject']}", markup=False)
+        console.print(f"  {moment(mail['at'])}  {mail['sender']}: {mail['subject']}")
     for event in mail["events"]:
         facts = [event["who"], f"rule {event['rule']}" if event["rule"] else None, event["reply"]]
         words = ": ".join(fact for fact in facts if fact)
-        console.print(f"  {moment(event['at'])}  {event['event']:<9}  {words}".rstrip(), markup=False)
+        console.print(f"  {moment(event['at'])}  {event['event']:<9}  {words}".rstrip())
 
 
 def route(
@@ -185,7 +183,7 @@ def route(
                 }
             )
             return
-        console.print(decision.reason, markup=False)
+        console.print(decision.reason)
         print_table(
             "Recipients",
             ("Address", "Rule", "Reason"),
@@ -232,7 +230,7 @@ def queue_list(search: Search = "", data: Data = None, json: Json = False) -> No
         )
         for why in dict.fromkeys(row["why"] for row in rows if row["why"]):
             ids = ", ".join(str(row["id"]) for row in rows if row["why"] == why)
-            console.print(f"{ids}: {why}", markup=False)
+            console.print(f"{ids}: {why}")
 
     run(work)
 
@@ -293,7 +291,7 @@ def act_on_mails(
         if json:
             print_json({word.replace(" ", "_"): found.done, "left": found.left})
         else:
-            console.print(f"{word}: {', '.join(map(str, found.done)) or 'nothing'}", markup=False)
+            console.print(f"{word}: {', '.join(map(str, found.done)) or 'nothing'}")
         if found.left:
             ids = ", ".join(map(str, found.left))
             raise Permanent(f"not {word}: {ids}: no such mail in a state that allows it")
@@ -335,7 +333,7 @@ def parked_show(id_: Annotated[int, Id], data: Data = None, json: Json = False) 
             print_json(rows[0])
         else:
             for name, value in rows[0].items():
-                console.print(f"{name}: {value}", markup=False)
+                console.print(f"{name}: {value}")
 
     run(work)
 

@@ -8,30 +8,40 @@ import shutil
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from itertools import zip_longest
+from typing import Any, Literal, NoReturn
 
 import typer
 
 from services.admin.accounts.errors import AccountsError
-from services.admin.cli.lazy import lazy_value
 from shared.errors import Permanent, SettingsError, Temporary
 
-if TYPE_CHECKING:
-    from rich.console import Console
+Style = Literal["bold", "green", "red"]
+_STYLES = {"bold": 1, "green": 32, "red": 31}
+"""Parameters of the control sequence SGR (ECMA-48 section 8.3.117)."""
+_MOVES_CURSOR = dict.fromkeys((7, 8, 11, 12, 13))
+"""Control characters that would ring, or overwrite what was printed: a subject may hold them."""
 
 
-def _make_console() -> Console:
-    from rich.console import Console
+class _Console:
+    """Standard output. It does without rich, whose import takes as long as all work of most commands."""
 
-    return Console(highlight=False, soft_wrap=True)
+    def print(self, text: object = "", *, style: Style | None = None, end: str = "\n") -> None:
+        """Print a line; a terminal wraps it. :param style: on a terminal only."""
+        shown = str(text).translate(_MOVES_CURSOR)
+        if style is not None and self.is_terminal and "NO_COLOR" not in os.environ:
+            shown = f"\x1b[{_STYLES[style]}m{shown}\x1b[0m"
+        print(shown, end=end, flush=True)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether a person reads the output as it is printed."""
+        return sys.stdout.isatty()
 
 
-console: Console = lazy_value(_make_console)
-"""Prints lines; they are wrapped by the terminal, not here."""
+console = _Console()
 FAILURE, MISUSE = 1, 2
 """Exit statuses."""
-_UNLIMITED = 10_000
-"""Width of a table in a pipe: columns."""
 _NARROW = 16
 """Width down to which a column is folded: columns; a table that needs more is printed a value a line."""
 
@@ -45,10 +55,11 @@ def fail(message: str, status: int = FAILURE) -> NoReturn:
 
 def run(work: Callable[[], Awaitable[None]]) -> None:
     """Run a command's coroutine; an error becomes a line and an exit status."""
-    import asyncio
+    import asyncio  # help needs none of these
     import logging
 
-    import structlog  # help needs none of these
+    with _hidden("rich"):  # structlog would import it for a renderer that no command uses
+        import structlog
 
     structlog.configure(
         processors=[structlog.processors.KeyValueRenderer()],
@@ -61,6 +72,19 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
 
     with report_errors():
         asyncio.run(main())
+
+
+@contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Let modules that the block imports do without an optional package, unless it is imported already."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  # its import fails
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 @contextmanager
@@ -102,7 +126,7 @@ def show_waiting(what: str) -> Iterator[None]:
 def print_lines(lines: Iterable[str]) -> None:
     """Print lines to standard output."""
     for line in lines:
-        console.print(line, markup=False)
+        console.print(line)
 
 
 def print_json(value: Any) -> None:
@@ -116,20 +140,46 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     On a terminal it is folded to the width; if a column would be too narrow, each value gets a line. In a pipe the
     width is not limited.
     """
-    from rich import box
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Column, Table
-
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if not cells:
-        console.print(f"[bold]{escape(title)}[/bold]: {escape(empty)}")
+        console.print(title, style="bold", end=": ")
+        console.print(empty)
         return
-    console.print(title, style="bold", markup=False)
-    width = shutil.get_terminal_size().columns if console.is_terminal else _UNLIMITED
-    if _least_width(columns, cells) > width:
+    console.print(title, style="bold")
+    if not console.is_terminal:
+        _print_aligned(columns, cells)
+    elif _least_width(columns, cells) > shutil.get_terminal_size().columns:
         _print_values(columns, cells)
-        return
+    else:
+        _print_folded(columns, cells)
+
+
+def _print_aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print each column as wide as its widest cell."""
+    from rich.cells import cell_len, set_cell_size  # East Asian characters take two columns of a terminal
+
+    widths = [
+        max(cell_len(line) for cell in column for line in cell.split("\n"))
+        for column in zip(columns, *rows, strict=True)
+    ]
+
+    def show(cells: Sequence[str]) -> None:
+        for line in zip_longest(*(cell.split("\n") for cell in cells), fillvalue=""):
+            console.print("  ".join(map(set_cell_size, line, widths)).rstrip())
+
+    show(columns)
+    console.print("─" * (sum(widths) + 2 * (len(widths) - 1)))
+    for row in rows:
+        show(row)
+
+
+def _print_folded(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print the columns of a terminal folded to its width."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
+
     table = Table(
         *(Column(name, overflow="fold") for name in columns),
         header_style="bold",
@@ -137,9 +187,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         show_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for row in cells:
-        table.add_row(*map(escape, row))
-    Console(highlight=False, width=width).print(table)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console(highlight=False, width=shutil.get_terminal_size().columns).print(table)
 
 
 def _least_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
@@ -153,4 +203,4 @@ def _print_values(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     for row in rows:
         for position, (name, value) in enumerate(zip(columns, row, strict=True)):
             if value or position == 0:
-                console.print(f"{'- ' if position == 0 else '  '}{name}: {value}", markup=False)
+                console.print(f"{'- ' if position == 0 else '  '}{name}: {value}")

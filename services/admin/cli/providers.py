@@ -34,8 +34,8 @@ def check(address: Address, data: Data = None, json: Json = False) -> None:
             print_json([step.fields() for step in steps])
         else:
             for step in steps:
-                console.print("[green]ok[/green]  " if step.ok else "[red]bad[/red] ", end="")
-                console.print(f"{step.name}: {step.text} ({step.seconds * 1000:.0f} ms)", markup=False)
+                console.print("ok  " if step.ok else "bad ", style="green" if step.ok else "red", end="")
+                console.print(f"{step.name}: {step.text} ({step.seconds * 1000:.0f} ms)")
                 if step.certificate is not None:
                     field = f"{step.server}.tls_fingerprint={step.certificate.fingerprint}"
                     print_lines(
@@ -61,7 +61,7 @@ def authorize(address: Address, data: Data = None) -> None:
             async with system.database.transaction() as connection:
                 account = await export.find_external(connection, address)
             await authorization.authorize(system, account, audit.operator(), lambda line: print(line, flush=True))
-        console.print(f"external account {address}: authorized", markup=False)
+        console.print(f"external account {address}: authorized")
 
     run(work)
 
@@ -101,7 +101,7 @@ def skipped(
             if json:
                 print_json({"done": done.done, "left": done.left})
             else:
-                console.print(f"{address}: {did} {len(done.done)} mails", markup=False)
+                console.print(f"{address}: {did} {len(done.done)} mails")
             if done.left:
                 fail(f"not changed: {', '.join(map(str, done.left))}: not a skipped mail, or changed before")
         elif json:

@@ -60,7 +60,7 @@ def find(
         rows = [(m.id, moment(status.iso(m.at)), m.sender, m.subject, m.status, m.external) for m in found]
         print_table("Mails", ("Id", "Time (UTC)", "From", "Subject", "Status", "Account"), rows)
         if len(found) == limit:
-            console.print(f"For earlier mails: --before {found[-1].id}", markup=False)
+            console.print(f"For earlier mails: --before {found[-1].id}")
 
     run(work)
 
