@@ -3,8 +3,9 @@
     COMPOSE_PROFILES=demo,observability docker compose up --detach --wait && python3 deploy/smoke.py
 
 Plays the manual's section 4.3 with the stand-in provider; kills each service's container while mail is in transit;
-stops and starts everything. After each step every mail must have arrived exactly once. With the profile observability
-it checks that Prometheus reaches all targets, and that every expression of the dashboards returns data.
+stops and starts everything; rotates the key; makes a backup with mail under way, and restores it into a second system
+with ports and volumes of its own. After each step every mail must have arrived exactly once. With the profile
+observability it checks that Prometheus reaches all targets, and that every expression of the dashboards returns data.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import time
 import urllib.parse
 import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from email.message import EmailMessage
 from email.parser import BytesHeaderParser
 from email.utils import make_msgid
@@ -42,9 +44,9 @@ def port(name: str, default: int) -> int:
     return int(os.environ.get(f"MAILGROUP_{name}_PORT", default))
 
 
-def compose(*words: str) -> str:
+def compose(*words: str, stdin: str | None = None) -> str:
     """Run ``docker compose`` and return its output."""
-    done = subprocess.run(["docker", "compose", *words], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["docker", "compose", *words], cwd=ROOT, input=stdin, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"docker compose {' '.join(words)}: {done.stderr.strip()[-2000:]}")
     return done.stdout
@@ -233,6 +235,97 @@ def restart(books: Books) -> None:
     until("status", status)
 
 
+# ------------------------------------------------------------------------------------------ key, backup and restore
+
+
+def once(service: str, *command: str, stdin: str | None = None) -> str:
+    """Run a command in a new container of a service, without starting others, and return its output."""
+    return compose("run", "--rm", "--no-deps", "-T", service, *command, stdin=stdin)
+
+
+def rotate_key(books: Books) -> None:
+    """Seal the providers' passwords under a new key, and check that the old one is not needed any more."""
+    say("a new key")
+    before = compose("exec", "-T", "fetcher", "cat", "/secrets/key/secret.key").split()
+    once("secrets", "make-secrets", "new-key")
+    compose("restart", "fetcher", "sender", "admin")
+    until("status with two keys", status)
+    compose("exec", "-T", "fetcher", "mailgroup", "rotate-key")
+    once("secrets", "make-secrets", "drop-keys")
+    compose("restart", "fetcher", "sender", "admin")
+    after = compose("exec", "-T", "fetcher", "cat", "/secrets/key/secret.key").split()
+    if len(after) != 1 or set(after) & set(before):
+        sys.exit("smoke: the key is not replaced by one new key")
+    customer_writes(SUPPORT, books.expect("after the rotation", "Alex", "Jim"))
+    until("mail with the new key", books.differ)
+    until("status with the new key", status)
+
+
+def back_up_and_restore(books: Books) -> None:
+    """Restore a backup, which is made while mail waits for the provider, into a second system; try what it says."""
+    say("a backup with mail under way")
+    compose("pause", "provider")
+    waits = f"{books.run} waits for the provider"
+    try:
+        for number in range(5):
+            person_writes("Jim", PEOPLE["Alex"], books.expect(f"before the backup {number}", "Alex"))
+        person_writes("Alex", f"Anna <{CUSTOMER}>", waits)
+        until("before the backup", books.differ)
+        once("backup", "mailgroup", "backup", "/backup/smoke", "--force")
+    finally:
+        compose("unpause", "provider")
+    if (mode := once("backup", "stat", "-c", "%a", "/backup/smoke").strip()) != "600":
+        sys.exit(f"smoke: the backup has mode {mode}")
+    until("the mail leaves the first system", lambda: waits not in read_customer())
+    backup = _docker_read("backup", "cat", "/backup/smoke")
+    key = once("backup", "tar", "-xOf", "/backup/smoke", "secret.key")
+    with second_system():
+        say("the restore into a second system")
+        compose("up", "--detach", "--wait", "--no-build", "postgres")
+        _docker_write(backup, "backup", "sh", "-c", "umask 077; cat >/backup/smoke")
+        once("secrets", "make-secrets", "key", stdin=key)
+        once("backup", "mailgroup", "restore", "/backup/smoke")
+        compose("up", "--detach", "--wait", "--no-build", *SERVICES, "provider")
+        until("the mailboxes of the backup", books.differ)
+        parked = json.loads(compose("exec", "-T", "fetcher", "mailgroup", "parked", "list", "--json"))
+        if len(parked) != 1 or read_customer():
+            sys.exit(f"smoke: the mail that waited is not parked alone: {parked}, {read_customer()}")
+        compose("exec", "-T", "fetcher", "mailgroup", "parked", "requeue", str(parked[0]["id"]))
+        until("the mail that waited", lambda: waits not in read_customer())
+        customer_writes(f'"Jim" <{SUPPORT}>', books.expect("after the restore", "Jim"))
+        until("new mail after the restore", books.differ)  # fetched with the password that the key opens
+        until("status", status)
+    books.due["Jim"].discard(f"{books.run} after the restore")
+    until("the first system", books.differ)
+
+
+@contextmanager
+def second_system() -> Iterator[None]:
+    """Let every command and client use another project with volumes and ports of its own; removed at the end."""
+    before = dict(os.environ)
+    project = json.loads(compose("config", "--format", "json"))["name"]
+    published = {"POP3": 110, "POP3S": 995, "SMTP": 25, "SUBMISSION": 587, "SMTPS": 465, "ADMIN": 8080}
+    published |= {"DEMO_POP3": 11110, "DEMO_SMTP": 11025}
+    others = {f"MAILGROUP_{name}_PORT": str(port(name, default) + 100) for name, default in published.items()}
+    os.environ.update(others, COMPOSE_PROJECT_NAME=f"{project}-restored", COMPOSE_PROFILES="demo,backup")
+    try:
+        yield
+    finally:
+        compose("down", "--volumes", "--timeout", "30")
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _docker_read(service: str, *command: str) -> bytes:
+    words = ["docker", "compose", "run", "--rm", "--no-deps", "-T", service, *command]
+    return subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+
+
+def _docker_write(octets: bytes, service: str, *command: str) -> None:
+    words = ["docker", "compose", "run", "--rm", "--no-deps", "-T", service, *command]
+    subprocess.run(words, cwd=ROOT, input=octets, check=True)
+
+
 # ------------------------------------------------------------------------------------------ Prometheus
 
 
@@ -290,6 +383,8 @@ def main() -> None:
         check_prometheus()
     kill_each(books)
     restart(books)
+    rotate_key(books)
+    back_up_and_restore(books)
     say("all is well")
 
 

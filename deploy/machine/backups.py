@@ -32,6 +32,7 @@ _ABOUT, _KEY, _DUMP = "backup.json", "secret.key", "database.dump"
 _DUMP_MAGIC = b"PGDMP"
 _INSTALLED = Path("/usr/lib/postgresql")
 _PART_OCTETS = 256 * 1024
+_CHECKOUT = Path(__file__).resolve().parents[2]
 Progress = Callable[[int, int], None]
 """A function that is called with the octets that are copied, and with all octets; 0: unknown."""
 
@@ -48,6 +49,11 @@ class Backup:
 
 def _say_nothing(done: int, total: int) -> None:
     """Show no progress."""
+
+
+def is_in_checkout(file: Path) -> bool:
+    """Return whether the file would be in the program's own folder, which commits and images copy."""
+    return file.resolve().is_relative_to(_CHECKOUT)
 
 
 def write(file: Path, url: str, key: str | None, now: str, progress: Progress = _say_nothing) -> int:

@@ -7,6 +7,8 @@ import json
 import os
 import pwd
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -344,6 +346,45 @@ def test_the_commands_make_a_new_data_folder_of_a_backup(database_url: str, brok
             assert [person["address"] for person in json.loads(exported.stdout)["local_accounts"]] == [ALEX]
         finally:
             process.stop()
+
+
+def wait_for_line(log: Path, text: str) -> None:
+    """Wait until a process has written this text."""
+    asyncio.run(until(lambda: text in log.read_text()))
+
+
+def test_a_daily_backup_is_retried_pruned_and_ends_cleanly(postgres: Postgres, tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    name = "mailgroup-{}T000000Z".format
+    old = [folder / name(day) for day in (20260101, 20260102, 20260103)]
+    for file in (*old, folder / f"{name(20260104)}.part"):
+        file.touch()
+    log = tmp_path / "log"
+    url = postgres.url_of("later")
+    where = os.environ | {"MAILGROUP_DATABASE_URL": url, "MAILGROUP_SECRET_KEY": KEY, "MAILGROUP_DATA": str(tmp_path)}
+    code = (
+        "from services.admin.maintenance import daily_backups; daily_backups.RETRY_SECONDS = 0.5; "
+        "from services.admin.cli.app import app; app()"
+    )
+    command = [sys.executable, "-c", code, "backup", "--daily", "--keep", "2", str(folder)]
+    # when the database is not there yet
+    with log.open("w") as out, subprocess.Popen(command, env=where, stdout=out, stderr=out) as child:
+        try:
+            wait_for_line(log, "backup failed, tried again")
+            assert all(file.exists() for file in old)
+            postgres.create("later", template="template0")
+            migrate(url)
+            # then the next attempt writes it, and only the oldest ones are deleted
+            wait_for_line(log, f"{old[1]}: deleted, 2 are kept")
+            kept, made = sorted(folder.iterdir())
+            assert kept == old[2] and stat.S_IMODE(made.stat().st_mode) == 0o600
+            with backups.opened(made) as backup:
+                assert backup.key == KEY
+        finally:
+            child.terminate()
+    assert child.returncode == 0, log.read_text()
+    postgres.drop("later")
 
 
 def test_a_restore_by_root_leaves_the_files_to_the_service_s_user(tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import shlex
+import signal
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,9 +20,14 @@ from services.admin.cli.progress import show_progress
 with lazy_imports():
     from deploy.machine import backups
     from services.admin import context
+    from services.admin.maintenance import daily_backups
     from services.admin.maintenance import restore as maintenance
     from services.admin.monitoring import status
     from shared import settings as all_settings
+    from shared.errors import Permanent, Temporary
+
+if TYPE_CHECKING:
+    from deploy.machine.backups import Progress
 
 File = Annotated[Path, typer.Argument(help="File of the backup.", metavar="FILE")]
 
@@ -27,33 +35,72 @@ File = Annotated[Path, typer.Argument(help="File of the backup.", metavar="FILE"
 def backup(
     file: File,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
+    daily: Annotated[
+        bool, typer.Option("--daily", help="FILE is a folder: write a backup into it each day, until stopped.")
+    ] = False,
+    keep: Annotated[int, typer.Option("--keep", min=1, help="With --daily: number of backups that are kept.")] = 7,
     data: Data = None,
     json: Json = False,
 ) -> None:
     """Write the database and the key into FILE, readable by its owner only. The system keeps running.
 
-    A file that exists is replaced with --force only, and only by a complete backup.
+    A file that exists is replaced with --force only, and only by a complete backup. With --daily the next backup waits
+    until the newest one in the folder is a day old, and the oldest ones are deleted.
 
     Example: mailgroup backup /backup/mailgroup-monday
     """
+    if backups.is_in_checkout(file):
+        fail(f"{file}: is inside the checkout; a backup contains the key, so name a place outside of it", MISUSE)
+    if daily:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an unfinished file is deleted on the way out
+        run(lambda: _back_up_daily(file, keep, data))
+        return
     if file.exists() and not force:
         fail(f"{file}: exists already; name another file, or replace it with --force", MISUSE)
 
     async def work() -> None:
-        async with context.open_context(data) as system:
-            url, key = system.settings.database_url, system.settings.secret_key
-        assert url is not None
-        at = status.iso(datetime.datetime.now(datetime.UTC)) or ""
         with show_progress("Backup", "octets", shown=not json) as progress:
-            octets = backups.write(file, url, key, at, progress)
+            octets, at, has_key = await _write(file, data, progress)
         if json:
-            print_json({"file": str(file), "octets": octets, "made_at": at, "key": key is not None})
+            print_json({"file": str(file), "octets": octets, "made_at": at, "key": has_key})
             return
-        console.print(f"{file}: {octets} octets, all mail and accounts as of {at}")
-        if key is None:
-            console.print("The backup has no key: MAILGROUP_SECRET_KEY is not set here. Back up the key yourself.")
+        _report(file, octets, at, has_key)
 
     run(work)
+
+
+async def _write(file: Path, data: Path | None, progress: Progress) -> tuple[int, str, bool]:
+    """Write a backup. :return: its octets, its time, and whether it has the key."""
+    async with context.open_context(data) as system:
+        url, key = system.settings.database_url, system.settings.secret_key
+    assert url is not None
+    at = status.iso(datetime.datetime.now(datetime.UTC)) or ""
+    return backups.write(file, url, key, at, progress), at, key is not None
+
+
+def _report(file: Path, octets: int, at: str, has_key: bool) -> None:
+    console.print(f"{file}: {octets} octets, all mail and accounts as of {at}")
+    if not has_key:
+        console.print("The backup has no key: MAILGROUP_SECRET_KEY is not set here. Back up the key yourself.")
+
+
+async def _back_up_daily(folder: Path, keep: int, data: Path | None) -> None:
+    """Write a backup each day; one that fails is tried again. The settings are read for each: the key may be new."""
+    daily_backups.list_complete(folder)
+    daily_backups.remove_unfinished(folder)
+    while True:
+        now = datetime.datetime.now(datetime.UTC)
+        pause = daily_backups.seconds_until_due(daily_backups.list_complete(folder), now)
+        if pause == 0:
+            file = folder / daily_backups.name_of(now)
+            try:
+                _report(file, *await _write(file, data, lambda done, total: None))
+                for old in daily_backups.remove_surplus(folder, keep):
+                    console.print(f"{old}: deleted, {keep} are kept")
+            except (Permanent, Temporary, OSError) as error:
+                pause = daily_backups.RETRY_SECONDS
+                print(f"mailgroup: backup failed, tried again in {pause:g} s: {error}", file=sys.stderr, flush=True)
+        await asyncio.sleep(pause)
 
 
 def restore(

@@ -1,0 +1,56 @@
+"""A backup each day in a folder: its name, when the next one is due, and which ones are deleted."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from pathlib import Path
+
+from shared.errors import Permanent
+
+PERIOD_SECONDS = 24 * 3600.0
+"""Pause from one backup to the next: seconds. A restart does not shorten it."""
+RETRY_SECONDS = 600.0
+"""Pause after a backup that failed: seconds."""
+
+_NAME = re.compile(r"mailgroup-(\d{8}T\d{6})Z")
+_FORM = "%Y%m%dT%H%M%S"
+
+
+def name_of(at: datetime.datetime) -> str:
+    """Return the file name of a backup that begins at this time (UTC). The names sort by time."""
+    return f"mailgroup-{at:{_FORM}}Z"
+
+
+def list_complete(folder: Path) -> list[Path]:
+    """Return the daily backups of this folder, the oldest first; other files are not among them.
+
+    :raises Permanent: it is no folder.
+    """
+    if not folder.is_dir():
+        raise Permanent(f"{folder}: is no folder")
+    return sorted(file for file in folder.iterdir() if _NAME.fullmatch(file.name))
+
+
+def seconds_until_due(files: list[Path], now: datetime.datetime) -> float:
+    """Return how long the next backup has to wait; 0 if there is none. A time in the future counts as now. Pure."""
+    found = _NAME.fullmatch(files[-1].name) if files else None
+    if found is None:
+        return 0.0
+    made_at = datetime.datetime.strptime(found[1], _FORM).replace(tzinfo=datetime.UTC)
+    return max(0.0, PERIOD_SECONDS - max(0.0, (now - made_at).total_seconds()))
+
+
+def remove_surplus(folder: Path, keep: int) -> list[Path]:
+    """Delete all daily backups but the newest ones, and return those that were deleted."""
+    surplus = list_complete(folder)[:-keep]
+    for file in surplus:
+        file.unlink()
+    return surplus
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what a backup left that was killed. No other process may write backups into this folder."""
+    for file in folder.glob("mailgroup-*.part"):
+        if _NAME.fullmatch(file.stem):
+            file.unlink()
