@@ -340,7 +340,9 @@ def ask_prometheus(path: str, **words: str) -> dict[str, object]:
 def targets_down() -> str:
     """Return the targets that Prometheus cannot scrape."""
     active: list[dict[str, object]] = ask_prometheus("targets")["activeTargets"]  # type: ignore[assignment]  # JSON
-    return ", ".join(f"{target['scrapePool']}: {target['lastError']}" for target in active if target["health"] != "up")
+    down = [f"{target['scrapePool']}: {target['lastError']}" for target in active if target["health"] != "up"]
+    found = {target["scrapePool"] for target in active}
+    return ", ".join([*down, *(f"{name}: no target" for name in SERVICES if name not in found)])
 
 
 def expressions() -> dict[str, str]:

@@ -46,11 +46,12 @@ def test_dashboards_and_the_operators_rules_are_made_from_their_sources() -> Non
 
 def test_every_service_has_a_container_deployment_dashboard_and_scrape() -> None:
     scraped = YAML(typ="safe").load((ROOT / "deploy/prometheus/prometheus.yml").read_text(encoding="utf-8"))
-    targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in scraped["scrape_configs"]}
+    # by DNS, which has an address of each replica
+    targets = {job["job_name"]: job["dns_sd_configs"] for job in scraped["scrape_configs"] if "dns_sd_configs" in job}
     for name in SERVICES:
         port = Settings().metrics_port_of(name)
         assert COMPOSE["services"][name]["healthcheck"]["test"] == ["CMD", "ready", str(port)]
-        assert targets[name] == [f"{name}:{port}"]
+        assert targets[name] == [{"names": [name], "type": "A", "port": port, "refresh_interval": "15s"}]
         manifest = (ROOT / f"deploy/k8s/base/{name.replace('_', '-')}.yaml").read_text(encoding="utf-8")
         assert f"args: [mailgroup, service, {name}]" in manifest and f"containerPort: {port}" in manifest
         assert f"mailgroup-{name.replace('_', '-')}" in {board.uid for board in BOARDS}
