@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import datetime
 import shlex
 import signal
@@ -24,7 +23,6 @@ with lazy_imports():
     from services.admin.maintenance import restore as maintenance
     from services.admin.monitoring import status
     from shared import settings as all_settings
-    from shared.errors import Permanent, Temporary
 
 if TYPE_CHECKING:
     from deploy.machine.backups import Progress
@@ -51,9 +49,13 @@ def backup(
     """
     if backups.is_in_checkout(file):
         fail(f"{file}: is inside the checkout; a backup contains the key, so name a place outside of it", MISUSE)
+
+    async def write_one(target: Path) -> None:
+        _report(target, *await _write(target, data, lambda done, total: None))
+
     if daily:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an unfinished file is deleted on the way out
-        run(lambda: _back_up_daily(file, keep, data))
+        run(lambda: daily_backups.back_up(file, keep, write_one, say=console.print, complain=_complain))
         return
     if file.exists() and not force:
         fail(f"{file}: exists already; name another file, or replace it with --force", MISUSE)
@@ -84,23 +86,8 @@ def _report(file: Path, octets: int, at: str, has_key: bool) -> None:
         console.print("The backup has no key: MAILGROUP_SECRET_KEY is not set here. Back up the key yourself.")
 
 
-async def _back_up_daily(folder: Path, keep: int, data: Path | None) -> None:
-    """Write a backup each day; one that fails is tried again. The settings are read for each: the key may be new."""
-    daily_backups.list_complete(folder)
-    daily_backups.remove_unfinished(folder)
-    while True:
-        now = datetime.datetime.now(datetime.UTC)
-        pause = daily_backups.seconds_until_due(daily_backups.list_complete(folder), now)
-        if pause == 0:
-            file = folder / daily_backups.name_of(now)
-            try:
-                _report(file, *await _write(file, data, lambda done, total: None))
-                for old in daily_backups.remove_surplus(folder, keep):
-                    console.print(f"{old}: deleted, {keep} are kept")
-            except (Permanent, Temporary, OSError) as error:
-                pause = daily_backups.RETRY_SECONDS
-                print(f"mailgroup: backup failed, tried again in {pause:g} s: {error}", file=sys.stderr, flush=True)
-        await asyncio.sleep(pause)
+def _complain(text: str) -> None:
+    print(f"mailgroup: {text}", file=sys.stderr, flush=True)
 
 
 def restore(

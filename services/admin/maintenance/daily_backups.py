@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import re
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from shared.errors import Permanent
+from shared.errors import Permanent, Temporary
 
 PERIOD_SECONDS = 24 * 3600.0
 """Pause from one backup to the next: seconds. A restart does not shorten it."""
@@ -54,3 +56,32 @@ def remove_unfinished(folder: Path) -> None:
     for file in folder.glob("mailgroup-*.part"):
         if _NAME.fullmatch(file.stem):
             file.unlink()
+
+
+async def back_up(
+    folder: Path,
+    keep: int,
+    write: Callable[[Path], Awaitable[None]],
+    *,
+    say: Callable[[str], None],
+    complain: Callable[[str], None],
+) -> None:
+    """Write a backup each day until the process is stopped; one that fails is tried again.
+
+    :param keep: number of backups that are kept. :param write: writes a backup into a new file; it reads the settings
+        each time, as the key may be a new one. :raises Permanent: there is no such folder.
+    """
+    list_complete(folder)
+    remove_unfinished(folder)
+    while True:
+        now = datetime.datetime.now(datetime.UTC)
+        pause = seconds_until_due(list_complete(folder), now)
+        if pause == 0:
+            try:
+                await write(folder / name_of(now))
+                for old in remove_surplus(folder, keep):
+                    say(f"{old}: deleted, {keep} are kept")
+            except (Permanent, Temporary, OSError) as error:
+                pause = RETRY_SECONDS
+                complain(f"backup failed, tried again in {pause:g} s: {error}")
+        await asyncio.sleep(pause)
