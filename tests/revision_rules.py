@@ -29,6 +29,10 @@ _ON_TABLE = re.compile(
     re.I,
 )
 
+_CHANGED = re.compile(rf"(?:alter table|create trigger .* on|drop trigger .* on) ({_NAME})", re.I | re.S)
+"""Statements that lock a table until the end of the transaction. A second table would be locked while mail waits for
+the first one, perhaps with a lock on the second."""
+
 EXPANDING = (
     rf"create table {_KEPT_WHOLE}(?!.* partition of ).*",
     r"create (?:sequence|view|type|function|trigger|aggregate|domain) .*",
@@ -63,11 +67,15 @@ def find_violations(sql: str, *, online: bool, contracts: bool) -> list[str]:
     """
     statements = split(sql)
     made = {found[1] for found in map(_NEW_TABLE.match, statements) if found}
-    return [
+    found = [
         f"{reason}: {statement}"
         for statement in statements
         if (reason := _find_reason(statement, made, online=online, contracts=contracts))
     ]
+    changed = {locked[1] for locked in map(_CHANGED.match, statements) if locked} - made
+    if not online and len(changed) > 1:
+        found.append(f"it may wait for mail that waits for it: {', '.join(sorted(changed))} need a revision each")
+    return found
 
 
 def _find_reason(statement: str, made: set[str], *, online: bool, contracts: bool) -> str | None:

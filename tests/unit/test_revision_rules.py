@@ -51,8 +51,8 @@ EXPANDING = """
 create table shoes (id bigint primary key, inbound_id bigint references inbound on delete cascade, size int not null);
 create index shoes_size on shoes (size);
 insert into shoes select id, id, 1 from inbound;
-alter table local_accounts add column shoe int;
-alter table local_accounts add column shoe text not null default 'a;b', add column laces boolean not null default false;
+alter table inbound add column shoe int;
+alter table inbound add column shoe text not null default 'a;b', add column laces boolean not null default false;
 alter table inbound add shoe numeric(10, 2) default 0;
 alter table inbound add column shoes text[] not null default '{}';
 alter table inbound add column worn_at timestamptz not null default now();
@@ -69,15 +69,15 @@ with some as (select id from inbound where shoe is null limit 500) update inboun
 alter table inbound validate constraint wearer;
 """
 CONTRACTING = """
-alter table local_accounts rename column shoe to boot;
-alter table local_accounts rename to people;
-alter table local_accounts drop column shoe;
-alter table local_accounts drop constraint shoe_check;
-alter table local_accounts alter column shoe set not null;
-alter table local_accounts alter shoe type bigint;
-alter table local_accounts alter column shoe set data type bigint using shoe::bigint;
-alter table local_accounts alter column shoe drop default;
-alter table local_accounts add constraint worn check (shoe > 0) not valid;
+alter table inbound rename column shoe to boot;
+alter table inbound rename to people;
+alter table inbound drop column shoe;
+alter table inbound drop constraint shoe_check;
+alter table inbound alter column shoe set not null;
+alter table inbound alter shoe type bigint;
+alter table inbound alter column shoe set data type bigint using shoe::bigint;
+alter table inbound alter column shoe drop default;
+alter table inbound add constraint worn check (shoe > 0) not valid;
 drop table shoes;
 drop function copy_shoe();
 drop trigger copy on inbound;
@@ -88,19 +88,19 @@ create unique index concurrently if not exists inbound_shoe on inbound (shoe);
 drop index concurrently if exists inbound_shoe;
 """
 REFUSED = """
-alter table local_accounts add column shoe int not null;
-alter table local_accounts add column shoe int not null default null;
-alter table local_accounts add column shoe int, add column boot int not null;
-alter table local_accounts add column shoe int, drop column boot;
-alter table local_accounts add column shoe int unique;
-alter table local_accounts add column shoe bigint references inbound on delete cascade;
-alter table local_accounts add column shoe uuid default gen_random_uuid();
-alter table local_accounts add column shoe timestamptz default clock_timestamp();
-alter table local_accounts add column shoe bigint generated always as identity;
-alter table local_accounts add column shoe text generated always as (user_name || 'x') stored;
-alter table local_accounts add column shoe bigserial;
-alter table local_accounts add constraint worn check (shoe > 0);
-alter table local_accounts add primary key (shoe);
+alter table inbound add column shoe int not null;
+alter table inbound add column shoe int not null default null;
+alter table inbound add column shoe int, add column boot int not null;
+alter table inbound add column shoe int, drop column boot;
+alter table inbound add column shoe int unique;
+alter table inbound add column shoe bigint references inbound on delete cascade;
+alter table inbound add column shoe uuid default gen_random_uuid();
+alter table inbound add column shoe timestamptz default clock_timestamp();
+alter table inbound add column shoe bigint generated always as identity;
+alter table inbound add column shoe text generated always as (user_name || 'x') stored;
+alter table inbound add column shoe bigserial;
+alter table inbound add constraint worn check (shoe > 0);
+alter table inbound add primary key (shoe);
 create table shoes (inbound_id bigint references inbound);
 create index inbound_shoe on inbound (shoe);
 create unique index inbound_shoe on inbound (shoe);
@@ -119,7 +119,7 @@ REFUSED_ONLINE = """
 update inbound set shoe = 1 where shoe is null;
 create index concurrently inbound_shoe on inbound (shoe);
 create index inbound_shoe on inbound (shoe);
-alter table local_accounts add column shoe int;
+alter table inbound add column shoe int;
 """
 
 
@@ -140,6 +140,15 @@ def test_statements_that_take_something_away_need_a_declaration(sql: str, online
 def test_statements_that_may_lock_for_long_are_refused(sql: str, online: bool, contracts: bool) -> None:
     found = find_violations(sql, online=online, contracts=contracts)
     assert [violation.partition(": ")[2] for violation in found] == split(sql)
+
+
+def test_a_revision_changes_one_old_table() -> None:
+    sql = (
+        "create table shoes (id int); alter table shoes add size int not null; alter table inbound add column shoe int;"
+    )
+    assert find_violations(sql, online=False, contracts=False) == []
+    [violation] = find_violations(f"{sql} alter table local_accounts add shoe int", online=False, contracts=False)
+    assert violation.endswith("inbound, local_accounts need a revision each")
 
 
 def test_sql_is_split_at_the_ends_of_statements() -> None:

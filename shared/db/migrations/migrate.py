@@ -32,8 +32,9 @@ from shared.errors import Permanent, Temporary
 LOCK = 7_165_402_881
 """Key of the advisory lock: a number that nothing else in this database uses."""
 
-LOCK_SECONDS = 1.0
-"""Limit of the wait for the lock of a table: seconds; mail may wait this long behind the migration."""
+LOCK_SECONDS = 0.5
+"""Limit of the wait for the lock of a table: seconds. Mail may wait this long behind the migration. In a deadlock the
+migration gives way, as PostgreSQL looks for one after 1 s (deadlock_timeout)."""
 LOCK_PAUSE_SECONDS = 5.0
 """Pause before the next attempt: seconds; mail that waited is finished by then."""
 MAX_LOCK_SECONDS = 6 * 3600.0
