@@ -249,10 +249,18 @@ class Pop3Connection(AdmittedConnection):
             self._state = State.CLOSING
             self._transport.abort()
 
-    def end_session(self) -> None:
-        """Close the connection without a reply, as after a timeout, unless mails are being deleted."""
-        if not (self.session is not None and self.session.committing):
+    def end_session(self, reply: bytes = b"") -> None:
+        """Close the connection, unless mails are being deleted.
+
+        :param reply: of the client's next command; b"": none, as after a timeout.
+        """
+        if self.session is not None and self.session.committing:
+            return
+        if not reply:
             self.abort()
+        elif not self._is_ending:
+            self.write(reply)
+            self._close()
 
     def on_account_changed(self) -> None:
         """End the session: the account was disabled, removed or given another password."""

@@ -14,6 +14,7 @@ from services.pop3_out.connection import CLOSING_SECONDS, TLS_SECONDS, Pop3Conne
 from services.pop3_out.interfaces import ClientInfo, MailboxStore, Verifier
 from services.pop3_out.mailbox_store import DatabaseStore
 from services.pop3_out.readahead import ACCOUNT_OCTETS, PROCESS_OCTETS
+from services.pop3_out.replies import STOPPING
 from services.pop3_out.session import Pop3Session
 from shared.auth.authenticator import Authenticator, plaintext_allowed
 from shared.auth.session_registry import SessionRegistry
@@ -34,7 +35,7 @@ CHECK_LOGINS_SECONDS = 1.0
 """Interval of the check whether the accounts of open sessions have changed: seconds."""
 CHECK_DEADLINES_SECONDS = 1.0
 STOP_IDLE_SECONDS = 1.0
-"""Time for a client between two commands to receive the reply that the server stops: seconds."""
+"""Time for the next command of a client, when the server stops: seconds; then the client gets the reply before it."""
 STOP_BUSY_SECONDS = 5.0
 """Time for running commands to end when the server stops: seconds."""
 
@@ -139,7 +140,7 @@ class Pop3Listener:
         while connections and (passed := time.monotonic() - started) < STOP_BUSY_SECONDS:
             for connection in list(connections):
                 if passed >= STOP_IDLE_SECONDS and not connection.busy:
-                    connection.end_session()
+                    connection.end_session(STOPPING)
             await asyncio.sleep(0.05)
         for connection in list(connections):
             connection.abort()
