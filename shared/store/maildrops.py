@@ -334,6 +334,17 @@ async def mark_as_new(connection: Connection, local_id: int, inbound_id: int) ->
     await undelete_mails(connection, local_id, rows)
 
 
+async def count_missing(connection: Connection, from_id: int, to_id: int) -> int:
+    """Count the mails of a mailbox that ``copy_all`` would copy into another mailbox."""
+    cursor = await connection.execute(
+        """select count(*) from maildrop_mails r where r.local_id = %s and r.deleted_at is null and not exists (
+               select from maildrop_mails c where c.inbound_id = r.inbound_id and c.local_id = %s)""",
+        (from_id, to_id),
+    )
+    row = await cursor.fetchone()
+    return 0 if row is None else int(row[0])
+
+
 async def copy_all(connection: Connection, from_id: int, to_id: int) -> list[int]:
     """Copy every mail of a mailbox that is not deleted into another mailbox. :return: the inbound ids of the new
     copies.

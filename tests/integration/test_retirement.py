@@ -83,6 +83,27 @@ async def test_mailbox_and_future_mail_go_to_colleagues_in_one_step(database: Da
     assert did[0] == ("changed local account" if then == "disable" else "removed local account")
 
 
+async def test_as_many_mails_are_copied_as_was_said_before(database: Database) -> None:
+    # given a mail to everybody, which Jim has too, one that Jim has deleted, and one to Alex alone
+    await apply(database, COMPANY)
+    await deliver(database, SUPPORT, "to-everybody")
+    await deliver(database, SUPPORT, "deleted-by-jim")
+    await deliver(database, f'"Alex" <{SUPPORT}>', "to-alex")
+    async with database.transaction() as connection:
+        jim = await accounts.local_by_login(connection, JIM)
+        assert jim is not None
+        await connection.execute(
+            "update maildrop_mails set deleted_at = now() where local_id = %s and inbound_id = "
+            "(select max(inbound_id) from maildrop_mails where local_id = %s)",
+            (jim.id, jim.id),
+        )
+    # then Jim gets a copy of the last one only, as is said before
+    said = await effects(database, mailbox_to=JIM)
+    assert "Copies of 1 mail are put into the mailbox of jim@local.com" in said
+    assert "2 more reached that mailbox earlier." in said
+    assert (await retire(database, mailbox_to=JIM))[0] == f"local account {ALEX}: 1 mails copied to {JIM}"
+
+
 async def test_a_removed_person_without_a_delegate_comes_back_as_before(database: Database) -> None:
     await apply(database, COMPANY)
     await retire(database, then="remove")

@@ -66,7 +66,8 @@ async def prepare(connection: Connection, wanted: Retirement, retention_days: in
         raise AccountsError(problems)
     mailbox_to, delegate = people.get(wanted.mailbox_to or ""), people.get(wanted.delegate or "")
     mails = (await maildrops.load_summary(connection, person.id)).mails
-    effects = _describe(person, mailbox_to, delegate, wanted.then, mails, retention_days)
+    copies = await maildrops.count_missing(connection, person.id, mailbox_to.id) if mailbox_to is not None else 0
+    effects = _describe(person, mailbox_to, delegate, wanted.then, (mails, copies), retention_days)
     return RetirementPlan(person, mailbox_to, delegate, mails, effects)
 
 
@@ -96,14 +97,16 @@ def _find_problems(person: Local, wanted: Retirement, people: dict[str, Local]) 
 
 
 def _describe(
-    person: Local, mailbox_to: Local | None, delegate: Local | None, then: str, mails: int, days: int
+    person: Local, mailbox_to: Local | None, delegate: Local | None, then: str, counts: tuple[int, int], days: int
 ) -> list[str]:
-    """Return what will happen, a sentence each. Pure."""
+    """Return what will happen, a sentence each. Pure. :param counts: mails in the mailbox; new copies of these."""
     effects = []
     if mailbox_to is not None:
+        mails, copies = counts
+        known = f" {mails - copies:,} more reached that mailbox earlier." if mails > copies else ""
         effects.append(
-            f"Copies of {mails:,} mail{'' if mails == 1 else 's'} are put into the mailbox of {mailbox_to.address}, as "
-            "new mail. This cannot be undone."
+            f"Copies of {copies:,} mail{'' if copies == 1 else 's'} are put into the mailbox of {mailbox_to.address}, "
+            f"as new mail. This cannot be undone.{known}"
         )
     if then != "keep":
         names = ", ".join(person.names)
