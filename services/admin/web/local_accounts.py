@@ -244,7 +244,6 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     password = form.secret("password") or context.kept_secrets.load(user.session_id, values["kept"])
     try:
         requested = edit.check_entry("local", _fields(form, password, old))
-        require_strong(requested)
         async with context.system.database.transaction() as connection:
             if old is None and await accounts.local_by_login(connection, values["address"]):
                 raise AccountsError(
@@ -253,6 +252,7 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
             if old is not None and values["version"]:
                 await edit.require_version(connection, "local", old.address, values["version"])
             outcome = await context.apply(connection, requested, user)
+            require_strong(requested)  # last: explain() tells it beside the mistakes that apply finds
     except edit.ChangedMeanwhile as error:
         values["kept"] = context.kept_secrets.store(user.session_id, password)
         values["version"] = error.version
@@ -283,6 +283,7 @@ async def _dialog(
 ) -> Response:
     async with context.system.database.transaction() as connection:
         externals = await accounts.page_of_externals(connection, limit=CHOICES + 1)
+        shared = await accounts.load_externals(connection, [person.external_id] if person is not None else [])
         sharers = (
             await accounts.page_of_locals(connection, external_id=person.external_id, limit=CHOICES)
             if person is not None
@@ -307,6 +308,7 @@ async def _dialog(
         sharers=[each for each in sharers if person is not None and each.id != person.id],
         drop=drop,
         held=held,
+        started=not any(external.hold for external in shared),
         sessions=sessions,
         logins=logins,
         absent_delegates=absent,

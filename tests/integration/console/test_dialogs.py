@@ -171,6 +171,9 @@ def test_a_new_account_asks_what_happens_to_existing_mail(browser: Browser, stor
     assert page.status_code == 422
     assert "Existing mail at the provider: choose whether it is delivered, or stays at the provider" in text(page)
     assert len(re.findall(r'name="history"[^>]* aria-invalid="true"', page.text)) == 2
+    # in other words where the test has found no mail
+    page = browser.post("/external/new", external(history=None, found="0"))
+    assert "Test found no mail there. What is to happen to mail that comes until the account is added?" in text(page)
     assert stored(store, "select * from external_accounts") == []
     # and a stored answer is not lost
     browser.post("/external/new", external(history="from_now"))
@@ -596,6 +599,42 @@ def test_a_weak_password_is_refused_and_a_stored_one_counted(browser: Browser, s
     assert stored(store, "select weak_password from local_accounts") == [(True,)]
     assert "changed Login password" in text(browser.post("/local/alex@local.com", local("Sascha")))
     assert stored(store, "select weak_password from local_accounts") == [(False,)]
+
+
+def test_a_taken_name_and_a_weak_password_are_shown_at_once(browser: Browser, store: str) -> None:
+    browser.post("/external/new", external())
+    assert browser.post("/local/new", local("Alex")).ok
+    page = browser.post("/local/new", local("Alex", address="kim@local.com", password="nine char"))
+    assert page.status_code == 422
+    assert "User name: 'Alex': alex@local.com has this name in the same share" in text(page)
+    assert "Login password: at least 10 characters are needed" in text(page)
+    assert "<details open" not in page.text  # no field in there is wrong
+    assert stored(store, "select address from local_accounts") == [("alex@local.com",)]
+    # the mistakes of a hidden field show it
+    page = browser.post("/local/new", local("Kim", delegate="nobody@local.com"))
+    assert page.status_code == 422 and "<details open" in page.text
+
+
+def test_an_account_that_is_not_started_is_on_hold_on_every_page(browser: Browser, store: str) -> None:
+    browser.post("/external/new", external())
+    assert browser.post("/local/new", local("Alex")).ok
+    [(external_id,)] = stored(store, "select id from external_accounts")
+    with psycopg.connect(store, autocommit=True) as connection:
+        connection.execute(
+            "insert into polls (external_id, last_success_at) values (%s, now()) "
+            "on conflict (external_id) do update set last_success_at = now()",
+            (external_id,),
+        )
+        connection.execute(
+            "with b as (insert into blobs (octets, sha256, head) values (3, '', 'x') returning id) "
+            "insert into inbound (source, external_id, blob_id, state) select 'fetched', %s, id, 'held' from b",
+            (external_id,),
+        )
+    row = text(browser.get("/external"))
+    assert "on hold" in row and "not started yet" in row and "works" not in row
+    assert "the account is not started" in text(browser.get("/local/alex@local.com"))
+    browser.post(f"/external/{SUPPORT}/start")
+    assert "works" in text(browser.get("/external"))
 
 
 def test_an_external_account_is_not_removed_while_it_has_sharers(browser: Browser) -> None:
