@@ -58,6 +58,7 @@ ROUTERS = (
 _URLENCODED = "application/x-www-form-urlencoded"
 """The content type of forms without files (HTML, section 4.10.22.7)."""
 _TITLES = {404: "Not found", 405: "Not allowed"}
+_TEXTS = {404: "There is no page with this address.", 405: "This page cannot be asked for in this way."}
 
 log = structlog.get_logger()
 
@@ -181,9 +182,9 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 async def _other(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = await _error_response(
-        request, error.status_code, _TITLES.get(error.status_code, "That did not work"), error.detail
-    )
+    title = _TITLES.get(error.status_code, "That did not work")
+    text = error.detail if _is_api(request) else _TEXTS.get(error.status_code, error.detail)
+    response = await _error_response(request, error.status_code, title, text)
     response.headers.update(error.headers or {})
     if error.status_code == 405:  # the methods of all routes with this path (RFC 9110 section 10.2.1)
         response.headers["allow"] = ", ".join(sorted(_allowed_methods(request.url.path)))

@@ -116,7 +116,7 @@ def test_a_page_that_does_not_exist_is_not_found(browser: Browser) -> None:
     browser.sign_in()
     page = browser.get("/nothing")
     assert page.status_code == 404
-    assert "Not found" in text(page)
+    assert "Not found There is no page with this address. To the first page" in text(page)
     assert browser.get("/api/nothing").json() == {"detail": "Not Found"}
 
 
