@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check release faults failover hostile \
+.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check release faults failover rolling hostile \
   alerts
 
 demo:
@@ -63,6 +63,12 @@ faults:
 failover:
 	./mailgroup test --setup
 	.venv/bin/python -m tests.failover.drive $(if $(SEED),--seed $(SEED))
+
+# Every service is replaced by a new version with a migration while mail clients work: two replicas as Kubernetes does it,
+# then one as docker compose does it. Needs root, ten minutes.
+rolling:
+	./mailgroup test --setup
+	.venv/bin/python -m tests.rolling.run
 
 # Two thousand of the worst mails that an outsider can write, and the worst headers of a user: what honest mail, pages, memory
 # and event loops notice. Needs root, some minutes.
