@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,16 @@ _SKIPPED = {
     "CKV_DOCKER_7": "an ARG has the base image's tag",
 }
 """Skipped rules of checkov, with the reason."""
-
+_HOOK = {
+    "argocd.argoproj.io/hook": "Sync",
+    "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",
+    "helm.sh/hook": "post-install,pre-upgrade",
+    "helm.sh/hook-delete-policy": "before-hook-creation",
+}
+"""The annotations of the component migrate-hook. PreSync and pre-install would wait for a database that the same
+installation has yet to create."""
+_RESTORED = "overlays/restored"
+"""Applied once, with a Job that prepares the restored database."""
 
 _FROM = {
     "docker": "docs.docker.com/engine/install",
@@ -156,6 +166,38 @@ def check_operators() -> None:
         raise RuntimeError("\n".join(wrong))
 
 
+def check_migration() -> None:
+    """A second apply changes no Job, every pod migrates before it starts, and the hook's annotations are rendered."""
+    for name in overlays():
+        documents = objects(name)
+        jobs = [document["metadata"]["name"] for document in documents if document["kind"] == "Job"]
+        if jobs and name != _RESTORED:
+            raise RuntimeError(f"{name}: a Job cannot be changed by a second apply: {', '.join(jobs)}")
+        for document in documents:
+            if document["kind"] == "Deployment":
+                _check_init(name, document)
+    rendered = YAML(typ="safe").load_all(_rendered_with_hook())
+    [job] = [document for document in rendered if document["kind"] == "Job"]
+    if job["metadata"]["annotations"] != _HOOK:
+        raise RuntimeError(f"migrate-hook: {job['metadata']['annotations']} instead of {_HOOK}")
+
+
+def _check_init(name: str, deployment: dict[str, Any]) -> None:
+    pod = deployment["spec"]["template"]["spec"]
+    [container], init = pod["containers"], pod.get("initContainers", [])
+    if [(each["args"][:2], each["image"]) for each in init] != [(["mailgroup", "migrate"], container["image"])]:
+        raise RuntimeError(f"{name}: {deployment['metadata']['name']} does not migrate before it starts")
+
+
+def _rendered_with_hook() -> str:
+    """Render the overlay production with the component migrate-hook, as an overlay of an installation does it."""
+    with tempfile.TemporaryDirectory() as folder:
+        there = os.path.relpath(ROOT / "deploy/k8s", os.path.realpath(folder))
+        lines = [f"resources: [{there}/overlays/production]", f"components: [{there}/components/migrate-hook]"]
+        (Path(folder) / "kustomization.yaml").write_text("\n".join(lines), encoding="utf-8")
+        return run("kubectl", "kustomize", folder)
+
+
 def _is_of_kubernetes(document: dict[str, Any]) -> bool:
     """Return whether a kind belongs to Kubernetes, not to an operator."""
     group = str(document["apiVersion"]).rpartition("/")[0]
@@ -205,6 +247,7 @@ CHECKS: Sequence[Callable[[], None]] = (
     check_dockerfiles,
     check_kubernetes,
     check_operators,
+    check_migration,
     check_security,
     check_rules,
     check_workflows,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from deploy.machine import backups
 from deploy.machine.instance import Instance, with_free_ports
@@ -57,7 +57,7 @@ def set_revision(url: str, revision: str) -> None:
     with psycopg.connect(url) as connection:
         connection.execute("create table if not exists alembic_version (version_num varchar(32) not null)")
         connection.execute("delete from alembic_version")
-        connection.execute("insert into alembic_version values (%s)", (revision,))
+        connection.execute("insert into alembic_version (version_num) values (%s)", (revision,))
 
 
 def revision_of(url: str) -> str:
@@ -192,6 +192,22 @@ def test_revisions_that_are_no_chain_are_refused(tmp_path: Path, monkeypatch: py
 def test_a_server_that_does_not_answer_is_a_temporary_failure() -> None:
     with pytest.raises(Temporary, match="Connection refused"):
         migrate("postgresql://127.0.0.1:1/nowhere", seconds=0.1)
+
+
+def test_the_command_leaves_a_schema_that_only_grew_as_it_is(empty: str, tmp_path: Path) -> None:
+    def run(url: str, *words: str) -> Result:
+        where = {"MAILGROUP_DATABASE_URL": url, "MAILGROUP_DATA": str(tmp_path), "COLUMNS": "200"}
+        return CliRunner(env=where).invoke(app, ["migrate", *words])
+
+    done = run(empty)
+    assert done.exit_code == 0 and "applied: initial" in done.stdout
+    set_revision(empty, "later")
+    done = run(empty)
+    assert done.exit_code == 0 and "works with the schema of the database; nothing to do" in done.stdout
+    assert revision_of(empty) == "later"
+    # and it waits for the server no longer than it is told
+    done = run("postgresql://127.0.0.1:1/nowhere", "--wait", "0")
+    assert done.exit_code == 1 and "Connection refused" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------------ unknown revisions

@@ -57,6 +57,28 @@ def test_every_service_has_a_container_deployment_dashboard_and_scrape() -> None
         assert f"mailgroup-{name.replace('_', '-')}" in {board.uid for board in BOARDS}
 
 
+def test_every_pod_migrates_the_database_before_it_starts() -> None:
+    base = ROOT / "deploy/k8s/base"
+    pod = YAML(typ="safe").load((base / "pod.yaml").read_text(encoding="utf-8"))["spec"]["template"]["spec"]
+    [init], [container] = pod["initContainers"], pod["containers"]
+    assert init["args"][:2] == ["mailgroup", "migrate"] and init["image"] == container["image"]
+    assert init["securityContext"] == container["securityContext"]
+    assert {mount["name"] for mount in init["volumeMounts"]} <= {volume["name"] for volume in pod["volumes"]}
+    # a Job cannot be changed, so none is applied a second time
+    for file in base.glob("*.yaml"):
+        assert "kind: Job" not in file.read_text(encoding="utf-8"), file
+
+
+def test_the_migration_as_a_hook_does_not_wait_for_its_own_installation() -> None:
+    file = ROOT / "deploy/k8s/components/migrate-hook/migrate.yaml"
+    job = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
+    notes = job["metadata"]["annotations"]
+    assert notes["argocd.argoproj.io/hook"] == "Sync"
+    assert notes["argocd.argoproj.io/hook-delete-policy"] == "BeforeHookCreation"
+    assert set(notes["helm.sh/hook"].split(",")) == {"post-install", "pre-upgrade"}
+    assert notes["helm.sh/hook-delete-policy"] == "before-hook-creation"
+
+
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: f"{alert['alert']}-{alert['labels']['severity']}")
 def test_every_alert_has_a_severity_a_page_and_a_test_of_start_and_end(alert: dict[str, Any]) -> None:
     name, severity = alert["alert"], alert["labels"]["severity"]

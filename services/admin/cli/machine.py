@@ -79,8 +79,13 @@ def demo(
         raise typer.Exit(demo_play.play(data, stay=not exit_, json=json))
 
 
-def migrate(data: Data = None) -> None:
+def migrate(
+    wait: Annotated[float, typer.Option(help="How long to wait for the database server: seconds.", min=0)] = 60.0,
+    data: Data = None,
+) -> None:
     """Upgrade the database to the schema of this version. Running it again, or twice at once, is safe.
+
+    A database that a newer version has upgraded stays as it is, if this version works with it.
 
     Example: mailgroup migrate
     """
@@ -90,8 +95,9 @@ def migrate(data: Data = None) -> None:
         settings = await context.await_start(data)
         if settings.database_url is None:
             raise Permanent("MAILGROUP_DATABASE_URL: not set, and no running system found")
-        await to_thread(migrations.migrate, settings.database_url)
-        console.print("the database has the schema of this version")
+        applied = await to_thread(migrations.migrate, settings.database_url, wait)
+        done = f"applied: {', '.join(applied)}" if applied else "nothing to do"
+        console.print(f"this version works with the schema of the database; {done}")
 
     run(work)
 
