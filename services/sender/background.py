@@ -115,6 +115,11 @@ class SenderBackground:
         for after in recovered:
             self._delivery.announce(after)
 
+    async def end_idle_failures(self) -> None:
+        """End the failures of accounts whose last waiting mail was cancelled or has expired."""
+        async with self._database.transaction() as connection:
+            await relay_status.end_idle_failures(connection)
+
     async def lift_limits(self) -> None:
         """Lift learnt limits: of connections for limited accounts, and of sizes that were refused long ago."""
         async with self._database.transaction() as connection:
@@ -145,6 +150,7 @@ async def _run_periodic_tasks(service: Service, delivery: OutboundDelivery) -> N
         (CHECK_SECONDS, background.take_over_dead_senders, "dead sender takeover failed", 0.0),
         (DUE_SECONDS, background.check_suspects, "suspect check failed", 0.0),
         (NOTIFY_SECONDS, background.notify_authors, "author notification failed", 0.0),
+        (NOTIFY_SECONDS, background.end_idle_failures, "end of failures failed", 0.0),
         (SHOW_SECONDS, background.show_accounts, "account metrics failed", 0.0),
         (LIFT_SECONDS, background.lift_limits, "limit lift failed", LIFT_SECONDS),
     ]

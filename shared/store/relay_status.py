@@ -104,6 +104,18 @@ async def skip_backoff(connection: Connection, external_ids: Collection[int]) ->
     )
 
 
+async def end_idle_failures(connection: Connection) -> None:
+    """End the backoff of accounts for which no mail waits any more: no try would show that the provider is back.
+
+    A refused login (a pause) and a changed certificate need the operator in any case; they stay.
+    """
+    await connection.execute(
+        """update relay_status r set failures = 0, next_try_at = now()
+           where failures > 0 and paused_at is null and last_error_kind is distinct from 'certificate'
+             and not exists (select from submissions s where s.external_id = r.external_id and s.state = 'queued')"""
+    )
+
+
 async def fix_clock_jump(connection: Connection) -> int:
     """Make accounts due whose time was set before the clock was set back. :return: their number.
 

@@ -115,6 +115,30 @@ async def test_accepted_mail_of_a_removed_user_leaves_without_a_local_address(
     )
 
 
+async def test_an_account_is_well_again_when_nothing_waits_for_it(harness: SenderHarness) -> None:
+    async def failures() -> int:
+        return int((await harness.rows("select sum(failures)::int from relay_status"))[0][0])
+
+    # given a mail whose provider cannot be reached
+    await harness.rows("update external_accounts set smtp_port = 1")
+    id_ = await harness.submit(ANN)
+    await until(failures)
+    await harness.upkeep.end_idle_failures()
+    assert await failures() > 0
+    # when the operator cancels it, so that no later try can show the provider is back, then its failure is over
+    async with harness.database.transaction() as connection:
+        await operations.cancel(connection, [id_])
+    await harness.upkeep.end_idle_failures()
+    assert await failures() == 0
+    # but a changed certificate and a refused login are not
+    await harness.rows("update relay_status set failures = 1, last_error_kind = 'certificate'")
+    await harness.upkeep.end_idle_failures()
+    assert await failures() > 0
+    await harness.rows("update relay_status set last_error_kind = 'login', paused_at = now()")
+    await harness.upkeep.end_idle_failures()
+    assert await failures() > 0
+
+
 async def test_a_mail_being_sent_is_not_reported_as_cancelled(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     id_ = await claim_one(harness, provider)
     # when the operator cancels it
