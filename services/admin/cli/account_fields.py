@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from services.admin.accounts.errors import AccountsError
 from services.admin.cli.lazy import lazy_imports
+from services.admin.cli.password_input import read_password
 
 with lazy_imports():
     from services.admin.accounts import yaml_text
@@ -17,7 +17,7 @@ Fields = Annotated[
     list[str] | None,
     typer.Argument(
         help="Fields as in the accounts file, for example pop3.host=pop.company.com aliases=[help@company.com]; "
-        "password=- reads it from standard input.",
+        "password=- asks for it, or reads it from a pipe.",
         metavar="FIELD=VALUE...",
     ),
 ]
@@ -39,7 +39,7 @@ def parse_fields(fields: list[str] | None) -> dict[str, Any]:
         if not sign or not name:
             raise AccountsError([f"{word!r}: fields are given as FIELD=VALUE"])
         if name == "password" and text == "-":
-            value: Any = sys.stdin.readline().rstrip("\r\n")
+            value: Any = read_password("the account")
         elif text and name.rpartition(".")[2] in _TEXTS:
             value = text
         else:

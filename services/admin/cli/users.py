@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Data, Json, group
 from services.admin.cli.output import print_json, run
+from services.admin.cli.password_input import read_password
 from services.admin.cli.transactions import as_rows, run_change, run_list
 from services.admin.formatting import moment
 
@@ -24,13 +24,6 @@ tokens = group("Tokens with which scripts use the REST API.")
 Name = Annotated[str, typer.Argument(help="Name of the user.", metavar="NAME")]
 Role = Annotated[str, typer.Option("--role", help="administrator or observer.", metavar="ROLE")]
 Id = Annotated[int, typer.Argument(help="Id as listed.", metavar="ID", min=1, max=2**63 - 1)]
-
-
-def _read_password(name: str) -> str:
-    """Return the password that is typed, or the first line of standard input."""
-    if sys.stdin.isatty():
-        return str(typer.prompt(f"New password of {name}", hide_input=True, confirmation_prompt=True))
-    return sys.stdin.readline().rstrip("\r\n")
 
 
 @users.command("list")
@@ -59,7 +52,7 @@ def users_add(name: Name, role: Role = "observer", data: Data = None, json: Json
     """
 
     async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
-        hashed = await user_changes.hash_password(system.passwords, _read_password(name))
+        hashed = await user_changes.hash_password(system.passwords, read_password(name))
         return [await user_changes.add_user(connection, audit.operator(), name, role, hashed)]
 
     run_change(data, json, change)
@@ -74,7 +67,7 @@ def users_password(name: Name, data: Data = None, json: Json = False) -> None:
 
     async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
         user = await user_changes.find_user(connection, name)
-        hashed = await user_changes.hash_password(system.passwords, _read_password(user.name))
+        hashed = await user_changes.hash_password(system.passwords, read_password(user.name))
         return [await user_changes.set_password(connection, audit.operator(), user.id, hashed)]
 
     run_change(data, json, change)
