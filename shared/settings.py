@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from shared.data_folder import is_up
 from shared.errors import SettingsError as SettingsError
+from shared.field_errors import describe_error
 
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
@@ -153,7 +154,12 @@ class Settings(BaseSettings):
     @field_validator("proxy_from")
     @classmethod
     def _read_proxies(cls, text: str) -> str:
-        _networks(text)
+        try:
+            _networks(text)
+        except ValueError as error:
+            raise ValueError(
+                "has to be addresses or networks such as 192.0.2.0/24, with commas between them"
+            ) from error
         return text
 
     def of_service(self, name: str) -> Settings:
@@ -223,11 +229,12 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-_WORDS = {
-    "bool_parsing": "has to be yes or no",
-    "int_parsing": "has to be a whole number",
-    "float_parsing": "has to be a number",
+_FORMS = {
+    "MAILGROUP_MAIL_HOST": "has to be a host name or an IP address",
+    "MAILGROUP_EHLO_NAME": "has to be a full host name such as mail.company.com, or an address such as [192.0.2.1]",
+    "MAILGROUP_RUNBOOK_URL": "has to be a URL that begins with https:// or http://",
 }
+"""What the settings with a pattern have to be."""
 
 
 def load(**flags: Any) -> Settings:
@@ -246,7 +253,6 @@ def load(**flags: Any) -> Settings:
                 if any(word in name for word in ("KEY", "PASSWORD", "URL", "WEBHOOK"))
                 else repr(problem["input"])
             )
-            lines.append(
-                f"{name}: {shown}: {_WORDS.get(problem['type'], problem['msg'].removeprefix('Value error, '))}"
-            )
+            of_form = problem["type"] == "string_pattern_mismatch"
+            lines.append(f"{name}: {shown}: {_FORMS[name] if of_form else describe_error(problem)}")
         raise SettingsError("; ".join(lines)) from error

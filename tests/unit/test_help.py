@@ -139,7 +139,7 @@ def test_a_command_is_the_same_whether_all_are_built_or_only_this_one(
     ],
     ids=str,
 )
-def test_the_value_of_data_is_no_command_and_a_wrong_one_is_compared_with_all(
+def test_the_value_of_data_is_no_command_and_a_wrong_one_gets_advice(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

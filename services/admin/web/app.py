@@ -38,6 +38,7 @@ from services.admin.web.refill import TypedForm
 from services.admin.web.request_guard import FILE_PATHS, OwnHosts, RequestGuard
 from shared import __version__
 from shared.errors import Permanent, Temporary
+from shared.field_errors import describe_error
 
 ROUTERS = (
     client_autoconfig.router,  # first: mail clients fix its paths, and /mail/{id} would match one of them
@@ -169,7 +170,7 @@ async def _unacceptable(request: Request, error: Exception) -> Response:
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
+    lines = [f"{'.'.join(map(str, each['loc']))}: {describe_error(each)}" for each in error.errors()]
     if _is_api(request):  # the values are not sent back: they may be passwords
         return JSONResponse({"detail": "; ".join(lines), "problems": lines}, 422)
     text = "The address of this page, or a field that was sent, has a value that is too long or of another kind."
