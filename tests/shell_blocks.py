@@ -198,8 +198,8 @@ def _inside(call: Compose) -> list[str]:
         return [f"{call.command} without a command"] if call.command == "exec" else []
     program, *words = call.inner
     if program == "mailgroup":
-        if words[:1] in (["backup"], ["restore"]) and "--loaded" not in words:
-            return ["the image has no pg_dump and pg_restore: run them in PostgreSQL's container"]
+        if words[:1] in (["backup"], ["restore"]) and "--loaded" not in words and call.services != ["backup"]:
+            return [f"{words[0]} needs the folder of backups, which the service backup mounts"]
         return _mailgroup(words)
     [service] = call.services
     mounts = [str(volume).split(":")[1] for volume in SERVICES[service].get("volumes", ())]
