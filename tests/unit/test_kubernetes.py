@@ -119,7 +119,8 @@ def templates(overlay: str) -> list[Object]:
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_every_image_has_a_patch_version(overlay: str) -> None:
-    images = [container["image"] for pod in templates(overlay) for container in pod["spec"]["containers"]]
+    pods = [pod["spec"] for pod in templates(overlay)]
+    images = [each["image"] for pod in pods for each in (*pod["containers"], *pod.get("initContainers", ()))]
     images += [each["spec"]["imageName"] for each in of_kind(overlay, "Cluster")]
     images += [each["spec"]["image"] for each in of_kind(overlay, "RabbitmqCluster")]
     # PostgreSQL's patch versions have two numbers.
