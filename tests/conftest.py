@@ -28,14 +28,13 @@ def _configure_anew(*given: Any, **wanted: Any) -> None:
 
 
 structlog.configure = _configure_anew
+_AT_THE_START = structlog.get_config()
 
 
 @pytest.fixture(autouse=True)
-def log_as_before() -> Iterator[None]:
-    """A command that runs in this process silences the log; the next test is to hear it again."""
-    before = structlog.get_config()
-    yield
-    structlog.configure(**before)
+def log_as_at_the_start() -> None:
+    """A command that runs in this process, for a test or a fixture, silences the log; each test is to hear it again."""
+    structlog.configure(**_AT_THE_START)
 
 
 @pytest.fixture(scope="session")
