@@ -84,7 +84,8 @@ async def test_shares_count_whole_whatever_is_used_of_them(database_url: str) ->
             async with own.statement() as connection:
                 use = await load_use(connection, own_name)
         assert (use.processes, use.shares) == (before.processes, before.shares) and use.shares >= 20
-        assert use.others == before.others + 1 and use.used == before.used + 1
+        assert use.others == before.others + 1
+        assert use.used > before.used  # by one, and what the pools have opened meanwhile
         assert use.limit == 197  # max_connections 200, less three of the superuser
 
 
