@@ -64,6 +64,7 @@ def warnings(folder: Path) -> list[str]:
     ]
     events = [json.loads(line) for line in lines if line.startswith("{")]
     loud = [str(event) for event in events if event["level"] not in ("debug", "info")]
-    known = "rebuilding indices from scratch"  # RabbitMQ's word for its first start
+    known = ("rebuilding indices from scratch", "list of nodes does not contain the local node [")
+    # RabbitMQ's words for its first start, the latter those of version 4
     servers = re.compile(r" (WARNING|ERROR|FATAL|PANIC): |\[(warning|error|critical)\]")
-    return loud + [line for line in lines if servers.search(line) and known not in line]
+    return loud + [line for line in lines if servers.search(line) and not any(words in line for words in known)]
