@@ -205,7 +205,7 @@ def test_the_command_leaves_a_schema_that_only_grew_as_it_is(empty: str, tmp_pat
     done = run(empty)
     assert done.exit_code == 0 and "works with the schema of the database; nothing to do" in done.stdout
     assert revision_of(empty) == "later"
-    # and it waits for the server no longer than it is told
+    # and it waits for the server no longer than the command says
     done = run("postgresql://127.0.0.1:1/nowhere", "--wait", "0")
     assert done.exit_code == 1 and "Connection refused" in done.stderr
 
