@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
+from services.admin.accounts.file_format import ExternalFields, LocalFields
+from services.admin.cli.account_fields import EXTERNAL_FIELDS, LOCAL_FIELDS
 from services.admin.cli.app import app, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -145,3 +148,11 @@ def test_the_value_of_data_is_no_command_and_a_wrong_one_gets_advice(
     with pytest.raises(SystemExit):
         run(words)
     assert said in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(("model", "named"), [(ExternalFields, EXTERNAL_FIELDS), (LocalFields, LOCAL_FIELDS)])
+def test_help_names_every_field_of_an_account(model: type[BaseModel], named: tuple[str, ...]) -> None:
+    fields = {name: field.annotation for name, field in model.model_fields.items() if name != "address"}
+    servers = {name: of for name, of in fields.items() if isinstance(of, type) and issubclass(of, BaseModel)}
+    expected = {f"{name}.{inner}" for name, of in servers.items() for inner in of.model_fields}
+    assert set(named) == expected | (fields.keys() - servers.keys())

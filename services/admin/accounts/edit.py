@@ -12,6 +12,7 @@ from services.admin.access.audit import AuditEntry
 from services.admin.accounts import export
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, check
+from services.admin.accounts.plan import NO_PASSWORD
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External, Local
@@ -73,45 +74,20 @@ async def prepare(
     :raises Permanent: the account exists already (``new``), or does not exist. :raises AccountsError: a field is wrong.
     """
     await account_changes.lock_for_change(connection)
-    try:
-        old: dict[str, Any] = await export.find_entry(connection, kind, address)
-    except Permanent:
-        if not new:
-            raise
-        old = {"address": address}
-    else:
-        if new:
-            raise Permanent(f"{address}: this {kind} account is there already; change it with '{kind} set'")
+    if new and await _find(connection, kind, address) is not None:
+        raise Permanent(f"{address}: this {kind} account is there already; change it with '{kind} set'")
+    old = {"address": address} if new else await export.find_entry(connection, kind, address)
     if str(fields.get("address", address)).casefold() != address.casefold():
         words = "an account keeps its address; add another account, and remove this one"
         raise AccountsError([AccountProblem(words, kind, address=address, field=("address",))])
     entry = export.merge(old, fields)
-    if new and kind == "external":
-        entry = waiting_for_start(entry)
+    if new:
+        return check_new_entry(kind, entry, folder)
     for server in ("pop3", "smtp"):
         given = fields.get(server)
         if isinstance(given, dict) and "tls" in given and "port" not in given:
             entry[server].pop("port", None)  # the port follows the mode unless it is given
     return check_entry(kind, entry, folder)
-
-
-def waiting_for_start(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the entry of a new external account that commands, console or API add by itself: its mail is on hold until
-    the operator says that everybody is there, unless the entry says otherwise.
-
-    :raises AccountsError: the entry does not say what happens to the mail that is at the provider already.
-    """
-    if entry.get("history") is None:
-        words = "is missing: all delivers the mail that is at the provider already, from_now leaves it there"
-        raise AccountsError([AccountProblem(words, "external", address=str(entry.get("address")), field=("history",))])
-    return {"hold": True} | entry
-
-
-async def complete_external(connection: Connection, entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the entry of an external account that is to be added or replaced: a stored one keeps its ``history``, if
-    the entry has none. Errors as ``waiting_for_start``."""
-    old = await accounts.external_by_address(connection, str(entry.get("address", "")))
-    return waiting_for_start(entry) if old is None else {"history": old.history} | entry
 
 
 async def add_name(connection: Connection, address: str, name: str) -> AccountsFile:
@@ -127,6 +103,37 @@ def check_entry(kind: Kind, entry: dict[str, Any], folder: Path | None = None) -
         return check({f"{kind}_accounts": [entry]}, folder=folder)
     except AccountsError as error:
         raise AccountsError([replace(problem, index=None) for problem in error.problems]) from error
+
+
+def check_new_entry(kind: Kind, entry: dict[str, Any], folder: Path | None = None) -> AccountsFile:
+    """Check the entry of one account that command or API add by itself. Its mail is on hold until the operator says
+    that everybody is there, unless the entry says otherwise.
+
+    :raises AccountsError: with all mistakes: also no password, or an external account's entry that does not say what
+        happens to the mail that is at the provider already.
+    """
+    address, problems = str(entry.get("address")), []
+    if kind == "external" and entry.get("history") is None:
+        words = "is missing: all delivers the mail that is at the provider already, from_now leaves it there"
+        problems.append(AccountProblem(words, kind, address=address, field=("history",)))
+    if not any(entry.get(name) for name in ("password", "password_file", "password_hash", "oauth")):
+        problems.append(AccountProblem(NO_PASSWORD, kind, address=address, field=("password",)))
+    try:
+        checked = check_entry(kind, {"hold": True} | entry if kind == "external" else entry, folder)
+    except AccountsError as error:
+        raise AccountsError([*problems, *error.problems]) from error
+    if problems:
+        raise AccountsError(problems)
+    return checked
+
+
+async def check_saved_entry(connection: Connection, kind: Kind, entry: dict[str, Any]) -> AccountsFile:
+    """Check the entry of an account that is to be added, or that replaces the stored one; an external account keeps its
+    ``history`` if the entry has none. :raises AccountsError: with all mistakes."""
+    old = await _find(connection, kind, str(entry.get("address", "")))
+    if old is None:
+        return check_new_entry(kind, entry)
+    return check_entry(kind, {"history": old.history} | entry if isinstance(old, External) else entry)
 
 
 async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:

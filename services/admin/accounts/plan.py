@@ -15,7 +15,8 @@ from shared.mime.display_names import normalise
 from shared.model import External, Local, OAuth, Server
 
 Account = TypeVar("Account", External, Local)
-_NO_PASSWORD = "is missing, and none is stored"
+NO_PASSWORD = "is missing, and none is stored"
+"""What is wrong with a new account without a password."""
 _SUGGESTED = 20
 """Limits the wrong addresses for which similar known ones are suggested: addresses."""
 
@@ -139,7 +140,7 @@ def _find_without_password(plan: AccountsPlan) -> list[AccountProblem]:
         problem for entry, old in plan.save_externals if (problem := find_password_problem(entry, old)) is not None
     ]
     return problems + [
-        AccountProblem(_NO_PASSWORD, "local", address=person.address, field=("password",))
+        AccountProblem(NO_PASSWORD, "local", address=person.address, field=("password",))
         for person, old in plan.save_locals
         if old is None and not (person.password or person.password_hash)
     ]
@@ -154,7 +155,7 @@ def find_password_problem(wanted: ExternalFields, old: External | None) -> Accou
     if wanted.password is not None or wanted.oauth is not None:
         return None
     if old is None or old.oauth is not None:
-        return AccountProblem(_NO_PASSWORD, "external", address=wanted.address, field=("password",))
+        return AccountProblem(NO_PASSWORD, "external", address=wanted.address, field=("password",))
     if changes := changed_hosts(wanted, old):
         words = "has to be given again, because the stored one is for another server"
         return AccountProblem(

@@ -21,6 +21,19 @@ Fields = Annotated[
         metavar="FIELD=VALUE...",
     ),
 ]
+EXTERNAL_FIELDS = (
+    *("enabled", "login", "password", "password_file", "oauth"),
+    *(f"pop3.{name}" for name in ("host", "port", "tls", "tls_fingerprint")),
+    *(f"smtp.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "auth", "connections")),
+    *("poll_seconds", "history", "delete_after_days", "delete_history", "reply_to_author", "answer_notes", "hold"),
+    "aliases",
+)
+"""The fields of an external account, for the help."""
+LOCAL_FIELDS = (
+    *("enabled", "password", "password_file", "password_hash", "user_name", "aliases", "addresses", "external"),
+    "delegate",
+)
+"""The fields of a local account, for the help."""
 _TEXTS = (
     *("password", "password_file", "password_hash", "login", "host", "tls", "tls_fingerprint", "user_name", "external"),
     *("client_id", "client_secret", "token_url", "scope", "device_url", "authorize_url"),

@@ -12,7 +12,7 @@ import typer
 from services.admin.accounts.errors import AccountsError, Kind
 from services.admin.accounts.passwords import MIN_CHARACTERS, generate_password, require_strong
 from services.admin.cli.account_change import change_accounts
-from services.admin.cli.account_fields import Fields, parse_fields
+from services.admin.cli.account_fields import EXTERNAL_FIELDS, LOCAL_FIELDS, Fields, parse_fields
 from services.admin.cli.existing_mail import ask_history
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json, group
@@ -160,13 +160,13 @@ def _change_fields(
 
 
 def _define_external(name: str, help_: str, new: bool) -> None:
-    @external.command(name, help=help_)
+    @external.command(name, help=f"{help_}\n\nFields: {', '.join(EXTERNAL_FIELDS)}.")
     def save(address: Address, fields: Fields = None, data: Data = None, json: Json = False) -> None:
         _change_fields("external", address, fields, data, json, new)
 
 
 def _define_local(name: str, help_: str, new: bool) -> None:
-    @local.command(name, help=help_)
+    @local.command(name, help=f"{help_}\n\nFields: {', '.join(LOCAL_FIELDS)}.")
     def save(
         address: Address,
         fields: Fields = None,

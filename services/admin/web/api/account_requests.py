@@ -39,9 +39,7 @@ async def save_account(
     :raises ChangedMeanwhile: the account has another version. :raises AccountsError: a field is wrong.
     """
     async with context.system.database.transaction() as connection:
-        if kind == "external":
-            entry = await edit.complete_external(connection, entry)
-        requested = edit.check_entry(kind, entry)
+        requested = await edit.check_saved_entry(connection, kind, entry)
         require_strong(requested)
         if if_match is not None:
             version = if_match.strip().removeprefix("W/").strip('"')
