@@ -22,6 +22,7 @@ MAIL_STATUS: Final = {
     "discarded": "cancelled",
 }
 """The word for people for each state of a mail, a submission or a recipient, except ``done``."""
+_PLURALS: Final = {"person": "people", "mail on hold": "mails on hold"}
 _WORST_FIRST = ("waiting", "failed", "cancelled", "relayed", "delivered")
 """Of the recipients of a submission, the first of these states that occurs gives its status."""
 
@@ -36,6 +37,16 @@ def mail_status(state: str, recipient_states: Collection[str] = ()) -> str:
     if state == "done":
         state = next((worst for worst in _WORST_FIRST if worst in recipient_states), "relayed")
     return MAIL_STATUS[state]
+
+
+def counted(count: int, noun: str = "mail", verbs: tuple[str, str] | None = None) -> str:
+    """Write a number with its noun, in the plural if needed: 1 mail, 2,000 mails, 3 people.
+
+    :param verbs: the verb behind it, for one and for several.
+    """
+    plural = _PLURALS.get(noun, f"{noun}s")
+    verb = "" if verbs is None else f" {verbs[count != 1]}"
+    return f"{count:,} {noun if count == 1 else plural}{verb}"
 
 
 def moment(at: str | None) -> str:

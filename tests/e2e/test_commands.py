@@ -166,12 +166,17 @@ def test_an_account_is_added_with_an_answer_and_started(system: System, monkeypa
     # when no answer is given, nothing is added
     refused = system.run(*add)
     assert (refused.exit_code, "history: is missing" in refused.stderr) == (2, True)
+    # and all that is missing is told at once
+    refused = system.run("external", "add", SUPPORT, "poll_seconds=0")
+    missing = re.findall(r"(\w+): is missing", refused.stderr)
+    assert (refused.exit_code, missing) == (2, ["history", "password", "pop3", "smtp"]), refused.stderr
+    assert "poll_seconds: 0" in refused.stderr
     # and on a terminal the command asks, with the number of mails
     with monkeypatch.context() as terminal:
         terminal.setattr(account_commands, "is_asked", lambda: True)
         asked = system.run(*add, stdin="maybe\nall\n")
     assert asked.exit_code == 0, asked.output
-    assert f"{SUPPORT}: 1 mails are at the provider already." in asked.stdout
+    assert f"{SUPPORT}: 1 mail is at the provider already." in asked.stdout
     assert asked.stdout.count("Deliver them (all), or leave them there (from_now)?") == 2
     assert "1 of them will be delivered once everybody is there and the account is started" in asked.stdout
     # then its mail waits for the start
@@ -180,7 +185,7 @@ def test_an_account_is_added_with_an_answer_and_started(system: System, monkeypa
     system.run("local", "add", "alex@local.com", "user_name=Alex", f"external={SUPPORT}", f"password_hash={HASH}")
     until(lambda: system.json("held", "list"))
     assert system.mails("alex@local.com") == []
-    assert "started for 1 people; 1 mails on hold are routed now" in system.run("external", "start", SUPPORT).stdout
+    assert "started for 1 person; 1 mail on hold is routed now" in system.run("external", "start", SUPPORT).stdout
     until(lambda: system.who_has("lies-there", ["alex@local.com"]))
     assert "is started already" in system.run("external", "start", SUPPORT).stdout
     assert system.json("external", "start", SUPPORT) == {"changed": []}
@@ -237,7 +242,7 @@ def test_a_person_is_retired_by_one_command(system: System) -> None:
     done = system.json("local", "retire", "alex@local.com", *words)
     # then all of it is done, and future mail with the name reaches the colleague
     assert done["changed"][:2] == [
-        "local account alex@local.com: 1 mails copied to jim@local.com",
+        "local account alex@local.com: 1 mail copied to jim@local.com",
         "local account alex@local.com: removed; its mail is kept for the retention time ('local restore' brings it "
         "back)",
     ]

@@ -154,7 +154,7 @@ def test_chapter_4_needs_tab_enter_space_and_letters_only(page: Page, system: Sy
     heading(page, "Cancel 1 mail?")
     page.keyboard.type("wrong customer")
     page.keyboard.press("Enter")
-    expect(page.get_by_role("status").first).to_contain_text("1 mails: cancelled")
+    expect(page.get_by_role("status").first).to_contain_text("1 mail: cancelled")
     assert states(system) == ["cancelled"]
     until(lambda: system.who_has("wrong customer", ["alex@local.com"]))  # the notice to the author
     press(page, "Sign out")
@@ -292,7 +292,7 @@ def test_a_person_is_retired_on_one_page(page: Page, system: System) -> None:
     heading(page, "Retire Alex?")
     expect(page.locator("form.card")).to_contain_text("Copies of 1 mail are put into the mailbox of kim@local.com")
     press(page, "Retire Alex")
-    expect(page.get_by_role("status").first).to_contain_text("1 mails copied to kim@local.com")
+    expect(page.get_by_role("status").first).to_contain_text("1 mail copied to kim@local.com")
     assert system.who_has("for alex", ["kim@local.com"])
     customer_writes(system, f'"Alex" <{SUPPORT}>', "later for alex")
     until(lambda: system.who_has("later for alex", ["jim@local.com"]))

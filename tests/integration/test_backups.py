@@ -186,8 +186,8 @@ def test_mail_of_every_stage_continues_after_a_restore_without_repeats(
         held = [row for row in stuck if row["origin"] == "restore"]
         assert len(held) == 2 and all("may have been relayed since" in row["error"] for row in held)
         assert texts == [
-            "1 mails need attention: processing failed five times",
-            "2 mails need attention: restored from a backup, they may have been relayed since",
+            "1 mail needs attention: processing failed five times",
+            "2 mails need attention: restored from a backup and perhaps relayed since",
         ]
         # one is sent when the operator says so
         async with scripted_smtp() as provider, sending(url) as harness:

@@ -128,7 +128,7 @@ async def test_an_alarm_and_its_end_are_one_mail_and_one_post_over_a_restart(
             await look(process)
         # then the first enabled person gets one mail
         assert await alarms_of(database, JIM) == [
-            "[mailgroup] Alarm: 1 mails are on hold: no enabled user shares their external account"
+            "[mailgroup] Alarm: 1 mail is on hold: no enabled user shares the external account"
         ]
         assert [(post["event"], post["kind"]) for post in webhook.got] == [("raised", "held")]
     # and a process that is restarted reports nothing again
@@ -182,7 +182,7 @@ async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
         await later(database, 2)
         await look(process)
         assert shown(process)["mailgroup_books_difference_messages"] == 1
-    assert "the books differ: 1 mails were fetched, 0 are accounted for" in (await alarms_of(database, ALEX))[0]
+    assert "the books differ: 1 mail was fetched, 0 were accounted for" in (await alarms_of(database, ALEX))[0]
 
 
 def sample(process: Monitor, name: str, **labels: str) -> float | None:
@@ -427,7 +427,7 @@ async def test_alarms_wait_neither_for_the_books_nor_for_a_failing_search(
             with pytest.raises(Temporary, match="no answer within"):
                 await reading
         # then the alarm was sent meanwhile
-        assert [subject.partition(": ")[2][:7] for subject in await alarms_of(database, JIM)] == ["1 mails"]
+        assert [subject.partition(": ")[2][:6] for subject in await alarms_of(database, JIM)] == ["1 mail"]
 
 
 async def test_a_database_outage_is_posted_to_the_webhook_and_its_end_to_both(

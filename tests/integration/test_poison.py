@@ -133,7 +133,7 @@ async def test_a_mail_loop_ends_in_parked(database: Database, hops: int, loops: 
         assert "mail loop" in str(parked[0].error)
         async with database.transaction() as connection:
             problem_texts = [problem.text for problem in problems.find_parked(await problems.load_facts(connection))]
-            assert problem_texts == ["1 mails need attention: they are in a mail loop"]
+            assert problem_texts == ["1 mail needs attention: in a mail loop"]
             await inbound_admin.requeue_inbound(connection, rows[:1])
         await RouterWorker(database, 5).handle(rows)
         await MailboxWorker(database, 5).handle(rows)

@@ -73,7 +73,7 @@ async def test_the_counts_balance_in_every_state_of_a_mail(database: Database) -
 @pytest.mark.parametrize(
     ("loss", "said"),
     [
-        ("delete from inbound where id = (select max(id) from inbound)", "3 mails were fetched, 2 are accounted for"),
+        ("delete from inbound where id = (select max(id) from inbound)", "3 mails were fetched, 2 were accounted for"),
         (
             "delete from maildrop_mails where inbound_id = (select max(id) from inbound)",
             "1 of them count as delivered and are",
@@ -131,4 +131,4 @@ async def test_mail_in_flight_for_over_ten_minutes_is_reported(database: Databas
     await arrive(database, externals[SUPPORT].id, [mail()])
     assert reconciliation.describe_late(await support(database)) is None
     await change(database, "update inbound set state_at = now() - interval '11 minutes'")
-    assert reconciliation.describe_late(await support(database)) == "1 mails in flight, the oldest for 11 minutes"
+    assert reconciliation.describe_late(await support(database)) == "1 mail in flight, the oldest for 11 minutes"

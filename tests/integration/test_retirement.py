@@ -64,7 +64,7 @@ async def test_mailbox_and_future_mail_go_to_colleagues_in_one_step(database: Da
     assert "Copies of 1 mail are put into the mailbox of kim@local.com" in said
     assert "Mail to Alex, Al, Lex that comes from now on goes to jim@local.com." in said
     lines = await retire(database, mailbox_to=KIM, delegate=JIM, then=then)
-    assert lines[0] == f"local account {ALEX}: 1 mails copied to {KIM}"
+    assert lines[0] == f"local account {ALEX}: 1 mail copied to {KIM}"
     # then it is so, for each of his names
     assert await who_has(database, "old-mail") == ([ALEX, KIM] if then == "disable" else [KIM])
     for number, name in enumerate(("Alex", "Al", "Lex")):
@@ -101,7 +101,7 @@ async def test_as_many_mails_are_copied_as_was_said_before(database: Database) -
     said = await effects(database, mailbox_to=JIM)
     assert "Copies of 1 mail are put into the mailbox of jim@local.com" in said
     assert "2 more reached that mailbox earlier." in said
-    assert (await retire(database, mailbox_to=JIM))[0] == f"local account {ALEX}: 1 mails copied to {JIM}"
+    assert (await retire(database, mailbox_to=JIM))[0] == f"local account {ALEX}: 1 mail copied to {JIM}"
 
 
 async def test_a_removed_person_without_a_delegate_comes_back_as_before(database: Database) -> None:

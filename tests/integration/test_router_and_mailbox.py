@@ -139,7 +139,7 @@ async def test_a_mail_is_held_until_a_sharer_is_enabled(database: Database) -> N
     assert await deliver(database, rows) == []
     assert await states(database) == ["held"]
     lines = await apply(database, document | {"local_accounts": [local("Alex")]})
-    assert "1 mails on hold are routed again" in lines
+    assert "1 mail on hold is routed again" in lines
     swept = await RouterWorker(database, 5).sweep()
     await deliver(database, ids(swept))
     assert len(await mailbox_of(database, "alex@local.com")) == 1

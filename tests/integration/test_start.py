@@ -128,7 +128,7 @@ async def test_a_file_starts_at_once_and_changes_no_hold_that_it_does_not_name(d
     lines = await apply(database, {"external_accounts": [external(hold=False)]})
     assert lines == [
         f"external account {SUPPORT}: changed hold true -> false",
-        f"external account {SUPPORT}: started for 1 people; 1 mails on hold are routed now",
+        f"external account {SUPPORT}: started for 1 person; 1 mail on hold is routed now",
     ]
 
 

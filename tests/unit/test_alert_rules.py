@@ -169,8 +169,8 @@ def test_each_parked_mail_is_reported_with_the_reason() -> None:
     found = problems.find_parked(facts(polled(), parked=6, restored=2, looping=1))
     assert [trouble.text for trouble in found] == [
         "3 mails need attention: processing failed five times",
-        "2 mails need attention: restored from a backup, they may have been relayed since",
-        "1 mails need attention: they are in a mail loop",
+        "2 mails need attention: restored from a backup and perhaps relayed since",
+        "1 mail needs attention: in a mail loop",
     ]
     assert kinds(found) == [("parked", ""), ("parked", "restored"), ("parked", "mail loop")]
 

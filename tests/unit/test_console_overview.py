@@ -14,7 +14,7 @@ SUPPORT = "support@company.com"
     ("problem", "said", "path"),
     [
         ("2 mails are held: nobody shares it (held list)", "2 mails are held: nobody shares it", "/queue"),
-        ("1 mails are parked after failing here (parked list)", "1 mails are parked after failing here", "/queue"),
+        ("1 mail is parked after failing here (parked list)", "1 mail is parked after failing here", "/queue"),
         (
             f"{SUPPORT}: 3 mails could not be fetched and stay at the provider (external skipped {SUPPORT})",
             f"{SUPPORT}: 3 mails could not be fetched and stay at the provider",

@@ -25,6 +25,7 @@ from services.admin.accounts.plan import (
     find_password_problem,
     plan_changes,
 )
+from services.admin.formatting import counted
 from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
 from shared.errors import Permanent
@@ -92,7 +93,9 @@ async def apply(
     ]
     released = await inbound.release_held(connection, [external.id for external in execution.externals.values()])
     if released:
-        execution.result.changes.append(ChangeLine(f"{len(released)} mails on hold are routed again"))
+        execution.result.changes.append(
+            ChangeLine(f"{counted(len(released), 'mail on hold', ('is', 'are'))} routed again")
+        )
     return execution.result
 
 

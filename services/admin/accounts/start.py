@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.admin.access import audit
+from services.admin.formatting import counted
 from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.model import External
+from shared.model import External, Local
 from shared.store import account_changes, accounts, inbound, inbound_admin
 
 NOBODY_SHARES = "no enabled user shares it yet; add the people first, then start it"
@@ -32,14 +33,22 @@ async def start(connection: Connection, address: str, who: str) -> list[str]:
     return [line]
 
 
+async def people_of(connection: Connection, external: External) -> list[Local]:
+    """Return the people who get the mail of an account when it is started: its enabled sharers, by address."""
+    return [
+        person for person in (await accounts.load_sharers(connection, [external.id]))[external.id] if person.enabled
+    ]
+
+
 async def release(connection: Connection, external: External) -> str:
     """Release the mail of an account that was on hold until now, for all who share it.
 
     :return: what was done. :raises Permanent: as ``start``; the caller has to roll back.
     """
-    people = sum(person.enabled for person in (await accounts.load_sharers(connection, [external.id]))[external.id])
+    people = await people_of(connection, external)
     if not people:
         raise Permanent(f"{external.address}: {NOBODY_SHARES}")
     mails = await inbound_admin.count_held(connection, external.id)
     await inbound.release_held(connection, [external.id])
-    return f"external account {external.address}: started for {people} people; {mails} mails on hold are routed now"
+    on_hold = counted(mails, "mail on hold", ("is", "are"))
+    return f"external account {external.address}: started for {counted(len(people), 'person')}; {on_hold} routed now"

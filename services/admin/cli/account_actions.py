@@ -12,7 +12,7 @@ from services.admin.cli.options import Address, Data, Json
 from services.admin.cli.output import console, print_json, print_table, run
 from services.admin.cli.progress import show_progress
 from services.admin.cli.transactions import as_rows, run_change, run_list
-from services.admin.formatting import moment
+from services.admin.formatting import counted, moment
 
 with lazy_imports():
     from services.admin import context
@@ -40,8 +40,10 @@ def hand_over(
 
     async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
         count = await operations.copy_mailbox_to(connection, address, to)
-        await audit.record_change(connection, audit.operator(), "handed mail over", address, f"{count} mails to {to}")
-        return [f"local account {to}: has {count} mails of {address}, as new mail"]
+        await audit.record_change(
+            connection, audit.operator(), "handed mail over", address, f"{counted(count)} to {to}"
+        )
+        return [f"local account {to}: has {counted(count)} of {address}, as new mail"]
 
     run_change(data, json, change, seconds=operations.HAND_OVER_SECONDS)
 

@@ -11,6 +11,7 @@ from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json
 from services.admin.cli.output import show_waiting
 from services.admin.cli.transactions import run_change
+from services.admin.formatting import counted
 from shared.errors import Permanent, Temporary
 
 with lazy_imports():
@@ -27,7 +28,7 @@ async def ask_history(system: context.AdminContext, address: str, fields: dict[s
     try:
         with show_waiting("Counting the mails at the provider"):
             mails = await connection_check.count_mails(system, apply.external_of(entry, None, system.vault, 0))
-        print(f"{address}: {mails} mails are at the provider already.")
+        print(f"{address}: {counted(mails, verbs=('is', 'are'))} at the provider already.")
     except (Temporary, Permanent) as error:
         print(f"{address}: the mails at the provider cannot be counted now: {error}")
     answer: str = typer.prompt("Deliver them (all), or leave them there (from_now)?", value_proc=_read_answer)

@@ -9,6 +9,7 @@ import typer
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_lines, print_table, run, show_waiting
+from services.admin.formatting import counted
 
 with lazy_imports():
     from services.admin import context
@@ -101,7 +102,7 @@ def skipped(
             if json:
                 print_json({"done": done.done, "left": done.left})
             else:
-                console.print(f"{address}: {did} {len(done.done)} mails")
+                console.print(f"{address}: {did} {counted(len(done.done))}")
             if done.left:
                 fail(f"not changed: {', '.join(map(str, done.left))}: not a skipped mail, or changed before")
         elif json:

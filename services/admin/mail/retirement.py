@@ -14,6 +14,7 @@ from services.admin.accounts import apply, edit, export
 from services.admin.accounts.change_lines import ChangeLine
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.file_format import AccountsFile
+from services.admin.formatting import counted
 from services.admin.mail import operations
 from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
@@ -105,7 +106,7 @@ def _describe(
         mails, copies = counts
         known = f" {mails - copies:,} more reached that mailbox earlier." if mails > copies else ""
         effects.append(
-            f"Copies of {copies:,} mail{'' if copies == 1 else 's'} are put into the mailbox of {mailbox_to.address}, "
+            f"Copies of {counted(copies)} are put into the mailbox of {mailbox_to.address}, "
             f"as new mail. This cannot be undone.{known}"
         )
     if then != "keep":
@@ -135,9 +136,9 @@ async def retire(
     if plan.mailbox_to is not None:
         count = await operations.copy_mailbox_to(connection, person.address, plan.mailbox_to.address)
         await audit.record_change(
-            connection, who, "handed mail over", person.address, f"{count} mails to {plan.mailbox_to.address}"
+            connection, who, "handed mail over", person.address, f"{counted(count)} to {plan.mailbox_to.address}"
         )
-        copied = f"local account {person.address}: {count} mails copied to {plan.mailbox_to.address}"
+        copied = f"local account {person.address}: {counted(count)} copied to {plan.mailbox_to.address}"
         lines.append(ChangeLine(copied))
     if wanted.then == "keep":
         return lines

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from services.admin.formatting import ago, mail_status
+from services.admin.formatting import ago, counted, mail_status
 from services.admin.monitoring import database_health, reconciliation
 from services.admin.monitoring.database_health import DatabaseHealth
 from services.admin.monitoring.health_client import (
@@ -159,7 +159,7 @@ def find_in_connections(use: ConnectionUse) -> list[Problem]:
 
 def describe_held(count: int) -> str:
     """Say how many mails are on hold, and why. Pure."""
-    return f"{count} mails are {mail_status('held')}: no enabled user shares their external account"
+    return f"{counted(count, verbs=('is', 'are'))} {mail_status('held')}: no enabled user shares the external account"
 
 
 def find_unstarted(facts: SystemFacts) -> list[Problem]:
@@ -168,7 +168,8 @@ def find_unstarted(facts: SystemFacts) -> list[Problem]:
         Problem(
             "start",
             account.address,
-            f"{account.address}: {account.mails} mails wait for a start, the oldest for {ago(account.oldest)}",
+            f"{account.address}: {counted(account.mails, verbs=('waits', 'wait'))} for a start, "
+            f"the oldest for {ago(account.oldest)}",
         )
         for account in facts.unstarted
         if account.mails and account.oldest > START_SECONDS
@@ -177,13 +178,15 @@ def find_unstarted(facts: SystemFacts) -> list[Problem]:
 
 def find_parked(facts: SystemFacts) -> list[Problem]:
     """Return a problem for each reason for which mails need attention (parked). Pure."""
-    counted = (
+    reasons = (
         ("", facts.parked - facts.restored - facts.looping, "processing failed five times"),
-        ("restored", facts.restored, "restored from a backup, they may have been relayed since"),
-        ("mail loop", facts.looping, "they are in a mail loop"),
+        ("restored", facts.restored, "restored from a backup and perhaps relayed since"),
+        ("mail loop", facts.looping, "in a mail loop"),
     )
     return [
-        Problem("parked", subject, f"{count} mails need attention: {why}") for subject, count, why in counted if count
+        Problem("parked", subject, f"{counted(count, verbs=('needs', 'need'))} attention: {why}")
+        for subject, count, why in reasons
+        if count
     ]
 
 

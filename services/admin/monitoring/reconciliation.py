@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.admin.formatting import counted
 from shared.db.database import Connection
 from shared.store import accounts, inbound_admin, polls
 from shared.store.inbound_admin import InboundCounts
@@ -77,11 +78,13 @@ def describe_difference(account: AccountBooks) -> str | None:
     if account.difference == 0:
         return None
     lost = f"; {account.lost} of them count as delivered and are in no mailbox" if account.lost else ""
-    return f"the books differ: {account.fetched} mails were fetched, {account.books.total} are accounted for{lost}"
+    verbs = ("was", "were")
+    fetched, total = counted(account.fetched, verbs=verbs), f"{account.books.total:,} {verbs[account.books.total != 1]}"
+    return f"the books differ: {fetched} fetched, {total} accounted for{lost}"
 
 
 def describe_late(account: AccountBooks) -> str | None:
     """Describe mail that has been in flight for too long; None if there is none. Pure."""
     if not account.books.in_flight or account.oldest <= LATE_SECONDS:
         return None
-    return f"{account.books.in_flight} mails in flight, the oldest for {account.oldest / 60:.0f} minutes"
+    return f"{counted(account.books.in_flight)} in flight, the oldest for {account.oldest / 60:.0f} minutes"

@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from services.admin.context import AdminContext
+from services.admin.formatting import counted
 from services.admin.monitoring import reconciliation
 from services.admin.monitoring.background_work import describe_failures
 from services.admin.monitoring.database_health import find_in_database
@@ -113,7 +114,7 @@ def _external(
     if external.enabled:
         if poll and poll.skipped:
             problems.append(
-                f"{external.address}: {poll.skipped} mails could not be fetched and stay at the provider "
+                f"{external.address}: {counted(poll.skipped)} could not be fetched and stay at the provider "
                 f"(external skipped {external.address})"
             )
         if error:

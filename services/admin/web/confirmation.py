@@ -53,8 +53,3 @@ async def ask(request: Request, context: PageContext, user: CurrentUser, form: F
         invalid=errors,
         problems=[f"{question.reason}: {errors['reason']}"] if errors else [],
     )
-
-
-def counted(count: int, noun: str = "mail") -> str:
-    """Return a number with its noun, in the plural if needed. Pure."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -18,6 +18,7 @@ from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.field_problems import EMPTY
 from services.admin.accounts.labels import EXTERNAL
+from services.admin.formatting import counted
 from services.admin.mail import operations
 from services.admin.monitoring.status import find_account_problem
 from services.admin.web.confirmation import Question, ask, is_confirmed
@@ -33,7 +34,7 @@ from services.admin.web.page_context import (
 )
 from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.model import External
+from shared.model import External, Local
 from shared.store import accounts, inbound_admin, polls, relay_status
 
 router = APIRouter(include_in_schema=False, prefix="/external")
@@ -133,12 +134,28 @@ async def change(request: Request, context: PageDep, user: Administrator, addres
 async def start(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Start the account: everybody who shares it is there, and its mail on hold is released."""
     external = await load_external(context, address)
+    form = Form(await request.form())
     try:
         async with context.system.database.transaction() as connection:
+            people = await account_start.people_of(connection, external)
+            seen = form.text("people") == str(len(people)) or is_confirmed(form)
+            if external.hold and people and not seen:
+                held = await inbound_admin.count_held(connection, external.id)
+                return await ask(request, context, user, form, _start_question(context, external, people, held))
             lines = await account_start.start(connection, external.address, user.name)
     except Permanent as error:
         return await _dialog(request, context, user, external, _values(external), problems=[str(error)])
     return await context.redirect(user, "/", *(lines or [f"{external.address} is started already."]))
+
+
+def _start_question(context: PageContext, external: External, people: Sequence[Local], held: int) -> Question:
+    title = f"Start {external.address} for {counted(len(people), 'person')}?"
+    effects = [
+        "The page showed another number of people when you pressed the button.",
+        f"{counted(held)} on hold and all mail that comes later will go to them. This cannot be undone.",
+    ]
+    back = context.path_to("/external", external.address)
+    return Question(title, effects, "Everybody is here, start", back, [each.address for each in people])
 
 
 @router.post("/{address}/remove")
@@ -177,10 +194,8 @@ async def act_on_skipped(request: Request, context: PageDep, user: Administrator
     async with context.system.database.transaction() as connection:
         done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, ids)
         await operations.record_skipped(connection, user.name, external, retries, done)
-    outcome = "are tried again" if retries else "are acknowledged"
-    return await context.redirect(
-        user, context.path_to("/external", external.address), f"{len(done.done)} mails {outcome}."
-    )
+    outcome = f"{counted(len(done.done), verbs=('is', 'are'))} {'tried again' if retries else 'acknowledged'}."
+    return await context.redirect(user, context.path_to("/external", external.address), outcome)
 
 
 async def load_external(context: PageContext, address: str) -> External:
@@ -355,6 +370,7 @@ async def _dialog(
     facts: dict[str, Any] = {
         "skipped": [],
         "sharers": [],
+        "people": [],
         "poll": None,
         "relay": None,
         "account_problems": [],
@@ -388,6 +404,7 @@ async def _load_state(connection: Connection, external: External) -> dict[str, A
     poll = (await polls.load_poll_states(connection, [external.id])).get(external.id)
     relay = (await relay_status.load_status(connection, [external.id])).get(external.id)
     return {
+        "people": await account_start.people_of(connection, external) if external.hold else [],
         "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
         "skipped": (await operations.list_skipped(connection, external))[:SKIPPED],
         "held": await inbound_admin.count_held(connection, external.id),

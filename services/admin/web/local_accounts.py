@@ -14,9 +14,10 @@ from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.field_problems import EMPTY
 from services.admin.accounts.labels import LOCAL
 from services.admin.accounts.passwords import MIN_CHARACTERS, TOO_SHORT, is_weak, require_strong
+from services.admin.formatting import counted
 from services.admin.mail import operations, search_index
 from services.admin.web import client_autoconfig
-from services.admin.web.confirmation import Question, ask, counted, is_confirmed
+from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.forms import FieldErrors, Form, explain, shown, tell_changes
 from services.admin.web.page_context import (
     Administrator,
@@ -200,7 +201,8 @@ async def undelete_mails(context: PageContext, person: Local, ids: list[int], us
         await audit.record_mails(connection, user, "brought back deleted mail", undeleted, f"of {person.address}")
     if not undeleted:
         return "Nothing was chosen that could be brought back."
-    return f"{len(undeleted)} mails are back; the mail client gets them as new mail at its next check."
+    back = counted(len(undeleted), verbs=("is", "are"))
+    return f"{back} back; the mail client gets {'it' if len(undeleted) == 1 else 'them'} as new mail at its next check."
 
 
 # ------------------------------------------------------------------------------------------ the dialog

@@ -9,9 +9,10 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from services.admin.access import audit
+from services.admin.formatting import counted
 from services.admin.mail import history, operations, search_index
 from services.admin.mail.history import MailHistory
-from services.admin.web.confirmation import Question, ask, counted, is_confirmed
+from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.forms import Form
 from services.admin.web.page_context import Administrator, NotFound, PageContext, PageDep, QueryText, Reader
 from shared.errors import Permanent

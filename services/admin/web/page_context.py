@@ -24,7 +24,7 @@ from services.admin.accounts.apply import ApplyResult
 from services.admin.accounts.file_format import AccountsFile
 from services.admin.accounts.passwords import describe_weak
 from services.admin.context import AdminContext
-from services.admin.formatting import ago, mail_status, octets
+from services.admin.formatting import ago, counted, mail_status, octets
 from services.admin.web.forms import KeptSecrets
 from services.admin.web.refill import TypedForm, refill
 from services.admin.web.status_cache import StatusCache
@@ -68,6 +68,7 @@ class PageContext:
         self._templates.filters |= {
             "ago": _ago,
             "moment": _moment,
+            "counted": counted,
             "octets": octets,
             "path": _path,
             "pair": _pair,

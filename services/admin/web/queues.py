@@ -9,9 +9,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from services.admin.access import audit
+from services.admin.formatting import counted
 from services.admin.mail import operations, search_index
 from services.admin.mail.operations import OperationResult
-from services.admin.web.confirmation import Question, ask, counted, is_confirmed
+from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.forms import Form
 from services.admin.web.page_context import Administrator, PageContext, PageDep, Reader
 from shared.db.database import Connection
@@ -96,7 +97,7 @@ async def act(request: Request, context: PageDep, user: Administrator) -> Respon
         done = await _execute(connection, do, ids, reason)
         await audit.record_mails(connection, user.name, action.done, done.done, reason)
     unchanged = f" Unchanged: {', '.join(map(str, done.left))}." if done.left else ""
-    return await context.redirect(user, "/queue", f"{len(done.done)} mails: {action.done}.{unchanged}")
+    return await context.redirect(user, "/queue", f"{counted(len(done.done))}: {action.done}.{unchanged}")
 
 
 async def _question(context: PageContext, do: str, ids: Collection[int]) -> Question:

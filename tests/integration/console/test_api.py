@@ -81,7 +81,7 @@ def test_an_account_makes_the_round_trip(browser: Browser, url: str, store: str)
     assert script.call("PUT", "/local-accounts", local("Alex")).ok
     assert script.call("GET", f"/external-accounts/{SUPPORT}").json()["hold"] is True
     started = script.call("POST", f"/external-accounts/{SUPPORT}/start").json()
-    assert started == {"changed": [f"external account {SUPPORT}: started for 1 people; 0 mails on hold are routed now"]}
+    assert started == {"changed": [f"external account {SUPPORT}: started for 1 person; 0 mails on hold are routed now"]}
     assert script.call("POST", f"/external-accounts/{SUPPORT}/start").json() == {"changed": []}
     shown = script.call("GET", f"/external-accounts/{SUPPORT}").json()
     assert shown["pop3"] == {"host": "127.0.0.1", "port": 1, "tls": "none"}

@@ -194,8 +194,8 @@ def test_an_account_is_started_on_the_first_page_and_its_own(browser: Browser, o
     assert "Everybody is here" not in text(observer.get("/"))
     assert observer.post(f"/external/{SUPPORT}/start").status_code == 403
     # then the administrator does
-    page = browser.post(f"/external/{SUPPORT}/start")
-    assert "started for 1 people; 0 mails on hold are routed now" in text(page) and "Welcome" not in text(page)
+    page = browser.post(f"/external/{SUPPORT}/start", {"people": "1"})
+    assert "started for 1 person; 0 mails on hold are routed now" in text(page) and "Welcome" not in text(page)
     assert "is started already" in text(browser.post(f"/external/{SUPPORT}/start"))
     assert ("started external account",) in stored(store, "select did from audit")
     # and a further account does not bring the welcome back
@@ -206,6 +206,24 @@ def test_an_account_is_started_on_the_first_page_and_its_own(browser: Browser, o
 
 NAMES_OF_FILES = re.compile(r"\b(?:pop3|smtp)\.\w+|[a-z]+_[a-z_]+|Input should|Value error|\[\d+\]")
 """Names of fields in the accounts file, and texts of pydantic."""
+
+
+def test_a_start_asks_again_if_the_people_have_changed_meanwhile(browser: Browser, store: str) -> None:
+    # given a page that shows one person, and one who is disabled
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Alex"))
+    browser.post("/local/new", local("Kim", enabled=None))
+    assert "1 person so far, without those who are disabled" in text(browser.get(f"/external/{SUPPORT}"))
+    # when a second one is added before the press
+    browser.post("/local/new", local("Jim"))
+    asked = browser.post(f"/external/{SUPPORT}/start", {"people": "1"})
+    # then the people are named first, and nothing is started
+    assert f"Start {SUPPORT} for 2 people?" in text(asked)
+    assert "alex@local.com" in text(asked) and "jim@local.com" in text(asked)
+    assert stored(store, "select hold from external_accounts") == [(True,)]
+    # and the answer starts it
+    page = browser.post(f"/external/{SUPPORT}/start", {"people": "1", "confirmed": "on"})
+    assert "started for 2 people; 0 mails on hold are routed now" in text(page)
 
 
 def test_all_wrong_fields_are_shown_at_once_each_in_the_words_of_the_page(browser: Browser) -> None:
@@ -410,7 +428,7 @@ def test_the_check_shows_each_step_of_both_ways_and_changes_nothing(
     assert [step.partition(":")[0] for step in steps(page)] == ["done POP3"] * 6 + ["done SMTP"] * 5
     told = "\n".join(steps(page))
     assert "POP3: find the server: 127.0.0.1" in told
-    assert "1 mails" in told
+    assert "1 mail" in told
     assert "1 of them will be delivered once everybody is there and the account is started" in told
     assert "the same in a second session" in told
     assert "may send here; taken back, nothing was sent" in told
@@ -519,8 +537,8 @@ def test_skipped_mails_are_shown_acknowledged_and_retried(browser: Browser, stor
     # when
     told = text(browser.post(f"{page}/skipped", {"do": "acknowledge", "id": str(known)}))
     # then
-    assert "1 mails are acknowledged" in told and "3 tries; acknowledged" in told
-    assert "1 mails are tried again" in text(browser.post(f"{page}/skipped", {"do": "retry", "id": str(tried)}))
+    assert "1 mail is acknowledged" in told and "3 tries; acknowledged" in told
+    assert "1 mail is tried again" in text(browser.post(f"{page}/skipped", {"do": "retry", "id": str(tried)}))
     assert stored(store, f"select acknowledged_at is not null from uidl_ledger where id = {known}") == [(True,)]
     assert stored(store, f"select next_try_at <= now() from uidl_ledger where id = {tried}") == [(True,)]
     # and by a script
@@ -633,7 +651,7 @@ def test_an_account_that_is_not_started_is_on_hold_on_every_page(browser: Browse
     row = text(browser.get("/external"))
     assert "on hold" in row and "not started yet" in row and "works" not in row
     assert "the account is not started" in text(browser.get("/local/alex@local.com"))
-    browser.post(f"/external/{SUPPORT}/start")
+    browser.post(f"/external/{SUPPORT}/start", {"people": "1"})
     assert "works" in text(browser.get("/external"))
 
 

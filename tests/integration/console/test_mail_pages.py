@@ -241,7 +241,7 @@ def test_stuck_mail_is_listed_retried_and_cancelled_with_a_reason(browser: Brows
     with psycopg.connect(store) as connection:
         connection.execute("update inbound set state = 'held', reason = 'held: nobody' where id = %s", (id_,))
     page = browser.agree("/queue", {"do": "discard", "id": str(id_)}, reason="spam")
-    assert "1 mails: discarded" in text(page)
+    assert "1 mail: discarded" in text(page)
     assert f"discarded {id_} spam" in text(browser.get("/audit"))
 
 
@@ -293,7 +293,7 @@ def test_a_person_restores_deleted_mail_and_changes_the_password(browser: Browse
         )
     assert "Printer smokes" in text(person.get("/mine/deleted"))
     back = person.post("/mine/deleted", {"id": str(id_of(store, "q@customer.example"))})
-    assert "1 mails are back" in text(back)
+    assert "1 mail is back" in text(back)
     other = Browser(url)
     other.sign_in("tom@local.com", "secret")
     wrong = person.post("/mine/password", {"old": "guess", "new": "another-one", "again": "another-one"})

@@ -11,6 +11,7 @@ from services.admin.access import audit, users
 from services.admin.accounts import edit, export
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.passwords import generate_password
+from services.admin.formatting import counted
 from services.admin.mail import operations, retirement
 from services.admin.mail.retirement import RETIRE_SECONDS, Retirement
 from services.admin.web.api.account_requests import remove_account, require_local, save_account
@@ -145,7 +146,7 @@ async def sign_out(context: PageDep, user: Administrator, address: AddressInPath
         person = await require_local(connection, address)
         count = await users.end_sessions_of(connection, person.id)
         await audit.record_change(connection, user.name, "signed out everywhere", person.address)
-    return {"changed": [f"local account {person.address}: signed out of {count} browsers"]}
+    return {"changed": [f"local account {person.address}: signed out of {counted(count, 'browser')}"]}
 
 
 @router.post("/local-accounts/{address}/hand-over", response_model=ChangeLines, tags=["mail"])
@@ -155,9 +156,9 @@ async def hand_over(context: PageDep, user: Administrator, address: AddressInPat
         person = await require_local(connection, address)
         count = await operations.copy_mailbox_to(connection, person.address, given.to)
         await audit.record_change(
-            connection, user.name, "handed mail over", person.address, f"{count} mails to {given.to}"
+            connection, user.name, "handed mail over", person.address, f"{counted(count)} to {given.to}"
         )
-    return {"changed": [f"local account {given.to}: has {count} mails of {person.address}, as new mail"]}
+    return {"changed": [f"local account {given.to}: has {counted(count)} of {person.address}, as new mail"]}
 
 
 @router.get("/local-accounts/{address}/deleted-mails", response_model=list[DeletedMailEntry], tags=["mail"])
