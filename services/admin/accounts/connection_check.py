@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from services.admin.accounts.certificates import ShownCertificate, read_certificate
+from services.admin.accounts.tls_watch import TlsWatch
 from services.admin.context import AdminContext
+from services.admin.formatting import counted
 from shared.errors import Permanent, Temporary
 from shared.model import External, LedgerEntry, Server
-from shared.net.dial import CertificateRefused, ProgressCallback, TlsError, host_port, no_progress, speaks_tls
+from shared.net.dial import CertificateRefused, ProgressCallback, host_port, no_progress
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.pop3_client import Pop3Client, open_session
 from shared.provider.smtp_connect import connect, probe_smtp
@@ -22,10 +24,6 @@ from shared.store import account_changes, accounts, polls, relay_status, uidl_le
 
 SECONDS = 20.0
 """Time limit of a step: seconds."""
-QUIET_SECONDS = 1.0
-"""Silence of a server after which a TLS handshake is tried: seconds; a greeting takes less as a rule."""
-PROBE_SECONDS = 1.5
-"""Time limit of that try: seconds; with the silence less than 3 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +115,7 @@ class _Checklist:
         self.well = False  # all steps are done
         self._refused = False  # the certificate is why it failed
         self._protocol, self._server, self._place = protocol, server, host_port(server)
-        self._allow_private = allow_private
-        self._connected = asyncio.Event()
+        self._watch = TlsWatch(server, allow_private)
         self._order = list(order)
         self._began = time.perf_counter()
 
@@ -128,38 +125,18 @@ class _Checklist:
         self.steps.append(CheckStep(f"{self._protocol}: {_NAMES[step]}", True, found, now - self._began, mails))
         self._began = now
         self._order = self._order[self._order.index(step) + 1 :]
-        if step == "connected":
-            self._connected.set()
+        self._watch.note(step)
 
     async def run(self, check: Coroutine[None, None, None]) -> None:
         """Run the check; if it fails, record the step that failed. A silent port is tried for TLS meanwhile."""
-        checking = asyncio.ensure_future(check)
-        suspicion = asyncio.ensure_future(self._wants_tls())
         try:
-            await asyncio.wait({checking, suspicion}, return_when=asyncio.FIRST_COMPLETED)
-            if not checking.done() and suspicion.result():
-                raise TlsError(f"this port wants TLS from the start; choose SSL/TLS (implicit) for {self._server.port}")
-            await checking
+            await self._watch.run(check)
             self.well = True
         except (Temporary, Permanent) as error:
             self._refused = isinstance(error, CertificateRefused)
             text = str(error).removeprefix(f"{self._place}: ")
             name = _NAMES[self._order[0]] if self._order else "end"
             self.steps.append(CheckStep(f"{self._protocol}: {name}", False, text, time.perf_counter() - self._began))
-        finally:
-            for task in (checking, suspicion):
-                task.cancel()
-            await asyncio.gather(checking, suspicion, return_exceptions=True)
-
-    async def _wants_tls(self) -> bool:
-        """Whether a server that is silent to a client without TLS answers a TLS handshake: it waits for one."""
-        if self._server.tls == "implicit":
-            return False
-        await self._connected.wait()
-        await asyncio.sleep(QUIET_SECONDS)
-        if self._order[:1] not in (["answered"], ["encrypted"]):
-            return False
-        return await speaks_tls(self._server, self._allow_private, PROBE_SECONDS)
 
     async def show_certificate(self, look: Coroutine[None, None, None]) -> None:
         """Add the refused certificate to the step that failed, if one did for this reason.
@@ -210,7 +187,7 @@ async def _try_pop3(
             keys.append([key for _, key in (await session.fetch_list()).mails])
             if not again:
                 forecast = "" if undecided else f"; {await _expected(system, external, keys[0])}"
-                checklist.done("counted", f"{count} mails, {octets} octets{forecast}", count)
+                checklist.done("counted", f"{counted(count)}, {counted(octets, 'octet')}{forecast}", count)
             await session.quit()
         if not again and session.capabilities.login_delay:
             checklist.done("stable", "not checked: the server requires a pause between two logins")
@@ -243,22 +220,38 @@ async def _credential(system: AdminContext, external: External) -> Credential:
 
 async def count_mails(system: AdminContext, external: External) -> int:
     """Count the mails at the provider. :raises Temporary, Permanent: the error, as a text."""
+    return (await _list_mails(system, external)).count
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The mails at the provider."""
+
+    count: int
+    octets: int
+    keys: Sequence[str]
+
+
+async def _list_mails(system: AdminContext, external: External) -> _Listed:
+    """Log in and list the mails. :raises Temporary, Permanent: the error, as a text."""
     credential = await _credential(system, external)
-    async with _session(system, external) as session:
-        await session.login(credential)
-        count, _ = await session.stat()
-        await session.quit()
-    return count
+    watch = TlsWatch(external.pop3, system.settings.allow_private_upstream)
+
+    async def work() -> _Listed:
+        async with _session(system, external, watch.note) as session:
+            await session.login(credential)
+            count, octets = await session.stat()
+            listed = await session.fetch_list()
+            await session.quit()
+        return _Listed(count, octets, [key for _, key in listed.mails])
+
+    return await watch.run(work())
 
 
-async def _pop3(system: AdminContext, external: External, credential: Credential) -> str:
-    """Log in and count the mails. :raises Temporary, Permanent: the error, as a text."""
-    async with _session(system, external) as session:
-        await session.login(credential)
-        count, octets = await session.stat()
-        listed = await session.fetch_list()
-        await session.quit()
-    return f"{count} mails, {octets} octets; {await _expected(system, external, [key for _, key in listed.mails])}"
+async def _describe_mails(system: AdminContext, external: External) -> str:
+    found = await _list_mails(system, external)
+    expected = await _expected(system, external, found.keys)
+    return f"{counted(found.count)}, {counted(found.octets, 'octet')}; {expected}"
 
 
 async def _expected(system: AdminContext, external: External, listed: Sequence[str]) -> str:
@@ -310,8 +303,7 @@ async def describe_maildrop(system: AdminContext, externals: Sequence[External])
 
     async def one(external: External) -> str:
         try:
-            credential = await _credential(system, external)
-            return f"external account {external.address}: {await _pop3(system, external, credential)}"
+            return f"external account {external.address}: {await _describe_mails(system, external)}"
         except (Temporary, Permanent, ValueError) as error:
             return f"external account {external.address}: not reachable now: {error}"
 

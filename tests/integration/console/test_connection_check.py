@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deploy.machine.dovecot_postfix import DemoProvider
-from services.admin.accounts import connection_check
+from services.admin.accounts import connection_check, tls_watch
 from tests import console
 from tests.console import Browser, stored, text
 
@@ -102,8 +102,9 @@ def silent_server() -> Iterator[int]:
 def test_a_server_that_is_only_slow_is_not_said_to_want_tls(
     browser: Browser, mailbox: DemoProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("SECONDS", 3.0), ("QUIET_SECONDS", 0.2), ("PROBE_SECONDS", 0.5)):
-        monkeypatch.setattr(connection_check, name, value)
+    monkeypatch.setattr(connection_check, "SECONDS", 3.0)
+    monkeypatch.setattr(tls_watch, "QUIET_SECONDS", 0.2)
+    monkeypatch.setattr(tls_watch, "PROBE_SECONDS", 0.5)
     with silent_server() as port:
         page = browser.post("/external/new", form(mailbox, **{"pop3.port": str(port), "pop3.tls": "none"}))
     assert failed(page)["POP3: greet"] == "greeting: no answer within 3 s"
@@ -173,3 +174,12 @@ def test_a_trusted_certificate_is_no_way_around_the_role(url: str, observer: Bro
     assert refused.status_code == 403
     page = console.signed_in(url).post("/external/new", form(mailbox) | {"trust": "pop3 nonsense"})
     assert page.status_code == 422 and "a fingerprint is the SHA-256 of the certificate" in text(page)
+
+
+def test_saving_also_says_that_a_port_wants_tls(browser: Browser, mailbox: DemoProvider) -> None:
+    page = browser.post(
+        "/external/new",
+        form(mailbox, **{"pop3.tls": "none", "smtp.tls": "none", "do": "save", "address": "silent@tls.example"}),
+    )
+    place = f"127.0.0.1:{mailbox.pop3s_port}"
+    assert f"not reachable now: {place}: this port wants TLS from the start" in text(page)
