@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from deploy.machine import installing
 from deploy.machine.installing import Machine
+from services.admin.cli.app import app
+from shared.data_folder import locked
 from shared.errors import Permanent
 
 
@@ -141,3 +146,29 @@ def test_a_program_that_fails_is_named_with_its_output(machine: Machine) -> None
 
     with pytest.raises(Permanent, match="no such group"):
         _install(Machine(machine.root, run))
+
+
+def test_a_data_folder_in_use_is_not_taken_over(machine: Machine, ran: list[str]) -> None:
+    data = machine.root / "srv/mail"
+    data.mkdir(parents=True)
+    with locked(data, "up"), pytest.raises(Permanent, match=re.escape(str(data))):
+        _install(machine)
+    assert (machine.unit.exists(), ran) == (False, [])
+
+
+@pytest.mark.parametrize("words", [["install-service"], ["upgrade"]])
+def test_a_user_without_root_is_told_so(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 1
+    assert f"{words[0]}: needs root: it creates a user and a systemd service" in done.output
+
+
+def test_an_upgrade_of_another_data_folder_is_refused(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(machine)
+    monkeypatch.setattr(installing, "Machine", lambda: machine)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    done = CliRunner().invoke(app, ["upgrade", "--data", "/srv/other"])
+    assert done.exit_code == 1
+    said = " ".join(done.output.split())
+    assert f"--data: /srv/other: the installed service has its data in {machine.root / 'srv/mail'}" in said
