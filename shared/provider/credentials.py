@@ -202,7 +202,8 @@ class Credentials:
         while external.id in self._unsaved:  # until it is stored, or a person has authorized the account again
             await asyncio.sleep(SAVE_SECONDS)
             try:
-                async with self._database.statement() as connection:
+                # Between a renewal and its storing nothing else is stored: the newest token would not fit to that.
+                async with self._locks[external.id], self._database.statement() as connection:
                     await self._save(connection, external.id)
             except Temporary as error:
                 log.warning("renewed refresh token not stored, retrying", external=external.address, error=str(error))

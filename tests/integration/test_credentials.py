@@ -32,7 +32,7 @@ from shared.settings import Settings
 from shared.store import account_changes, polls
 from tests.company import KEY, SUPPORT, apply, everyone, external
 from tests.fetcher_harness import fails, fetching, has
-from tests.polling import until
+from tests.polling import until, until_still
 from tests.scripted_pop3 import ScriptedPop3, say
 from tests.scripted_smtp import ScriptedSmtp
 from tests.sender_harness import provider_fixture
@@ -203,6 +203,43 @@ async def test_a_kept_refresh_token_is_used_while_it_cannot_be_stored(
         return Grant.open(VAULT, (await stored(database)).password).refresh_token == "again-3"
 
     await until(is_stored)
+
+
+async def test_a_renewal_while_an_earlier_token_is_stored_is_not_lost(
+    server: TokenServer, account: External, ours: Credentials, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a renewed token that could not be stored at first, and is being stored now
+    monkeypatch.setattr(credentials, "SAVE_SECONDS", 0.01)
+    server.rotating = True
+    replace_password, tries = account_changes.replace_password, 0
+    storing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def replace_late(*arguments: Any) -> bool:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise OperationalError("the connection is lost")
+        storing.set()
+        await go_on.wait()
+        return await replace_password(*arguments)
+
+    monkeypatch.setattr(account_changes, "replace_password", replace_late)
+    assert (await ours.credential_for(account)).secret == "access-1"
+    await storing.wait()
+
+    # when the next one is requested, and answered after the first is stored
+    async def holds(token: str) -> bool:
+        return Grant.open(VAULT, (await stored(database)).password).refresh_token == token
+
+    loop = asyncio.get_running_loop()
+    server.meanwhile = lambda: asyncio.run_coroutine_threadsafe(until(lambda: holds("again-1")), loop).result()
+    ours.discard_token(account)
+    renewal = asyncio.create_task(ours.credential_for(account))
+    await until_still(lambda: len(server.requests))
+    go_on.set()
+    assert (await renewal).secret == "access-2"
+    # then the newest is stored
+    await until(lambda: holds("again-2"))
 
 
 async def test_an_authorization_replaces_a_refresh_token_that_is_not_stored(
