@@ -24,7 +24,8 @@ pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl
 
 @cache
 def rendered(overlay: str) -> list[Object]:
-    command = ["kubectl", "kustomize", str(K8S / "overlays" / overlay)]
+    """The objects of an overlay; of an example, if its folder is part of the name."""
+    command = ["kubectl", "kustomize", str(K8S / "overlays" / overlay if "/" not in overlay else K8S / overlay)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return [document for document in YAML(typ="safe").load_all(done.stdout) if document]
@@ -188,7 +189,8 @@ def test_postgresql_allows_the_connections_of_all_replicas(overlay: str) -> None
 
 
 def test_an_external_store_has_the_secrets_that_no_operator_creates() -> None:
-    created = {each["spec"]["target"]["name"]: each["spec"] for each in of_kind("external-secrets", "ExternalSecret")}
+    secrets = of_kind("examples/external-secrets", "ExternalSecret")
+    created = {each["spec"]["target"]["name"]: each["spec"] for each in secrets}
     assert set(created) == {"mailgroup-app", "mailgroup-backup"}
     assert {data["secretKey"] for data in created["mailgroup-app"]["data"]} == {"secret.key", "admin.password"}
     keys = one("production", "ObjectStore", "mailgroup-backup")["spec"]["configuration"]["s3Credentials"].values()
