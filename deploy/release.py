@@ -4,13 +4,14 @@
 
 It checks that the version is the same everywhere (and that of the tag), that CHANGELOG.md has a dated section for it,
 and that the owner has filled in what only the owner knows. It writes the notes of the release and a bill of materials
-(SBOM, CycloneDX 1.6, checked by its schema) into dist/. The exit status is 1 if anything is missing, and all of it is
-named.
+(SBOM, CycloneDX 1.6, checked by its schema) into dist/, and records the version's last revision of the database in
+``RELEASED``, which is committed before the tag. The exit status is 1 if anything is missing, and all of it is named.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.check import install, run, tool
+from shared.db.migrations.revisions import known_revisions
 
 ROOT = Path(__file__).resolve().parents[1]
 _VERSIONS = {
@@ -34,6 +36,9 @@ _OWNERS = {
     "README.md": (r"confirms the licence before the first release", "the confirmation of the licence"),
 }
 """Files with a field for the owner of the repository: the pattern of the open field, and what belongs there."""
+_REVISIONS = "shared/db/migrations/revisions.py"
+_RELEASED = re.compile(r"^(RELEASED: dict\[str, str\] = )(\{.*?\})$", re.M | re.S)
+"""The dictionary in this file, from a version to its last revision."""
 
 
 def version(root: Path) -> str:
@@ -67,6 +72,24 @@ def notes(root: Path) -> str | None:
     return match[1].strip() + "\n" if match and match[1].strip() else None
 
 
+def recorded_revisions(root: Path) -> dict[str, str]:
+    """Return ``RELEASED`` as it is in the file, by version. :raises RuntimeError: it is not there."""
+    match = _RELEASED.search((root / _REVISIONS).read_text(encoding="utf-8"))
+    if match is None:
+        raise RuntimeError(f"{_REVISIONS}: no dictionary RELEASED")
+    found: dict[str, str] = ast.literal_eval(match[2])
+    return found
+
+
+def record_revision(root: Path, revision: str) -> None:
+    """Write the last revision of the version into ``RELEASED``; the versions before stay first."""
+    recorded = recorded_revisions(root) | {version(root): revision}
+    lines = "".join(f'    "{release}": "{last}",\n' for release, last in recorded.items())
+    file = root / _REVISIONS
+    text = file.read_text(encoding="utf-8")
+    file.write_text(_RELEASED.sub(lambda found: f"{found[1]}{{\n{lines}}}", text, count=1), encoding="utf-8")
+
+
 def open_fields(root: Path) -> Iterator[str]:
     """Yield the fields that only the owner of the repository can fill in, and that are still open."""
     for name, (pattern, what) in _OWNERS.items():
@@ -88,6 +111,17 @@ def write_sbom(root: Path, file: Path) -> None:
         raise RuntimeError(f"{file.name} differs from requirements.lock: {sorted(pinned ^ listed)}")
 
 
+def _revision_problems(root: Path, *, write: bool) -> Iterator[str]:
+    """Yield what is wrong with the recorded revision of the version. :param write: record it if it is missing."""
+    last = known_revisions()[-1]
+    recorded = recorded_revisions(root).get(version(root))
+    if recorded is None and write:
+        record_revision(root, last)
+        print(f"wrote the revision {last} of {version(root)} into {root / _REVISIONS}: commit it", flush=True)
+    elif recorded != last:
+        yield f"{_REVISIONS}: RELEASED has {recorded or 'nothing'} for {version(root)}, and the last revision is {last}"
+
+
 def main(words: list[str], root: Path = ROOT) -> int:
     """Make the files in dist/, print all that is missing, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m deploy.release")
@@ -102,6 +136,7 @@ def main(words: list[str], root: Path = ROOT) -> int:
     if text := notes(root):
         (folder / "notes.md").write_text(text, encoding="utf-8")
         print(f"wrote {folder / 'notes.md'}", flush=True)
+        problems += _revision_problems(root, write=tag is None and not problems)
     else:
         problems.append(f"CHANGELOG.md: no section `## [{version(root)}] - DATE`")
     for problem in problems:

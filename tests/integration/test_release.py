@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy import check, release
+from shared.db.migrations import revisions
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
@@ -20,7 +21,7 @@ WORKFLOW = (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files that a release reads."""
     monkeypatch.setenv("PATH", os.environ["PATH"])  # the tools are put first on it
-    for name in (*release._VERSIONS, *release._OWNERS, "CHANGELOG.md", "requirements.lock"):
+    for name in (*release._VERSIONS, *release._OWNERS, "CHANGELOG.md", "requirements.lock", release._REVISIONS):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     return tmp_path
@@ -57,8 +58,43 @@ def test_a_release_names_every_open_field_and_what_else_is_missing(
     assert "v0.3.0 is not v0.1.0" in problems[1]
 
 
+def test_a_release_records_its_last_revision_once(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # given an earlier version, which is kept
+    complete(checkout)
+    file = checkout / release._REVISIONS
+    before = file.read_text(encoding="utf-8")
+    older = re.sub(r"^RELEASED(.*?) = \{.*?\}$", r'RELEASED\1 = {"0.0.9": "initial"}', before, flags=re.M | re.S)
+    file.write_text(older, encoding="utf-8")
+    last = revisions.known_revisions()[-1]
+    # when the tag is there already, then the record comes too late
+    assert release.main(["--tag", "v0.1.0"], checkout) == 1
+    assert "RELEASED has nothing for 0.1.0" in capsys.readouterr().err
+    assert file.read_text(encoding="utf-8") == older
+    # and before the tag it is written, and nothing else is changed
+    assert release.main([], checkout) == 0
+    assert release.recorded_revisions(checkout) == {"0.0.9": "initial", "0.1.0": last}
+    written = file.read_text(encoding="utf-8")
+    assert f'RELEASED: dict[str, str] = {{\n    "0.0.9": "initial",\n    "0.1.0": "{last}",\n}}\n' in written
+    assert written.partition("RELEASED")[0] == before.partition("RELEASED")[0]
+    assert written.partition('"""The last revision of')[2] == before.partition('"""The last revision of')[2]
+    # a second time it stays
+    assert release.main(["--tag", "v0.1.0"], checkout) == 0
+    assert file.read_text(encoding="utf-8") == written
+
+
+def test_a_revision_after_the_record_is_refused(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    complete(checkout)
+    release.record_revision(checkout, "earlier")
+    assert release.main([], checkout) == 1
+    assert f"RELEASED has earlier for 0.1.0, and the last revision is {revisions.known_revisions()[-1]}" in (
+        capsys.readouterr().err
+    )
+    assert release.recorded_revisions(checkout)["0.1.0"] == "earlier"
+
+
 def test_a_complete_checkout_gets_notes_and_a_bill_of_materials(checkout: Path) -> None:
     complete(checkout)
+    release.record_revision(checkout, revisions.known_revisions()[-1])
     assert release.main(["--tag", "v0.1.0"], checkout) == 0
     assert (checkout / "dist/notes.md").read_text(encoding="utf-8").startswith("The first version.")
     made = json.loads((checkout / "dist/sbom.cdx.json").read_text(encoding="utf-8"))
