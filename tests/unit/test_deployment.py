@@ -236,6 +236,20 @@ def test_a_container_is_confined_and_its_image_has_a_patch_version(name: str) ->
     assert re.fullmatch(r"postgres:\d+\.\d+|[\w/-]+:v?\d+\.\d+\.\d+(-\w+)?", service["image"])
 
 
+def test_a_base_image_names_its_release_of_debian() -> None:
+    # Another release has another version of PostgreSQL's client tools, or of the exporter.
+    files = sorted((ROOT / "deploy").rglob("Dockerfile"))
+    images = [
+        image
+        for file in files
+        for image in re.findall(r"^(?:ARG PYTHON_IMAGE=|FROM )([^$\s]+)", file.read_text(), re.M)
+    ]
+    assert len(images) == len(files) == 2
+    assert all(re.fullmatch(r"python:3\.\d+(\.\d+)?-slim-[a-z]+|debian:\d+\.\d+-slim", image) for image in images), (
+        images
+    )
+
+
 def test_nothing_names_a_registry() -> None:
     images = [service["image"] for service in COMPOSE["services"].values() if "image" in service]
     assert images and all("." not in image.split("/")[0].split(":")[0] for image in images)
