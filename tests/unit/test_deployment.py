@@ -85,7 +85,7 @@ def test_every_alert_has_a_severity_a_page_and_a_test_of_start_and_end(alert: di
     assert alert["annotations"]["runbook_url"] == f"{RUNBOOKS}/{name}.md" and alert["annotations"]["summary"]
     page = (ROOT / f"docs/runbooks/{name}.md").read_text(encoding="utf-8")
     assert re.findall(r"^#+ (.+)$", page, re.M) == [name, "Meaning", "Impact", "Diagnosis", "Mitigation"]
-    assert severity in ("critical", "warning") or (name, severity) == ("Watchdog", "none")
+    assert severity in ("critical", "warning") or (name, severity) == ("Watchdog", "info")
     looks = [
         [look for look in test["alert_rule_test"] if look["alertname"] == name]
         for file in TESTS
