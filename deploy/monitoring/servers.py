@@ -154,6 +154,16 @@ POSTGRES = Board(
                 {"deadlocks": f"60 * ({_per_second('pg_stat_database_deadlocks')})"},
                 width=8,
             ),
+            Panel(
+                "Age of the newest backup",
+                "Base backup of CloudNativePG's plugin, daily backup of docker compose. One is made each day.",
+                "s",
+                {
+                    "base": "time() - max(barman_cloud_cloudnative_pg_io_last_available_backup_timestamp)",
+                    "daily": "time() - max(mailgroup_backup_last_success_timestamp_seconds)",
+                },
+                width=8,
+            ),
         ],
     },
 )

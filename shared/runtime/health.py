@@ -1,4 +1,4 @@
-"""Serves /metrics, /livez and /readyz of a service on its metrics port.
+"""Serves /metrics, /livez and /readyz of a service on its metrics port; /metrics alone of another process.
 
 Threads serve them, so that probes get a response while the event loop is busy; a heartbeat shows that the
 loop runs. Ready means that the dependencies answered at the last heartbeat, and that this version works with the schema
@@ -17,8 +17,8 @@ import asyncio
 import io
 import socket
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from socketserver import ThreadingMixIn
 from threading import Lock, Thread
 from types import TracebackType
@@ -148,11 +148,7 @@ class Health:
 
     async def __aenter__(self) -> Health:
         """:raises Permanent: the port is taken."""
-        try:
-            self._server = make_server(*self._address, self._answer, _Server, _Quiet)
-        except OSError as error:
-            raise Permanent(f"metrics port {self._address[0]}:{self._address[1]}: {error.strerror}") from error
-        Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, daemon=True, name="health").start()
+        self._server = _start_server(*self._address, self._answer)
         self._heart = asyncio.create_task(self._beat(), name="heartbeat")
         return self
 
@@ -178,7 +174,7 @@ class Health:
     def _answer(self, environ: dict[str, object], start: Callable[..., object]) -> Iterable[bytes]:
         match environ.get("PATH_INFO"):
             case "/metrics":
-                return _metrics(environ, start)  # type: ignore[no-any-return]  # untyped in the library
+                return _answer_metrics(environ, start)
             case "/livez":
                 age = time.monotonic() - self._beat_at
                 return _plain(start, age < DEAD_AFTER_SECONDS, f"heartbeat {age:.1f} s ago")
@@ -189,8 +185,32 @@ class Health:
                 if age >= STALE_SECONDS:
                     return _plain(start, False, f"last heartbeat {age:.0f} s ago")
                 return _plain(start, not self._missing, "waiting for " + ", ".join(self._missing))
-        start("404 Not Found", [("Content-Type", "text/plain")])
-        return [b"not found\n"]
+        return _not_found(start)
+
+
+@contextmanager
+def serve_metrics(host: str, port: int) -> Iterator[None]:
+    """Serve /metrics, for a process that is no service. :raises Permanent: the port is taken."""
+
+    def answer(environ: dict[str, object], start: Callable[..., object]) -> Iterable[bytes]:
+        return _answer_metrics(environ, start) if environ.get("PATH_INFO") == "/metrics" else _not_found(start)
+
+    server = _start_server(host, port, answer)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _start_server(host: str, port: int, answer: Callable[..., Iterable[bytes]]) -> WSGIServer:
+    """Listen, and serve in threads. :raises Permanent: the port is taken."""
+    try:
+        server = make_server(host, port, answer, _Server, _Quiet)
+    except OSError as error:
+        raise Permanent(f"metrics port {host}:{port}: {error.strerror}") from error
+    Thread(target=server.serve_forever, kwargs={"poll_interval": 0.5}, daemon=True, name="health").start()
+    return server
 
 
 async def _find_missing_broker(broker: Broker) -> str | None:
@@ -198,6 +218,15 @@ async def _find_missing_broker(broker: Broker) -> str | None:
 
 
 _metrics = make_wsgi_app()
+
+
+def _answer_metrics(environ: dict[str, object], start: Callable[..., object]) -> Iterable[bytes]:
+    return _metrics(environ, start)  # type: ignore[no-any-return]  # untyped in the library
+
+
+def _not_found(start: Callable[..., object]) -> Iterable[bytes]:
+    start("404 Not Found", [("Content-Type", "text/plain")])
+    return [b"not found\n"]
 
 
 def _plain(start: Callable[..., object], healthy: bool, problem: str) -> Iterable[bytes]:

@@ -1,18 +1,26 @@
-"""The system that the alerts watch: all of ``up`` on a disk of its own, its provider, Prometheus and an exporter."""
+"""The system that the alerts watch: all of ``up`` on a disk of its own, its provider, Prometheus and an exporter.
+
+Beside it a process writes daily backups onto another disk, here every quarter of a minute.
+"""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 
 from deploy.machine import ports
 from deploy.machine.instance import Instance
 from deploy.machine.postgres import Postgres
+from deploy.machine.programs import Process, Program
 from deploy.machine.rabbitmq import RabbitMQ
+from deploy.machine.supervise import ROOT
+from services.admin.maintenance import daily_backups
 from shared.settings import SERVICES
 from tests.alerts.prometheus import Prometheus, program, prometheus
 from tests.company import local
@@ -25,14 +33,21 @@ SUPPORT, SALES, NOBODY, CLOSED, PINNED, UNSTARTED = (
 MAX_OCTETS = 100_000
 """Limit of a mail: octets."""
 _FULL, _ROOM = "900m", "6g"  # of the disk: less than 1 GiB; enough
+_BACKUP = """
+from services.admin.maintenance import daily_backups
+daily_backups.PERIOD_SECONDS = daily_backups.RETRY_SECONDS = 15.0
+from services.admin.cli.app import app
+app()"""
 
 
 class Stand:
     """What provokes alerts acts on this."""
 
-    def __init__(self, system: System, folder: Path, rabbitmq_port: int) -> None:
-        self.system, self.folder = system, folder
-        self._rabbitmq_port = rabbitmq_port
+    def __init__(self, system: System, folder: Path, backups: Path, rabbitmq_port: int, backup_port: int) -> None:
+        """:param folder: the disk of the data folder. :param backups: the disk of the daily backup."""
+        self.system, self.folder, self.backups = system, folder, backups
+        self._rabbitmq_port, self._backup_port = rabbitmq_port, backup_port
+        self._backup: Process | None = None
 
     @property
     def instance(self) -> Instance:
@@ -64,6 +79,29 @@ class Stand:
         size = _FULL if full else _ROOM
         subprocess.run(["mount", "-o", f"remount,size={size}", str(self.folder)], check=True)
 
+    def start_backups(self) -> None:
+        """Start the process that writes the daily backup."""
+        words = ("backup", "--daily", "--keep", "1", "--metrics-port", str(self._backup_port), str(self.backups))
+        command = (sys.executable, "-c", _BACKUP, *words, "--data", str(self.system.settings.data))
+        self._backup = Program("backup", command, None, ROOT, 0).start(self.backups.with_suffix(".log"))
+
+    def stop_backups(self) -> None:
+        """Stop it; it leaves no unfinished file."""
+        if self._backup is not None:
+            self._backup.stop()
+
+    def mount_backups(self, mode: Literal["ro", "rw"]) -> None:
+        """Let every further backup fail (ro), or succeed."""
+        subprocess.run(["mount", "-o", f"remount,{mode}", str(self.backups)], check=True)
+
+    def age_backups(self) -> None:
+        """Let the newest backup be of a past year; there is no other. The process must not run."""
+        daily_backups.remove_unfinished(self.backups)
+        *others, newest = daily_backups.list_complete(self.backups)
+        for file in others:
+            file.unlink()
+        newest.rename(self.backups / "mailgroup-20250101T000000Z")
+
     def show_rabbitmq(self) -> None:
         """Let the node serve its metrics; again after each start."""
         plugins = self.rabbitmq.folder / "enabled_plugins"
@@ -90,19 +128,34 @@ def stand() -> Iterator[tuple[Stand, Prometheus]]:
             subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
 
+@contextmanager
+def _backing_up(here: Stand) -> Iterator[None]:
+    """Write daily backups onto their disk."""
+    here.backups.mkdir()
+    with ExitStack() as stack:
+        subprocess.run(["mount", "-t", "tmpfs", "mailgroup-backups", str(here.backups)], check=True)
+        stack.callback(subprocess.run, ["umount", "--lazy", str(here.backups)], check=False)
+        stack.callback(here.stop_backups)
+        here.start_backups()
+        until(lambda: daily_backups.list_complete(here.backups), 120)
+        yield
+
+
 def _watched(system: System, root: Path, disk: Path) -> Iterator[tuple[Stand, Prometheus]]:
-    exporter, rabbitmq = ports.choose(2, f"{root}/watched")
-    here = Stand(system, disk, rabbitmq)
+    exporter, rabbitmq, backup = ports.choose(3, f"{root}/watched")
+    here = Stand(system, disk, root / "backups", rabbitmq, backup)
     _prepare(here)
     source = f"postgresql://postgres:{here.postgres.admin_password}@127.0.0.1:{here.postgres.port}/mailgroup"
     targets = {name: (f"127.0.0.1:{system.settings.metrics_port_of(name)}", "/metrics") for name in SERVICES} | {
         "postgres": (f"127.0.0.1:{exporter}", "/metrics"),
+        "backup": (f"127.0.0.1:{backup}", "/metrics"),
         "rabbitmq": (f"127.0.0.1:{rabbitmq}", "/metrics"),
         "rabbitmq-queues": (f"127.0.0.1:{rabbitmq}", "/metrics/detailed"),
     }
     exporting = (f"--web.listen-address=127.0.0.1:{exporter}",)
     families = ("queue_coarse_metrics", "queue_consumer_count")
     with (
+        _backing_up(here),
         program("prometheus-postgres-exporter", root, *exporting, DATA_SOURCE_NAME=f"{source}?sslmode=disable"),
         prometheus(root / "prometheus", targets, families) as server,
     ):

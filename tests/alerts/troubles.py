@@ -68,8 +68,8 @@ def troubles() -> list[list[Trouble]]:
     return [
         [
             _login(), _not_polled(), _provider_certificate(), _held(), _waits_for_start(), _parked(), _skipped(),
-            _books(), _provider(), _stray(), _connections(), _old_ids(), _standby(), _archive(), _disk(), _guesses(),
-            _certificate_expires(),
+            _books(), _provider(), _stray(), _connections(), _old_ids(), _standby(), _archive(), _disk(), _backup(),
+            _guesses(), _certificate_expires(),
         ],
         [_mailbox(), _certificate_refused(), _background(), _corrupted()],
         [_broker_limit()],  # it accepts no messages meanwhile
@@ -318,6 +318,18 @@ def _archive() -> Trouble:
 
 def _disk() -> Trouble:
     return Trouble(("DiskNearlyFull",), lambda here: here.disk(full=True), lambda here: here.disk(full=False))
+
+
+def _backup() -> Trouble:
+    """The disk of the daily backup is read-only, and time passes."""
+
+    def begin(here: Stand) -> None:
+        here.stop_backups()
+        here.age_backups()
+        here.mount_backups("ro")
+        here.start_backups()
+
+    return Trouble(("BackupOld", "BackupFails"), begin, lambda here: here.mount_backups("rw"))
 
 
 def _background() -> Trouble:

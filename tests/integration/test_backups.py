@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
 import os
 import pwd
 import stat
 import subprocess
 import sys
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deploy.machine import backups, servers
+from deploy.machine import backups, ports, servers
 from deploy.machine.postgres import Postgres
 from services.admin.cli.app import app
 from services.admin.mail import operations
@@ -353,6 +355,20 @@ def wait_for_line(log: Path, text: str) -> None:
     asyncio.run(until(lambda: text in log.read_text()))
 
 
+def wait_for_metric(port: int, name: str, value: float) -> None:
+    """Wait until a process shows this value."""
+
+    def shown() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+                lines = dict(line.rsplit(" ", 1) for line in answer.read().decode().splitlines())
+                return float(lines[name]) == value
+        except OSError:
+            return False
+
+    asyncio.run(until(shown))
+
+
 def test_a_daily_backup_is_retried_pruned_and_ends_cleanly(postgres: Postgres, tmp_path: Path) -> None:
     folder = tmp_path / "backups"
     folder.mkdir()
@@ -367,11 +383,14 @@ def test_a_daily_backup_is_retried_pruned_and_ends_cleanly(postgres: Postgres, t
         "from services.admin.maintenance import daily_backups; daily_backups.RETRY_SECONDS = 0.5; "
         "from services.admin.cli.app import app; app()"
     )
-    command = [sys.executable, "-c", code, "backup", "--daily", "--keep", "2", str(folder)]
+    [port] = ports.choose(1, str(tmp_path))
+    command = [sys.executable, "-c", code, "backup", "--daily", "--keep", "2", "--metrics-port", str(port), str(folder)]
     # when the database is not there yet
     with log.open("w") as out, subprocess.Popen(command, env=where, stdout=out, stderr=out) as child:
         try:
             wait_for_line(log, "backup failed, tried again")
+            wait_for_metric(port, "mailgroup_backup_failing", 1)
+            wait_for_metric(port, "mailgroup_backup_last_success_timestamp_seconds", 1767398400)  # 2026-01-03
             assert all(file.exists() for file in old)
             postgres.create("later", template="template0")
             migrate(url)
@@ -381,6 +400,9 @@ def test_a_daily_backup_is_retried_pruned_and_ends_cleanly(postgres: Postgres, t
             assert kept == old[2] and stat.S_IMODE(made.stat().st_mode) == 0o600
             with backups.opened(made) as backup:
                 assert backup.key == KEY
+            wait_for_metric(port, "mailgroup_backup_failing", 0)
+            at = datetime.datetime.strptime(made.name, "mailgroup-%Y%m%dT%H%M%SZ").replace(tzinfo=datetime.UTC)
+            wait_for_metric(port, "mailgroup_backup_last_success_timestamp_seconds", at.timestamp())
         finally:
             child.terminate()
     assert child.returncode == 0, log.read_text()

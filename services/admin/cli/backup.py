@@ -6,6 +6,7 @@ import datetime
 import shlex
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ with lazy_imports():
     from services.admin.maintenance import restore as maintenance
     from services.admin.monitoring import status
     from shared import settings as all_settings
+    from shared.runtime import health
 
 if TYPE_CHECKING:
     from deploy.machine.backups import Progress
@@ -37,13 +39,18 @@ def backup(
         bool, typer.Option("--daily", help="FILE is a folder: write a backup into it each day, until stopped.")
     ] = False,
     keep: Annotated[int, typer.Option("--keep", min=1, help="With --daily: number of backups that are kept.")] = 7,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option("--metrics-port", min=1, max=65535, help="With --daily: port of /metrics, for Prometheus."),
+    ] = None,
     data: Data = None,
     json: Json = False,
 ) -> None:
     """Write the database and the key into FILE, readable by its owner only. The system keeps running.
 
     A file that exists is replaced with --force only, and only by a complete backup. With --daily the next backup waits
-    until the newest one in the folder is a day old, and the oldest ones are deleted.
+    until the newest one in the folder is a day old, and the oldest ones are deleted; the metrics have the time of the
+    newest one, and whether the latest try failed.
 
     Example: mailgroup backup /backup/mailgroup-monday
     """
@@ -55,7 +62,8 @@ def backup(
 
     if daily:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an unfinished file is deleted on the way out
-        run(lambda: daily_backups.back_up(file, keep, write_one, say=console.print, complain=_complain))
+        with report_errors(), _serving_metrics(metrics_port, data):
+            run(lambda: daily_backups.back_up(file, keep, write_one, say=console.print, complain=_complain))
         return
     if file.exists() and not force:
         fail(f"{file}: exists already; name another file, or replace it with --force", MISUSE)
@@ -69,6 +77,11 @@ def backup(
         _report(file, octets, at, has_key)
 
     run(work)
+
+
+def _serving_metrics(port: int | None, data: Path | None) -> AbstractContextManager[None]:
+    """Serve the metrics of this process on the address of the services' metrics, if a port is named."""
+    return nullcontext() if port is None else health.serve_metrics(all_settings.load(data=data).metrics_host, port)
 
 
 async def _write(file: Path, data: Path | None, progress: Progress) -> tuple[int, str, bool]:

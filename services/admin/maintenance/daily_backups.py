@@ -8,7 +8,15 @@ import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from prometheus_client import Gauge
+
 from shared.errors import Permanent, Temporary
+
+LAST_SUCCESS = Gauge(
+    "mailgroup_backup_last_success_timestamp_seconds",
+    "Time of the newest daily backup in the folder; 0: there is none.",
+)
+FAILING = Gauge("mailgroup_backup_failing", "1: the latest try to write the daily backup failed.")
 
 PERIOD_SECONDS = 24 * 3600.0
 """Pause from one backup to the next: seconds. A restart does not shorten it."""
@@ -34,12 +42,17 @@ def list_complete(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if _NAME.fullmatch(file.name))
 
 
+def newest_time(files: list[Path]) -> datetime.datetime | None:
+    """Return when the newest of these backups began; None if there is none. Pure."""
+    found = _NAME.fullmatch(files[-1].name) if files else None
+    return None if found is None else datetime.datetime.strptime(found[1], _FORM).replace(tzinfo=datetime.UTC)
+
+
 def seconds_until_due(files: list[Path], now: datetime.datetime) -> float:
     """Return how long the next backup has to wait; 0 if there is none. A time in the future counts as now. Pure."""
-    found = _NAME.fullmatch(files[-1].name) if files else None
-    if found is None:
+    made_at = newest_time(files)
+    if made_at is None:
         return 0.0
-    made_at = datetime.datetime.strptime(found[1], _FORM).replace(tzinfo=datetime.UTC)
     return max(0.0, PERIOD_SECONDS - max(0.0, (now - made_at).total_seconds()))
 
 
@@ -75,13 +88,18 @@ async def back_up(
     remove_unfinished(folder)
     while True:
         now = datetime.datetime.now(datetime.UTC)
-        pause = seconds_until_due(list_complete(folder), now)
+        files = list_complete(folder)
+        made_at = newest_time(files)
+        LAST_SUCCESS.set(0 if made_at is None else made_at.timestamp())
+        pause = seconds_until_due(files, now)
         if pause == 0:
             try:
                 await write(folder / name_of(now))
                 for old in remove_surplus(folder, keep):
                     say(f"{old}: deleted, {keep} are kept")
+                FAILING.set(0)
             except (Permanent, Temporary, OSError) as error:
+                FAILING.set(1)
                 pause = RETRY_SECONDS
                 complain(f"backup failed, tried again in {pause:g} s: {error}")
         await asyncio.sleep(pause)
