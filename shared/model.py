@@ -21,6 +21,20 @@ class Server:
     tls_fingerprint: str | None = None  # SHA-256 of the only certificate to accept, 64 hex digits
 
 
+INBOX = "INBOX"
+"""The folder of each IMAP mailbox into which mail is delivered (RFC 9051 section 5.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImapServer(Server):
+    """The address of a provider's IMAP server, with the folders whose mail is fetched."""
+
+    folders: tuple[str, ...] = (INBOX,)  # names as people write them, NFC; the hierarchy has the server's delimiter
+
+
+FetchProtocol = Literal["pop3", "imap"]
+
+
 @dataclass(frozen=True, slots=True)
 class Issuer:
     """The token endpoints of a provider (URLs) and the scope that mail needs. One of the last two may be missing."""
@@ -42,14 +56,17 @@ class OAuth:
 
 @dataclass(frozen=True, slots=True)
 class External:
-    """A mailbox at a provider (manual 4.1). Times in seconds or days as named."""
+    """A mailbox at a provider (manual 4.1), fetched by POP3 or by IMAP. Times in seconds or days as named.
+
+    :raises ValueError: ``pop3`` and ``imap`` are both given, or both missing.
+    """
 
     id: int
     address: str
     enabled: bool
     login: str
     password: bytes = field(repr=False)  # sealed by the vault; with oauth: a Grant (provider/credentials.py)
-    pop3: Server
+    pop3: Server | None  # None: mail is fetched by IMAP
     smtp: Server
     smtp_auth: bool
     smtp_connections: int  # limit of connections at the same time
@@ -64,6 +81,23 @@ class External:
     smtp_refused: int | None = field(default=None, compare=False)  # octets of the smallest mail refused as too large
     answer_notes: bool = False  # notify the sharers when one of them has answered a mail to everyone
     hold: bool = False  # its mail is on hold until the operator says that everybody is there
+    imap: ImapServer | None = None  # None: mail is fetched by POP3
+
+    def __post_init__(self) -> None:
+        if (self.pop3 is None) == (self.imap is None):
+            raise ValueError(f"{self.address}: mail is fetched by POP3 or by IMAP")
+
+    @property
+    def protocol(self) -> FetchProtocol:
+        """The protocol by which mail is fetched."""
+        return "pop3" if self.imap is None else "imap"
+
+    @property
+    def incoming(self) -> Server:
+        """The server from which mail is fetched, whatever its protocol."""
+        server = self.pop3 or self.imap
+        assert server is not None, "__post_init__ has checked that"
+        return server
 
     @property
     def max_octets(self) -> int | None:

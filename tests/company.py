@@ -27,6 +27,13 @@ def external(address: str = SUPPORT, **fields: Any) -> dict[str, Any]:
     return {"address": address, "password": "secret", "pop3": server, "smtp": server, "history": "all"} | fields
 
 
+def by_imap(server: Any, **fields: Any) -> dict[str, Any]:
+    """An external account that is fetched by IMAP, as in the accounts file. :param server: its field ``imap``."""
+    entry = external(imap=server, **fields)
+    del entry["pop3"]
+    return entry
+
+
 def local(name: str, external: str = SUPPORT, **fields: Any) -> dict[str, Any]:
     """A local account as in the accounts file; its password is ``secret``."""
     return {

@@ -180,7 +180,9 @@ class FetchSession:
             await self._count_refused(refused)
             return
         await self._count_refused(refused[:1])
-        raise ServerBusy(f"{host_port(self._account.pop3)}: the provider refuses every mail now: {refused[-1].reply}")
+        raise ServerBusy(
+            f"{host_port(self._account.incoming)}: the provider refuses every mail now: {refused[-1].reply}"
+        )
 
     async def _count_refused(self, refused: Sequence[RefusedRetr]) -> None:
         for item, reply, octets, header in refused:

@@ -133,7 +133,7 @@ def plan_digest(listed: bytes, account: External, limit: int, poll: Poll) -> byt
         repr(
             (
                 listed,
-                (account.pop3.host, account.pop3.port, account.login),
+                (account.incoming, account.login),
                 (account.history, account.delete_after_days, account.delete_history),
                 limit,
                 poll.first_contact_at,

@@ -79,7 +79,7 @@ class Polling:
             self._share.close()
         if self.complaints:
             raise ProtocolError(
-                "; ".join(f"{host_port(self._account.pop3)}: {text}" for text in dict.fromkeys(self.complaints))
+                "; ".join(f"{host_port(self._account.incoming)}: {text}" for text in dict.fromkeys(self.complaints))
             )
 
     async def _session(self) -> bool:
@@ -110,6 +110,8 @@ class Polling:
 
     async def _session_as(self, credential: Credential) -> bool:
         account = self._account
+        if account.pop3 is None:
+            raise ProtocolError(f"{host_port(account.incoming)}: mail is not fetched by IMAP yet")
         async with open_session(account.pop3, self._service.settings.allow_private_upstream) as client:
             await client.login(credential)
             self.login_delay = client.capabilities.login_delay or self.login_delay
@@ -212,7 +214,7 @@ class Polling:
             if self._poll.first_contact_at is None:
                 if account.history == "from_now" and not maildrop.complete and not self._was_incomplete_before:
                     raise ProtocolError(
-                        f"{host_port(account.pop3)}: the list of mails is incomplete, so the mails from before the "
+                        f"{host_port(account.incoming)}: the list of mails is incomplete, so the mails from before the "
                         "first contact are unknown"
                     )
                 keys = preexisting_keys(maildrop, await uidl_ledger.load_entries(connection, account.id))

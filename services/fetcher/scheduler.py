@@ -46,7 +46,7 @@ MEASURE_SECONDS = 15.0
 MAX_POLLS = 64
 """Limit of concurrent polls in one process."""
 MAX_POLLS_OF_SERVER = 48
-"""Limit of concurrent polls of one POP3 server in one process: a quarter of all places is left to the others."""
+"""Limit of concurrent polls of one server in one process: a quarter of all places is left to the others."""
 LARGE_MAILS = 2
 """Memory limit of one process for mails being read or committed: this many mails of the largest allowed size. One more
 may exceed the limit (``memory_budget``)."""
@@ -175,7 +175,7 @@ async def _claim_due(
 
 
 def _server(account: External) -> tuple[str, int]:
-    return account.pop3.host, account.pop3.port
+    return account.incoming.host, account.incoming.port
 
 
 async def _poll(service: Service, account: External, poll: Poll, polling: Polling) -> None:

@@ -23,7 +23,7 @@ from shared.errors import Permanent, Temporary
 from shared.model import Server
 from shared.settings import PrivateHosts
 
-MAIL_PORTS = frozenset({110, 995, 25, 465, 587, 2525})
+MAIL_PORTS = frozenset({110, 995, 143, 993, 25, 465, 587, 2525})
 """The ports on which public hosts may be reached."""
 
 ProgressCallback = Callable[[str, str], None]

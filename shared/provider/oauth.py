@@ -17,7 +17,7 @@ from typing import Any, ClassVar, cast
 from urllib.parse import urlencode
 
 from shared.errors import Permanent, Temporary
-from shared.model import Issuer
+from shared.model import FetchProtocol, Issuer
 from shared.net import http_client
 from shared.settings import PrivateHosts
 
@@ -59,6 +59,17 @@ ISSUERS = {
         "https://login.microsoftonline.com/common/oauth2/v2.0/authorize",
     ),
 }
+
+_IMAP_SCOPES = {
+    "microsoft": "offline_access https://outlook.office.com/IMAP.AccessAsUser.All https://outlook.office.com/SMTP.Send"
+}
+"""Scopes by issuer, where those for IMAP differ from those for POP3."""
+
+
+def known_issuer(name: str, protocol: FetchProtocol) -> Issuer:
+    """Return one of ``ISSUERS`` with the scope for the protocol by which mail is fetched."""
+    issuer = ISSUERS[name]
+    return replace(issuer, scope=_IMAP_SCOPES.get(name, issuer.scope)) if protocol == "imap" else issuer
 
 
 class IssuerUnavailable(Temporary):

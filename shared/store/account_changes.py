@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 
 from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.model import External, Local
+from shared.model import External, Local, Server
 from shared.store.accounts import load_externals, load_locals
 
 
@@ -36,19 +36,29 @@ async def lock_maildrops(connection: Connection, local_ids: Collection[int]) -> 
 
 # ---------------------------------------------------------------------------------------------- external accounts
 
+NO_POP3 = Server("imap.invalid", 995, "implicit")
+"""Stored as the POP3 server of an account that is fetched by IMAP: code before the revision ``external_imap`` reads no
+other column, and the name never resolves (RFC 6761), so that code reports an unknown host and sends no password."""
+
 
 async def save_external(connection: Connection, external: External) -> int:
     """Insert (id 0) or update an external account. :return: its id."""
+    pop3, imap = external.pop3 or NO_POP3, external.imap
     values = {
         "id": external.id,
         "address": external.address,
         "enabled": external.enabled,
         "login": external.login,
         "password": external.password,
-        "pop3_host": external.pop3.host,
-        "pop3_port": external.pop3.port,
-        "pop3_tls": external.pop3.tls,
-        "pop3_tls_fingerprint": external.pop3.tls_fingerprint,
+        "pop3_host": pop3.host,
+        "pop3_port": pop3.port,
+        "pop3_tls": pop3.tls,
+        "pop3_tls_fingerprint": pop3.tls_fingerprint,
+        "imap_host": imap and imap.host,
+        "imap_port": imap and imap.port,
+        "imap_tls": imap and imap.tls,
+        "imap_tls_fingerprint": imap and imap.tls_fingerprint,
+        "imap_folders": imap and list(imap.folders),
         "smtp_host": external.smtp.host,
         "smtp_port": external.smtp.port,
         "smtp_tls": external.smtp.tls,

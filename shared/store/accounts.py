@@ -17,26 +17,28 @@ from psycopg import AsyncCursor
 
 from shared.db.arrays import array_literal
 from shared.db.database import Connection, Row
-from shared.model import External, Issuer, Local, OAuth, Server
+from shared.model import External, ImapServer, Issuer, Local, OAuth, Server
 
 _EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
     smtp_host, smtp_port, smtp_tls, smtp_tls_fingerprint, smtp_auth, smtp_connections, poll_seconds, history,
     delete_after_days, delete_history, reply_to_author, aliases, oauth, smtp_size, smtp_refused,
-    answer_notes, hold from external_accounts"""
+    answer_notes, hold, imap_host, imap_port, imap_tls, imap_tls_fingerprint, imap_folders from external_accounts"""
 _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id,
     former_names, weak_password from local_accounts"""
 
 
 def _external(row: Row) -> External:
     external_id, address, enabled, login, password, *servers = row[:13]
-    auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused, notes, hold = row[13:]
+    auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused, notes, hold = row[13:26]
+    imap_host, imap_port, imap_tls, imap_fingerprint, folders = row[26:]
+    imap = None if imap_host is None else ImapServer(imap_host, imap_port, imap_tls, imap_fingerprint, tuple(folders))
     return External(
         external_id,
         address,
         enabled,
         login,
         bytes(password),
-        Server(*servers[:4]),
+        Server(*servers[:4]) if imap is None else None,
         Server(*servers[4:]),
         auth,
         connections,
@@ -51,6 +53,7 @@ def _external(row: Row) -> External:
         refused,
         notes,
         hold,
+        imap,
     )
 
 

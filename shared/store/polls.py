@@ -71,14 +71,14 @@ async def claim_due(
 
     :param owner: the process, a slash, and what is unique to this call, so that an earlier claim is never taken for
         this one.
-    :param full_servers: POP3 hosts and ports whose accounts are left out.
+    :param full_servers: hosts and ports whose accounts are left out.
     :return: the claimed accounts; seconds until the next other account is due or its lease expires, None without one.
     """
     left_out = ""
     if full_servers:
         left_out = """and external_id not in (
             select e.id from external_accounts e join unnest(%(hosts)s::text[], %(ports)s::int[]) as f (host, port)
-                on e.pop3_host = f.host and e.pop3_port = f.port)"""
+                on coalesce(e.imap_host, e.pop3_host) = f.host and coalesce(e.imap_port, e.pop3_port) = f.port)"""
     cursor = await connection.execute(
         f"""with due as materialized (
                select external_id from polls where active and greatest(next_poll_at, lease_expires) <= now() {left_out}

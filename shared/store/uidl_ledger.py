@@ -73,18 +73,26 @@ async def load_closed(connection: Connection, external_id: int, keys: Sequence[s
     return [LedgerEntry(*row) for row in await cursor.fetchall()]
 
 
+_DETACH = """update uidl_ledger set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),
+    before = case state when 'vanished' then before when 'deleting' then 'fetched' else state end"""
+
+
 async def detach_uidls(connection: Connection, rows: Sequence[LedgerEntry]) -> None:
     """Detach rows whose UIDLs name other mails by now: the account points at another maildrop, or its UIDLs are
     positions in a list.
 
     A blank is added to the keys, which no UIDL contains; the bytes stay known, for mail that is still there.
     """
-    await connection.execute(
-        """update uidl_ledger set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),
-                  before = case state when 'vanished' then before when 'deleting' then 'fetched' else state end
-           where id = any(%s) and state <> 'closed'""",
-        ([row.id for row in rows],),
-    )
+    await connection.execute(f"{_DETACH} where id = any(%s) and state <> 'closed'", ([row.id for row in rows],))
+
+
+async def detach_all_uidls(connection: Connection, external_id: int) -> None:
+    """Detach all rows of an account whose mails have keys of another protocol from now on, as ``detach_uidls``.
+
+    So no key of POP3 is taken for one of IMAP, and an interrupted deletion does not count as done because its key is
+    not listed any more.
+    """
+    await connection.execute(f"{_DETACH} where external_id = %s and state <> 'closed'", (external_id,))
 
 
 async def record_vanished(connection: Connection, rows: Sequence[LedgerEntry]) -> None:

@@ -204,6 +204,46 @@ def test_old_mail_waits_until_everybody_is_said_to_be_here(page: Page, system: S
     until(lambda: system.who_has("old one", people) == people == system.who_has("old two", people))
 
 
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+def test_the_dialog_shows_one_protocol_and_the_usual_port(chromium: Browser, system: System, script: bool) -> None:
+    context = chromium.new_context(java_script_enabled=script)
+    page = context.new_page()
+    page.goto(system.instance.urls()["console"])
+    sign_in(page, system)
+    page.goto(f"{system.instance.urls()['console']}/external/new")
+    # given the dialog, which asks for a POP3 server
+    pop3, imap, folders = (page.get_by_label(name) for name in ("POP3 server", "IMAP server", "Folders"))
+    port, security = page.get_by_label("IMAP port"), page.get_by_label("IMAP security")
+    expect(pop3).to_be_visible()
+    expect(imap).to_be_hidden()
+    # when IMAP is chosen, then it asks for an IMAP server and its folders
+    page.get_by_label("Fetch by").select_option("IMAP")
+    expect(pop3).to_be_hidden()
+    expect(imap).to_be_visible()
+    expect(folders).to_have_value("INBOX")
+    expect(port).to_have_value("993")
+    # and the port follows the encryption: at once, or when the form is sent
+    security.select_option("None")
+    if script:
+        expect(port).to_have_value("143")
+        port.fill("1143")
+        security.select_option("STARTTLS")
+        expect(port).to_have_value("1143")
+        port.fill("143")
+        security.select_option("SSL/TLS")
+        expect(port).to_have_value("993")
+    else:
+        page.get_by_label("Email address").fill("support@company.com")
+        page.get_by_label("SMTP server").fill("127.0.0.1")
+        page.get_by_role("radio", name="They stay there").check()
+        page.get_by_role("button", name="Add", exact=True).click()
+        # then what is wrong is beside the field of this protocol
+        expect(page.locator("[id='imap.host-error']")).to_have_text("Fill this in.")
+        expect(pop3).to_be_hidden()
+        expect(port).to_have_value("143")
+    context.close()
+
+
 def _search(page: Page, words: str) -> bool:
     page.get_by_role("searchbox").fill(words)
     with page.expect_navigation():

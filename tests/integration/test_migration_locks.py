@@ -20,10 +20,11 @@ from shared.db.migrations import revisions
 from shared.db.migrations.migrate import migrate
 from shared.errors import Permanent, Temporary
 
-SECOND = """from shared.db.migrations.sql_file import upgrade_with
+LATEST = revisions.known_revisions()[-1]
+SECOND = f"""from shared.db.migrations.sql_file import upgrade_with
 
 revision = "second"
-down_revision = "initial"
+down_revision = "{LATEST}"
 
 upgrade = upgrade_with(__file__)
 """
@@ -190,7 +191,7 @@ def test_rows_are_changed_in_batches_which_are_committed_one_by_one(shoes: str) 
 
 def test_revisions_before_one_that_fails_stay_applied(upgraded: str) -> None:
     (revisions.FOLDER / "versions" / "third.py").write_text(
-        SECOND.replace('"second"', '"third"').replace('"initial"', '"second"')
+        SECOND.replace('"second"', '"third"').replace(f'"{LATEST}"', '"second"')
     )
     (revisions.FOLDER / "versions" / "third.sql").write_text(
         "alter table local_accounts add column lace int; select 1 / 0;\n"

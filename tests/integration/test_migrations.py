@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -16,21 +17,27 @@ from deploy.machine import backups
 from deploy.machine.instance import Instance, with_free_ports
 from deploy.machine.postgres import Postgres
 from services.admin.cli.app import app
+from shared.db.database import Database
 from shared.db.migrations import revisions
 from shared.db.migrations.migrate import migrate, pending
 from shared.errors import Permanent, Temporary
+from shared.model import External, ImapServer, Server
 from shared.provider.vault import new_key
 from shared.settings import Settings
+from shared.store import account_changes, accounts
+from tests import servers
 
-SECOND = """from shared.db.migrations.sql_file import upgrade_with
+LATEST = revisions.known_revisions()[-1]
+SECOND = f"""from shared.db.migrations.sql_file import upgrade_with
 
 revision = "second"
-down_revision = "initial"
+down_revision = "{LATEST}"
 
 upgrade = upgrade_with(__file__)
 """
 REFUSAL = (
-    "the database is at revision 0017, which this version does not know (it knows: initial): it was made before the "
+    "the database is at revision 0017, which this version does not know "
+    f"(it knows: {', '.join(revisions.known_revisions())}): it was made before the "
     "first release; run 'mailgroup export' with the version that made it, then start with a new data folder or an "
     "empty database and apply the exported accounts"
 )
@@ -70,7 +77,7 @@ def revision_of(url: str) -> str:
 def test_several_that_migrate_at_once_apply_each_revision_once(empty: str) -> None:
     # given a database without tables
     due = pending(empty)
-    assert due == ["initial"]
+    assert due == revisions.known_revisions()
     # when four processes start together
     with ThreadPoolExecutor(4) as pool:
         applied = list(pool.map(migrate, [empty] * 4))
@@ -94,7 +101,7 @@ def test_a_second_revision_is_applied_on_top_of_the_first(
     )
     monkeypatch.setattr(revisions, "FOLDER", folder)
     # then it applies that one alone
-    assert revisions.known_revisions() == ["initial", "second"]
+    assert revisions.known_revisions()[-2:] == [LATEST, "second"]
     assert pending(empty) == ["second"]
     assert migrate(empty) == ["second"]
     assert pending(empty) == migrate(empty) == []
@@ -118,7 +125,7 @@ def test_a_second_revision_that_fails_leaves_the_database_as_it_was(
     with pytest.raises(Permanent, match="division by zero"):
         migrate(empty)
 
-    assert revision_of(empty) == "initial"
+    assert revision_of(empty) == LATEST
     with psycopg.connect(empty) as connection:
         assert connection.execute("select to_regclass('seconds')").fetchone() == (None,)
 
@@ -141,7 +148,7 @@ def test_a_database_newer_than_the_code_is_left_alone(empty: str) -> None:
 
 
 CONTRACTION = SECOND + '\ncontracts = "0.2.0"\n'
-THIRD = CONTRACTION.replace('"second"', '"third"').replace('"initial"', '"second"')
+THIRD = CONTRACTION.replace('"second"', '"third"').replace(f'"{LATEST}"', '"second"')
 
 
 def test_a_contracting_revision_refuses_code_before_the_version_it_names(
@@ -157,7 +164,7 @@ def test_a_contracting_revision_refuses_code_before_the_version_it_names(
         (folder / "versions" / "second.sql").write_text("alter table local_accounts add column shoe int;\n")
     (third / "versions" / "third.py").write_text(THIRD)
     (third / "versions" / "third.sql").write_text("alter table local_accounts drop column user_name;\n")
-    monkeypatch.setitem(revisions.RELEASED, "0.1.0", "initial")
+    monkeypatch.setitem(revisions.RELEASED, "0.1.0", LATEST)
     monkeypatch.setitem(revisions.RELEASED, "0.2.0", "second")
 
     def usable_by(folder: Path) -> bool:
@@ -183,7 +190,7 @@ def test_a_contracting_revision_refuses_code_before_the_version_it_names(
 
 def test_revisions_that_are_no_chain_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(revisions.FOLDER, tmp_path / "new")
-    (tmp_path / "new" / "versions" / "stray.py").write_text(SECOND.replace('"initial"', '"nowhere"'))
+    (tmp_path / "new" / "versions" / "stray.py").write_text(SECOND.replace(f'"{LATEST}"', '"nowhere"'))
     monkeypatch.setattr(revisions, "FOLDER", tmp_path / "new")
     with pytest.raises(Permanent, match="no revision nowhere"):
         revisions.known_revisions()
@@ -200,7 +207,7 @@ def test_the_command_leaves_a_schema_that_only_grew_as_it_is(empty: str, tmp_pat
         return CliRunner(env=where).invoke(app, ["migrate", *words])
 
     done = run(empty)
-    assert done.exit_code == 0 and "applied: initial" in done.stdout
+    assert done.exit_code == 0 and f"applied: {', '.join(revisions.known_revisions())}" in " ".join(done.stdout.split())
     set_revision(empty, "later")
     done = run(empty)
     assert done.exit_code == 0 and "works with the schema of the database; nothing to do" in done.stdout
@@ -244,3 +251,76 @@ def test_restore_refuses_a_backup_at_an_unknown_revision(old: str, empty: str, t
     assert done.exit_code == 1
     assert REFUSAL in " ".join(done.stderr.split())
     assert revision_of(empty) == "0017"
+
+
+# ------------------------------------------------------------------------------------------------ external_imap
+
+
+def test_code_from_before_imap_works_on_beside_accounts_fetched_by_it(
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a database of the version before with an account
+    (tmp_path / "old" / "versions").mkdir(parents=True)
+    for file in revisions.FOLDER.rglob("*.*"):
+        if file.parent == revisions.FOLDER or file.stem == "initial":
+            shutil.copy(file, tmp_path / "old" / file.relative_to(revisions.FOLDER))
+    monkeypatch.setattr(revisions, "FOLDER", tmp_path / "old")
+    migrate(empty)
+    add = """insert into external_accounts (address, login, password, pop3_host, pop3_port, pop3_tls, smtp_host,
+             smtp_port, smtp_tls, smtp_auth, smtp_connections, poll_seconds, history, delete_history, reply_to_author)
+             values (%s, 'x', '', 'pop3.company.com', 995, 'implicit', 'h', 25, 'none', true, 1, 60, 'all', false, true)
+             returning id"""
+    with psycopg.connect(empty) as connection:
+        connection.execute(add, ("first@company.com",))
+    # when this version migrates it, and fetches that account by IMAP
+    monkeypatch.undo()
+    assert migrate(empty)[0] == "external_imap"
+    imap = ImapServer("imap.company.com", 993, "implicit", folders=("INBOX", "Junk"))
+
+    async def by_imap(database: Database) -> External:
+        async with database.transaction() as connection:
+            [account] = await accounts.load_externals(connection)
+            assert account.pop3 == Server("pop3.company.com", 995, "implicit")
+            await account_changes.save_external(connection, replace(account, pop3=None, imap=imap))
+            [account] = await accounts.load_externals(connection)
+        return account
+
+    async def changed() -> External:
+        async with servers.opened(empty) as database:
+            return await by_imap(database)
+
+    assert asyncio.run(changed()).imap == imap
+    # then code of the version before adds accounts, changes other fields, and reads a host that never resolves
+    with psycopg.connect(empty) as connection:
+        connection.execute(add, ("second@company.com",))
+        connection.execute("update external_accounts set enabled = false")
+        found = connection.execute("select pop3_host, imap_host from external_accounts order by address").fetchall()
+    assert found == [("imap.invalid", "imap.company.com"), ("pop3.company.com", None)]
+    # and an account that it gives a POP3 server is fetched by POP3
+    with psycopg.connect(empty) as connection:
+        connection.execute("update external_accounts set pop3_host = 'pop.example' where imap_host is not null")
+        left = connection.execute("select * from external_accounts where num_nonnulls(imap_host, imap_folders) > 0")
+        assert left.fetchall() == []
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "imap_host = 'h'",
+        "imap_host = 'h', imap_port = 993, imap_tls = 'implicit', imap_folders = '{INBOX}'",
+        "pop3_host = 'imap.invalid', imap_host = 'h', imap_port = 993, imap_tls = 'implicit', imap_folders = '{}'",
+        "imap_folders = '{INBOX}'",
+    ],
+    ids=["a part", "both", "no folder", "no host"],
+)
+def test_an_account_with_half_a_server_or_two_is_not_inserted(empty: str, columns: str) -> None:
+    migrate(empty)
+    given = dict(part.split(" = ") for part in columns.split(", "))
+    values = {"pop3_host": "'p'"} | given
+    with psycopg.connect(empty) as connection, pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute(
+            f"""insert into external_accounts (address, login, password, pop3_port, pop3_tls, smtp_host, smtp_port,
+                smtp_tls, smtp_auth, smtp_connections, poll_seconds, history, delete_history, reply_to_author,
+                {", ".join(values)}) values ('a@b.c', 'x', '', 995, 'implicit', 'h', 25, 'none', true, 1, 60, 'all',
+                false, true, {", ".join(values.values())})""".encode()
+        )

@@ -25,10 +25,11 @@ from shared.store.inbound import RoutingResult
 from tests.company import COMPANY, SUPPORT, apply, arrive
 from tests.polling import until
 
-SECOND = """from shared.db.migrations.sql_file import upgrade_with
+LATEST = revisions.known_revisions()[-1]
+SECOND = f"""from shared.db.migrations.sql_file import upgrade_with
 
 revision = "second"
-down_revision = "initial"
+down_revision = "{LATEST}"
 
 upgrade = upgrade_with(__file__)
 """

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 
+from services.admin.accounts.apply import is_other_maildrop
 from services.admin.accounts.change_lines import describe_change
 from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import check, read_file
 from services.admin.accounts.plan import AccountsPlan, build_local, expected_accounts, plan_changes
-from shared.model import External, Issuer, Local, OAuth, Server
+from shared.model import External, ImapServer, Issuer, Local, OAuth, Server
 from tests.company import COMPANY, HASH, SALES, SUPPORT, external, local
 
 SERVER = Server("127.0.0.1", 1, "none")
+IMAP = ImapServer("h", 993, "implicit", folders=("INBOX", "Aufträge"))
 
 
 def stored_external(address: str) -> External:
@@ -204,7 +206,7 @@ OTHERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("old", [stored_external(SUPPORT), stored_local("Alex")], ids=["external", "local"])
 def test_each_field_that_changes_has_a_label_for_people(old: External | Local) -> None:
-    for name in (each.name for each in fields(old) if each.compare and each.name != "id"):
+    for name in (each.name for each in fields(old) if each.compare and each.name not in ("id", "imap")):
         # given an account of which one field has another value
         new = replace(old, **{name: OTHERS[name]})
         line = describe_change(old, new, "sales@company.com", ("none", "jim@local.com"))
@@ -212,6 +214,43 @@ def test_each_field_that_changes_has_a_label_for_people(old: External | Local) -
         # then the page shows a label instead of the field's name, and the command both
         assert line.on_page != str(line) and f"changed {change.name}" not in line.on_page
         assert name == "former_names" or f" ({change.name})" in line.in_command
+
+
+def test_a_change_of_the_protocol_names_both_servers_and_the_folders() -> None:
+    old = stored_external(SUPPORT)
+    line = describe_change(old, replace(old, pop3=None, imap=IMAP))
+    changed = f"external account {SUPPORT}: changed "
+    assert str(line) == f"{changed}pop3 127.0.0.1:1/none -> none, imap none -> h:993/implicit (INBOX, Aufträge)"
+    assert line.on_page == (
+        f"{changed}POP3 server: 127.0.0.1:1/none -> none; IMAP server: none -> h:993/implicit (INBOX, Aufträge)"
+    )
+
+
+def test_an_account_has_one_server_to_fetch_from() -> None:
+    old = stored_external(SUPPORT)
+    assert (old.protocol, old.incoming) == ("pop3", SERVER)
+    new = replace(old, pop3=None, imap=IMAP)
+    assert (new.protocol, new.incoming) == ("imap", IMAP)
+    for wrong in (None, IMAP):
+        with pytest.raises(ValueError, match="by POP3 or by IMAP"):
+            replace(old, pop3=None if wrong is None else SERVER, imap=wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        ({"poll_seconds": 1}, False),
+        ({"pop3": Server("127.0.0.1", 995, "implicit")}, False),
+        ({"pop3": Server("other.example", 1, "none")}, True),
+        ({"login": "y"}, True),
+        ({"pop3": None, "imap": ImapServer("imap.example", 993, "implicit")}, False),
+        ({"pop3": None, "imap": ImapServer("imap.example", 993, "implicit"), "login": "y"}, True),
+    ],
+    ids=["interval", "port", "host", "login", "protocol", "protocol and login"],
+)
+def test_another_protocol_alone_is_no_other_maildrop(change: dict[str, Any], other: bool) -> None:
+    old = stored_external(SUPPORT)
+    assert is_other_maildrop(old, replace(old, **change)) is other
 
 
 def test_what_the_system_learns_by_itself_is_no_change() -> None:

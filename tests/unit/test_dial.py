@@ -67,6 +67,8 @@ def test_public_addresses_are_not_private(address: str) -> None:
     ("port", "address", "allow_private", "word"),
     [
         (995, "8.8.8.8", False, None),
+        (993, "8.8.8.8", False, None),
+        (143, "8.8.8.8", False, None),
         (2525, "8.8.8.8", True, None),
         (6379, "8.8.8.8", True, "port 6379 is not allowed"),
         (6379, "10.0.0.1", True, None),

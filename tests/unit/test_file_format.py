@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from services.admin.accounts.errors import AccountsError
-from services.admin.accounts.file_format import ExternalFields, LocalFields, SmtpFields, check, read_file
-from tests.company import COMPANY, SUPPORT, external, local
+from services.admin.accounts.file_format import ExternalFields, ImapFields, LocalFields, SmtpFields, check, read_file
+from tests.company import COMPANY, SUPPORT, by_imap, external, local
 
 
 def complaints(document: Any) -> str:
@@ -26,17 +26,38 @@ def test_the_manuals_company_is_accepted() -> None:
     assert [account.address for account in accounts.external_accounts] == [SUPPORT, "sales@company.com"]
 
 
-@pytest.mark.parametrize(("tls", "pop3", "smtp"), [("none", 110, 25), ("starttls", 110, 587), ("implicit", 995, 465)])
-def test_ports_default_to_those_of_the_tls_mode(tls: str, pop3: int, smtp: int) -> None:
+@pytest.mark.parametrize(
+    ("tls", "pop3", "imap", "smtp"),
+    [("none", 110, 143, 25), ("starttls", 110, 143, 587), ("implicit", 995, 993, 465)],
+)
+def test_ports_default_to_those_of_the_tls_mode(tls: str, pop3: int, imap: int, smtp: int) -> None:
     server = {"host": "mail.company.com", "tls": tls}
-    [account] = check({"external_accounts": [external(pop3=server, smtp=server)]}, "x").external_accounts
-    assert (account.pop3.port, account.smtp.port) == (pop3, smtp)
+    accounts = [external(pop3=server, smtp=server), by_imap(server, smtp=server)]
+    by_pop3, by_the_other = check({"external_accounts": accounts}, "x").external_accounts
+    assert (by_pop3.incoming.port, by_the_other.incoming.port) == (pop3, imap)
+    assert by_pop3.smtp.port == by_the_other.smtp.port == smtp
 
 
 def test_tls_defaults_to_implicit_and_login_to_the_address() -> None:
     server = {"host": "mail.company.com"}
     [account] = check({"external_accounts": [external(pop3=server, smtp=server)]}, "x").external_accounts
-    assert (account.pop3.tls, account.login, account.smtp.auth) == ("implicit", SUPPORT, True)
+    assert (account.incoming.tls, account.login, account.smtp.auth) == ("implicit", SUPPORT, True)
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        (None, ["INBOX"]),
+        (["INBOX"], ["INBOX"]),
+        (["inbox", "Support & Verkauf", "Aufträge/Größe", "日本語", "50 %*"], None),
+        (["Gro\u0308ße"], ["Größe"]),  # NFC, as RFC 9051 wants it
+    ],
+)
+def test_folders_are_named_as_people_write_them(given: list[str] | None, stored: list[str] | None) -> None:
+    server: dict[str, Any] = {"host": "imap.company.com"} | ({"folders": given} if given else {})
+    [account] = check({"external_accounts": [by_imap(server)]}, "x").external_accounts
+    assert account.imap is not None and account.pop3 is None and account.protocol == "imap"
+    assert account.imap.folders == (stored or ["INBOX", *(given or [])[1:]])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +93,40 @@ def test_tls_defaults_to_implicit_and_login_to_the_address() -> None:
         ({"external_accounts": [external(enabled="yes")]}, ["enabled", "'yes'", "true or false"]),
         ({"external_accounts": [external("support")]}, ["address", "'support'", "name@domain"]),
         ({"external_accounts": [external("a" * 200 + "@b.c")]}, ["at most 200 octets"]),
-        ({"external_accounts": [{"address": SUPPORT}]}, ["pop3", "is missing"]),
+        (
+            {"external_accounts": [{"address": SUPPORT}]},
+            ["pop3: is missing, and imap, too: one of them names the server", "smtp: is missing"],
+        ),
+        (
+            {"external_accounts": [external(imap={"host": "h"})]},
+            [f"external account {SUPPORT}: pop3: imap is given, too; mail is fetched from one of them"],
+        ),
+        ({"external_accounts": [by_imap({"host": "h", "auth": True})]}, ["imap.auth: there is no such field"]),
+        ({"external_accounts": [by_imap({"folders": ["INBOX"]})]}, ["imap.host: is missing"]),
+        ({"external_accounts": [by_imap(None)]}, ["pop3: is missing, and imap, too"]),
+        ({"external_accounts": [by_imap({"host": "h", "tls": "ssl"})]}, ["imap.tls: 'ssl' is not one of none"]),
+        (
+            {"external_accounts": [by_imap({"host": "h", "folders": "INBOX"})]},
+            ["imap.folders: 'INBOX' is not a list, for example [one, two]"],
+        ),
+        ({"external_accounts": [by_imap({"host": "h", "folders": []})]}, ["imap.folders: from 1 to 20 folders"]),
+        (
+            {"external_accounts": [by_imap({"host": "h", "folders": [f"f{n}" for n in range(21)]})]},
+            ["imap.folders: from 1 to 20 folders are allowed"],
+        ),
+        (
+            {"external_accounts": [by_imap({"host": "h", "folders": ["Inbox", "Junk", "INBOX"]})]},
+            ["imap.folders: 'INBOX' is named twice"],
+        ),
+        (
+            {"external_accounts": [by_imap({"host": "h", "folders": ["INBOX", " ", "a\r\nb", "x" * 201]})]},
+            [
+                "imap.folders[1]: ' ': a folder is named by at least one visible character",
+                "imap.folders[2]: 'a\\r\\nb': a folder is named",
+                "imap.folders[3]: ",
+                "is longer than 200 characters",
+            ],
+        ),
         ({"local_accounts": [{"address": "a@b.c", "user_name": "A"}]}, ["external", "is missing"]),
         ({"local_accounts": [local("Alex", user_name="  ")]}, ["user_name", "visible letter"]),
         ({"local_accounts": [local("Alex", user_name="A\r\nBcc: x")]}, ["user_name", "control characters"]),
@@ -96,7 +150,11 @@ def test_every_mistake_is_named_at_once() -> None:
 @pytest.mark.parametrize("value", [None, True, 7, 1.5, "x", "", [], [1], {}, {"a": 1}], ids=repr)
 def test_no_wrong_type_is_told_in_the_words_of_a_library(value: Any) -> None:
     entry = dict.fromkeys(ExternalFields.model_fields, value)
-    inside = external(pop3=dict.fromkeys(SmtpFields.model_fields, value), oauth={"issuer": value})
+    inside = external(
+        pop3=dict.fromkeys(SmtpFields.model_fields, value),
+        imap=dict.fromkeys(ImapFields.model_fields, value),
+        oauth={"issuer": value},
+    )
     person = dict.fromkeys(LocalFields.model_fields, value)
     for document in ({"external_accounts": [entry, inside], "local_accounts": [person]}, {"local_accounts": [value]}):
         said = complaints(document)

@@ -15,7 +15,7 @@ from shared.model import Issuer
 from shared.net import http_client
 from shared.net.dial import Unreachable
 from shared.provider import oauth
-from shared.provider.oauth import ISSUERS, Client, DeviceCode, IssuerUnavailable, Tokens, Unauthorized
+from shared.provider.oauth import ISSUERS, Client, DeviceCode, IssuerUnavailable, Tokens, Unauthorized, known_issuer
 from tests.token_server import TokenServer, device_code, token_server
 
 
@@ -179,6 +179,13 @@ async def test_a_code_from_the_browser_is_exchanged_for_tokens(server: TokenServ
     assert tokens.refresh == "again"
     _, fields = server.requests[0]
     assert (fields["code"], fields["code_verifier"]) == ("brought", request.verifier)
+
+
+def test_microsoft_gives_access_to_the_protocol_that_is_used() -> None:
+    assert known_issuer("microsoft", "pop3") == ISSUERS["microsoft"]
+    scope = known_issuer("microsoft", "imap").scope
+    assert "IMAP.AccessAsUser.All" in scope and "POP." not in scope and "SMTP.Send" in scope
+    assert known_issuer("google", "imap") == known_issuer("google", "pop3")
 
 
 @pytest.mark.parametrize(("url", "failure"), [("/?code=x", Permanent), ("/?state=other&code=x", Permanent)])

@@ -75,7 +75,7 @@ def test_a_text_that_is_no_form_is_none(text: str) -> None:
     assert TypedForm.from_text(text) is None
 
 
-@pytest.mark.parametrize("name", ["version", "found", "kept"])
+@pytest.mark.parametrize("name", ["version", "found", "kept", "pop3.shown_tls", "imap.shown_tls", "smtp.shown_tls"])
 def test_a_form_whose_hidden_state_is_another_is_filled(name: str) -> None:
     page = f'<form action="/a"><input type="hidden" name="{name}" value=""><input name="x" value=""></form>'
     assert '<input name="x" value="typed">' in refill(page, TypedForm.of("/a", [(name, "7"), ("x", "typed")]))

@@ -19,6 +19,8 @@ NOT_RUN = {
     "docs/day-2.md: mailgroup restore /backup/monday --data /srv/drill": "it starts a second system for a minute",
     "docs/manual.md: mailgroup external add support@company.com pop3.host=pop3.company.com "
     "smtp.host=smtp.company.com history=from_now password=-": "it needs the provider: tests/e2e/test_examples.py",
+    "docs/manual.md: mailgroup external set support@company.com imap.host=imap.company.com password=-": "it needs the "
+    "provider: tests/integration/test_imap_accounts.py",
     "docs/service.md: ./mailgroup install-service": "it needs systemd: tests/unit/test_installing.py",
     "docs/service.md: git pull": "`upgrade` needs systemd: tests/unit/test_installing.py",
     "docs/service.md: systemctl stop mailgroup": "it needs systemd",

@@ -32,11 +32,11 @@ from shared.errors import Permanent
 from shared.mime.display_names import normalise
 from shared.model import External, Issuer, Local, OAuth
 from shared.provider.credentials import Grant
-from shared.provider.oauth import ISSUERS
+from shared.provider.oauth import known_issuer
 from shared.provider.vault import Vault
-from shared.store import account_changes, accounts, inbound, maildrops, polls, relay_status
+from shared.store import account_changes, accounts, inbound, maildrops, polls, relay_status, uidl_ledger
 
-_FETCHING = ("enabled", "login", "password", "oauth", "pop3", "history", "delete_after_days", "delete_history")
+_FETCHING = ("enabled", "login", "password", "oauth", "pop3", "imap", "history", "delete_after_days", "delete_history")
 """Fields that decide what is fetched from the provider and deleted there."""
 FILE_SECONDS = 600.0
 """Limit of the transaction in which the console applies a file: seconds; ten thousand accounts take minutes."""
@@ -163,7 +163,9 @@ class _Execution:
             self.started.append(new)
         # The change may have corrected the login or the server: try both directions now.
         await polls.poll_now(self._connection, new.id)
-        if before is not None and (before.pop3.host, before.login) != (new.pop3.host, new.login):
+        if before is not None and before.protocol != new.protocol:
+            await uidl_ledger.detach_all_uidls(self._connection, new.id)
+        if before is not None and is_other_maildrop(before, new):
             await polls.forget_maildrop(self._connection, new.id)
         await relay_status.unpause(self._connection, new.id)
         self.result.changes.append(describe_change(old, new))
@@ -197,6 +199,17 @@ class _Execution:
         self.result.changes.append(ChangeLine(words))
 
 
+def is_other_maildrop(old: External, new: External) -> bool:
+    """Return whether a changed account points at another maildrop, so that the first contact is repeated. Pure.
+
+    With another host or login it does. With another protocol and the same login it is the same maildrop, on a host of
+    another name as a rule: its mails have other keys then, as after a renumbering, and the fetcher knows them by their
+    bytes, or by their age. If the first contact were repeated, mail that came since the last poll would be history, and
+    ``from_now`` would never deliver it.
+    """
+    return old.login != new.login or (old.protocol == new.protocol and old.incoming.host != new.incoming.host)
+
+
 async def check_conflicts(connection: Connection, kind: Kind, address: str) -> None:
     """Check all accounts after one was changed without ``apply``. :raises AccountsError: together they break a rule."""
     externals, people = await accounts.load_externals(connection), await accounts.load_locals(connection)
@@ -222,7 +235,7 @@ def _oauth(wanted: ExternalFields) -> OAuth | None:
         return None
     given = wanted.oauth.issuer
     if isinstance(given, str):
-        return OAuth(given, ISSUERS[given], wanted.oauth.client_id)
+        return OAuth(given, known_issuer(given, wanted.protocol), wanted.oauth.client_id)
     issuer = Issuer(given.token_url, given.scope, given.device_url, given.authorize_url)
     return OAuth("", issuer, wanted.oauth.client_id)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 
 from services.admin.accounts import labels
 from services.admin.accounts.errors import Kind
-from shared.model import External, Local, OAuth, Server
+from shared.model import External, ImapServer, Local, OAuth, Server
 from shared.net.http_client import place_of
 
 _OF_NO_FILE = ("former_names",)
@@ -99,7 +99,8 @@ _NAMES = {
 def _shown(value: object) -> str:
     if isinstance(value, Server):
         pinned = f" (certificate {value.tls_fingerprint[:8]}…)" if value.tls_fingerprint else ""
-        return f"{value.host}:{value.port}/{value.tls}{pinned}"
+        folders = f" ({', '.join(value.folders)})" if isinstance(value, ImapServer) else ""
+        return f"{value.host}:{value.port}/{value.tls}{pinned}{folders}"
     if isinstance(value, OAuth):
         return f"{value.name or place_of(value.issuer.token_url)} (client {value.client_id})"
     if isinstance(value, tuple):

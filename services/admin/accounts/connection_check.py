@@ -35,7 +35,7 @@ class CheckStep:
     text: str  # the result, or the error and what to change
     seconds: float = 0.0  # duration
     mails: int | None = None  # the number of mails at the provider, of the step that counts them
-    server: str = ""  # of a refused certificate: pop3 or smtp
+    server: str = ""  # of a refused certificate: pop3, imap or smtp
     certificate: ShownCertificate | None = None  # the refused one
 
     def fields(self) -> dict[str, Any]:
@@ -60,7 +60,9 @@ async def check_connection(system: AdminContext, external: External, undecided: 
     except (Temporary, Permanent, ValueError) as error:
         return [CheckStep("access token" if external.oauth else "password", False, str(error))]
     allow = system.settings.allow_private_upstream
-    fetching = _Checklist("POP3", external.pop3, allow, _order(external.pop3, "logged in", "counted", "stable"))
+    incoming = external.incoming
+    steps = _order(incoming, "logged in", "counted", "stable")
+    fetching = _Checklist(external.protocol.upper(), incoming, allow, steps)
     login = ("logged in",) if external.smtp_auth else ()
     relaying = _Checklist("SMTP", external.smtp, allow, _order(external.smtp, *login, "accepted"))
     await asyncio.gather(
@@ -162,6 +164,8 @@ _NO_CERTIFICATE = "0" * 64
 
 
 async def _show_pop3(system: AdminContext, external: External) -> None:
+    if external.pop3 is None:
+        return
     async with _session(system, replace(external, pop3=replace(external.pop3, tls_fingerprint=_NO_CERTIFICATE))):
         return
 
@@ -203,6 +207,8 @@ async def _try_pop3(
 def _session(
     system: AdminContext, external: External, progress: ProgressCallback = no_progress
 ) -> AbstractAsyncContextManager[Pop3Client]:
+    if external.pop3 is None:
+        raise Permanent(f"{host_port(external.incoming)}: mail is not fetched by IMAP yet")
     return open_session(
         external.pop3,
         system.settings.allow_private_upstream,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,14 +80,23 @@ async def prepare(
     if str(fields.get("address", address)).casefold() != address.casefold():
         words = "an account keeps its address; add another account, and remove this one"
         raise AccountsError([AccountProblem(words, kind, address=address, field=("address",))])
+    _replace_protocol(old, fields)
     entry = export.merge(old, fields)
     if new:
         return check_new_entry(kind, entry, folder)
-    for server in ("pop3", "smtp"):
+    for server in ("pop3", "imap", "smtp"):
         given = fields.get(server)
         if isinstance(given, dict) and "tls" in given and "port" not in given:
             entry[server].pop("port", None)  # the port follows the mode unless it is given
     return check_entry(kind, entry, folder)
+
+
+def _replace_protocol(old: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    """Take the server of the one protocol out of the stored entry if a server of the other one is given: so one command
+    changes the protocol."""
+    for given, replaced in (("imap", "pop3"), ("pop3", "imap")):
+        if fields.get(given) and replaced not in fields:
+            old.pop(replaced, None)
 
 
 async def add_name(connection: Connection, address: str, name: str) -> AccountsFile:

@@ -31,15 +31,17 @@ async def build_document(connection: Connection) -> dict[str, Any]:
 
 def external_fields(account: External) -> dict[str, Any]:
     """Return an external account as in the accounts file, without its password."""
-    servers = {
+    servers: dict[str, dict[str, Any]] = {
         kind: {
             "host": server.host,
             "port": server.port,
             "tls": server.tls,
             **({"tls_fingerprint": server.tls_fingerprint} if server.tls_fingerprint else {}),
         }
-        for kind, server in (("pop3", account.pop3), ("smtp", account.smtp))
+        for kind, server in ((account.protocol, account.incoming), ("smtp", account.smtp))
     }
+    if account.imap is not None:
+        servers["imap"]["folders"] = list(account.imap.folders)
     servers["smtp"] |= {"auth": account.smtp_auth, "connections": account.smtp_connections}
     return {
         "address": account.address,

@@ -57,7 +57,7 @@ def _words(
         names = list(_properties(rules, schema))
         return f"is made of the fields {', '.join(names)}", ""
     if kind == "value_error":
-        return message.removeprefix("Value error, "), show_value(given)
+        return message.removeprefix("Value error, "), "" if given is None else show_value(given)
     return _allowed(kind, given, [*_alternatives(rules, schema)]), show_value(given)
 
 

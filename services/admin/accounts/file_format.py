@@ -6,25 +6,41 @@ This module checks all that needs no database; ``services.admin.accounts.plan`` 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.field_problems import find_problems, find_unknown_name, show_value
 from services.admin.accounts.yaml_text import MAX_OCTETS, find_places, load_yaml
 from shared.errors import Permanent
 from shared.mime.display_names import normalise
+from shared.model import INBOX, FetchProtocol
 from shared.net.http_client import server_of
 
 PORTS = {
     "pop3": {"none": 110, "starttls": 110, "implicit": 995},
+    "imap": {"none": 143, "starttls": 143, "implicit": 993},
     "smtp": {"none": 25, "starttls": 587, "implicit": 465},
 }
+MAX_FOLDERS = 20
+"""Limit of the folders that are fetched from one account: folders; each is opened in turn by every poll."""
 _LETTER = r"[^\s@<>()\[\],;:\\\"\x00-\x1f\x7f]"
 _LABEL = _LETTER.replace("x7f]", "x7f.]") + "+"
 _ADDRESS = re.compile(rf"{_LETTER}+@{_LABEL}(\.{_LABEL})*")
@@ -47,6 +63,22 @@ def _name(value: str) -> str:
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in value) or not normalise(value):
         raise ValueError("a name has at least one visible letter and no control characters")
     return " ".join(value.split())
+
+
+def _folder(value: str) -> str:
+    """Return the name in Net-Unicode (RFC 5198), which IMAP wants (RFC 9051 section 5.1)."""
+    name = unicodedata.normalize("NFC", value)
+    if not name.strip() or any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+        raise ValueError("a folder is named by at least one visible character, without control characters")
+    return INBOX if name.upper() == INBOX else name
+
+
+def _folders(value: list[str]) -> list[str]:
+    if not 1 <= len(value) <= MAX_FOLDERS:
+        raise ValueError(f"from 1 to {MAX_FOLDERS} folders are allowed")
+    if twice := [name for number, name in enumerate(value) if name in value[:number]]:
+        raise ValueError(f"{show_value(twice[0])} is named twice")
+    return value
 
 
 def _fingerprint(value: str) -> str:
@@ -76,6 +108,7 @@ def _url(value: str) -> str:
 Address = Annotated[str, AfterValidator(_address)]
 Host = Annotated[str, AfterValidator(_host)]
 Name = Annotated[str, Field(max_length=100), AfterValidator(_name)]
+Folder = Annotated[str, Field(max_length=200), AfterValidator(_folder)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Url = Annotated[str, AfterValidator(_url)]
 Secret = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -92,6 +125,12 @@ class ServerFields(_Strict):
     port: Port | None = None
     tls: Literal["none", "starttls", "implicit"] = "implicit"
     tls_fingerprint: Annotated[str, AfterValidator(_fingerprint)] | None = None
+
+
+class ImapFields(ServerFields):
+    """The provider's IMAP server. folders: their mail is fetched; names as people write them."""
+
+    folders: Annotated[list[Folder], AfterValidator(_folders)] = [INBOX]
 
 
 class SmtpFields(ServerFields):
@@ -122,7 +161,7 @@ class OAuthFields(_Strict):
 
 
 class ExternalFields(_Strict):
-    """An external account (manual 4.1)."""
+    """An external account (manual 4.1). Mail is fetched from one of the servers ``imap`` and ``pop3``."""
 
     address: Address
     enabled: bool = True
@@ -130,7 +169,8 @@ class ExternalFields(_Strict):
     password: Secret | None = None
     password_file: str | None = None
     oauth: OAuthFields | None = None
-    pop3: ServerFields
+    imap: ImapFields | None = None
+    pop3: Annotated[ServerFields | None, Field(validate_default=True)] = None
     smtp: SmtpFields
     poll_seconds: int = Field(60, ge=1, le=86_400)
     history: Literal["all", "from_now"] = "all"
@@ -141,13 +181,38 @@ class ExternalFields(_Strict):
     hold: bool | None = None  # None: as it is stored; false for a new account
     aliases: list[Address] = []
 
+    @field_validator("pop3")
+    @classmethod
+    def _one_protocol(cls, pop3: ServerFields | None, info: ValidationInfo) -> ServerFields | None:
+        if "imap" not in info.data:  # it is given, with a problem of its own
+            return pop3
+        imap = info.data["imap"]
+        if pop3 is None and imap is None:
+            raise ValueError("is missing, and imap, too: one of them names the server from which mail is fetched")
+        if pop3 is not None and imap is not None:
+            raise ValueError("imap is given, too; mail is fetched from one of them")
+        return pop3
+
     @model_validator(mode="after")
     def _complete(self) -> ExternalFields:
         _one_of(self, "password", "password_file", "oauth")
         self.login = self.login or self.address
-        for server, kind in ((self.pop3, "pop3"), (self.smtp, "smtp")):
-            server.port = server.port or PORTS[kind][server.tls]
+        for server, kind in ((self.pop3, "pop3"), (self.imap, "imap"), (self.smtp, "smtp")):
+            if server is not None:
+                server.port = server.port or PORTS[kind][server.tls]
         return self
+
+    @property
+    def protocol(self) -> FetchProtocol:
+        """The protocol by which mail is fetched."""
+        return "pop3" if self.imap is None else "imap"
+
+    @property
+    def incoming(self) -> ServerFields:
+        """The server from which mail is fetched."""
+        server = self.imap or self.pop3
+        assert server is not None, "_one_protocol has checked that"
+        return server
 
 
 class LocalFields(_Strict):

@@ -16,9 +16,14 @@ EXTERNAL: Final = {
     "oauth.issuer.scope": "Scope",
     "oauth.issuer.device_url": "Device endpoint",
     "oauth.issuer.authorize_url": "Authorization page",
+    "protocol": "Fetch by",
     "pop3.host": "POP3 server",
     "pop3.port": "POP3 port",
     "pop3.tls": "POP3 security",
+    "imap.host": "IMAP server",
+    "imap.port": "IMAP port",
+    "imap.tls": "IMAP security",
+    "imap.folders": "Folders",
     "smtp.host": "SMTP server",
     "smtp.port": "SMTP port",
     "smtp.tls": "SMTP security",
@@ -32,6 +37,7 @@ EXTERNAL: Final = {
     "answer_notes": "Notify the others by mail when somebody has answered mail that went to everyone",
     "smtp.connections": "Connections at once when sending",
     "pop3.tls_fingerprint": "Only this POP3 certificate",
+    "imap.tls_fingerprint": "Only this IMAP certificate",
     "smtp.tls_fingerprint": "Only this SMTP certificate",
 }
 """Labels of an external account, in the order of the page."""
@@ -48,6 +54,7 @@ LOCAL: Final = {
 """Labels of a local account, in the order of the page."""
 IN_CHANGES: Final = {
     "pop3": "POP3 server",
+    "imap": "IMAP server",
     "smtp": "SMTP server",
     "oauth": "Log in with",
     "hold": "On hold until the account is started",

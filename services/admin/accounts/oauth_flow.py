@@ -73,7 +73,7 @@ class _PendingRequest:
 
 def _fingerprint(external: External) -> Any:
     oauth = None if external.oauth is None else asdict(external.oauth)
-    return [external.login, external.pop3.host, external.smtp.host, oauth]
+    return [external.login, external.incoming.host, external.smtp.host, oauth]
 
 
 async def start_authorization(system: AdminContext, external: External, who: str, redirect: str) -> Progress:

@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
-from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
+from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields, ServerFields
 from services.admin.accounts.passwords import is_weak
 from services.admin.suggestions import say_unknown
 from shared.mime.display_names import normalise
-from shared.model import External, Local, OAuth, Server
+from shared.model import External, ImapServer, Local, OAuth, Server, Tls
 
 Account = TypeVar("Account", External, Local)
 NO_PASSWORD = "is missing, and none is stored"
@@ -170,7 +170,10 @@ def find_password_problem(wanted: ExternalFields, old: External | None) -> Accou
 
 def changed_hosts(wanted: ExternalFields, old: External) -> list[tuple[str, str, str]]:
     """Return the servers that another host is to replace: the field, the stored host and the new one."""
-    hosts = (("pop3.host", old.pop3.host, wanted.pop3.host), ("smtp.host", old.smtp.host, wanted.smtp.host))
+    hosts = (
+        (f"{wanted.protocol}.host", old.incoming.host, wanted.incoming.host),
+        ("smtp.host", old.smtp.host, wanted.smtp.host),
+    )
     return [(name, was, new) for name, was, new in hosts if _host(was) != _host(new)]
 
 
@@ -250,15 +253,16 @@ def build_external(
 
     :param secret: sealed. :param account_id: 0 for a new account.
     """
-    assert wanted.login is not None and wanted.pop3.port is not None and wanted.smtp.port is not None
+    assert wanted.login is not None
+    pop3, imap = wanted.pop3, wanted.imap
     return External(
         account_id,
         wanted.address,
         wanted.enabled,
         wanted.login,
         secret,
-        Server(wanted.pop3.host, wanted.pop3.port, wanted.pop3.tls, wanted.pop3.tls_fingerprint),
-        Server(wanted.smtp.host, wanted.smtp.port, wanted.smtp.tls, wanted.smtp.tls_fingerprint),
+        None if pop3 is None else Server(*_place_of(pop3)),
+        Server(*_place_of(wanted.smtp)),
         wanted.smtp.auth,
         wanted.smtp.connections,
         wanted.poll_seconds,
@@ -270,7 +274,14 @@ def build_external(
         oauth,
         answer_notes=wanted.answer_notes,
         hold=wanted.hold if wanted.hold is not None else old is not None and old.hold,
+        imap=None if imap is None else ImapServer(*_place_of(imap), folders=tuple(imap.folders)),
     )
+
+
+def _place_of(server: ServerFields) -> tuple[str, int, Tls, str | None]:
+    """Return the fields of a ``Server``."""
+    assert server.port is not None, "the model has set the default"
+    return server.host, server.port, server.tls, server.tls_fingerprint
 
 
 def build_local(wanted: LocalFields, old: Local | None, external_id: int, password_hash: str) -> Local:

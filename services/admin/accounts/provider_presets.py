@@ -15,6 +15,7 @@ class ProviderPreset:
     name: str
     domains: tuple[str, ...]  # mail domains, with their subdomains
     pop3: Server | None  # None: the provider has no POP3
+    imap: Server
     smtp: Server
     note: str  # what the user has to do there first
     oauth: str | None = None  # name of the OAuth issuer
@@ -26,9 +27,10 @@ PROVIDERS = (
         "Gmail or Google Workspace",
         ("gmail.com", "googlemail.com"),
         Server("pop.gmail.com", 995, "implicit"),
+        Server("imap.gmail.com", 993, "implicit"),
         Server("smtp.gmail.com", 465, "implicit"),
-        "Turn on POP in Gmail's settings (Forwarding and POP/IMAP). The password has to be an app password, made in "
-        "the Google account under Security; or log in with access tokens.",
+        "For POP3, turn on POP in Gmail's settings (Forwarding and POP/IMAP). The password has to be an app password, "
+        "made in the Google account under Security; or log in with access tokens.",
         "google",
     ),
     ProviderPreset(
@@ -36,9 +38,10 @@ PROVIDERS = (
         "Microsoft 365 or Outlook.com",
         ("outlook.com", "hotmail.com", "live.com", "msn.com", "onmicrosoft.com"),
         Server("outlook.office365.com", 995, "implicit"),
+        Server("outlook.office365.com", 993, "implicit"),
         Server("smtp.office365.com", 587, "starttls"),
-        "Microsoft takes no passwords from mail programs any more: log in with access tokens. POP and authenticated "
-        "SMTP have to be allowed for the mailbox.",
+        "Microsoft takes no passwords from mail programs any more: log in with access tokens. POP or IMAP, and "
+        "authenticated SMTP, have to be allowed for the mailbox.",
         "microsoft",
     ),
     ProviderPreset(
@@ -46,6 +49,7 @@ PROVIDERS = (
         "Yahoo",
         ("yahoo.com", "yahoo.de", "yahoo.fr", "yahoo.co.uk", "ymail.com", "rocketmail.com"),
         Server("pop.mail.yahoo.com", 995, "implicit"),
+        Server("imap.mail.yahoo.com", 993, "implicit"),
         Server("smtp.mail.yahoo.com", 465, "implicit"),
         "The password has to be an app password, made in the Yahoo account under Security.",
     ),
@@ -54,14 +58,16 @@ PROVIDERS = (
         "Fastmail",
         ("fastmail.com", "fastmail.fm"),
         Server("pop.fastmail.com", 995, "implicit"),
+        Server("imap.fastmail.com", 993, "implicit"),
         Server("smtp.fastmail.com", 465, "implicit"),
-        "The password has to be an app password for POP and SMTP, made in Fastmail's settings.",
+        "The password has to be an app password for mail (POP, IMAP and SMTP), made in Fastmail's settings.",
     ),
     ProviderPreset(
         "gmx",
         "GMX (gmx.com)",
         ("gmx.com", "gmx.us", "gmx.co.uk", "gmx.fr", "gmx.es"),
         Server("pop.gmx.com", 995, "implicit"),
+        Server("imap.gmx.com", 993, "implicit"),
         Server("mail.gmx.com", 587, "starttls"),
         "Allow access by POP3 and IMAP in GMX's settings first.",
     ),
@@ -70,6 +76,7 @@ PROVIDERS = (
         "GMX (gmx.net, gmx.de)",
         ("gmx.net", "gmx.de", "gmx.at", "gmx.ch"),
         Server("pop.gmx.net", 995, "implicit"),
+        Server("imap.gmx.net", 993, "implicit"),
         Server("mail.gmx.net", 587, "starttls"),
         "Allow access by POP3 and IMAP in GMX's settings first.",
     ),
@@ -78,9 +85,10 @@ PROVIDERS = (
         "iCloud",
         ("icloud.com", "me.com", "mac.com"),
         None,
+        Server("imap.mail.me.com", 993, "implicit"),
         Server("smtp.mail.me.com", 587, "starttls"),
-        "Apple offers no POP3, so mail cannot be fetched from iCloud: let iCloud forward it to a mailbox with POP3, "
-        "and fetch from there. For sending, the password has to be an app-specific one.",
+        "Apple offers no POP3: mail is fetched by IMAP. The password has to be an app-specific one, made in the Apple "
+        "account under Sign-In and Security.",
     ),
 )
 
@@ -96,10 +104,10 @@ def preset_for_key(key: str) -> ProviderPreset | None:
     return next((provider for provider in PROVIDERS if provider.key == key), None)
 
 
-def advice(pop3_host: str, smtp_host: str) -> str | None:
-    """Return what the user has to do at the provider of these servers before a login works; None if unknown."""
-    hosts = {pop3_host.casefold(), smtp_host.casefold()}
+def preset_for_hosts(*hosts: str) -> ProviderPreset | None:
+    """Return the provider that has one of these servers; None if unknown."""
+    known = {host.casefold() for host in hosts}
     for provider in PROVIDERS:
-        if hosts & {server.host for server in (provider.pop3, provider.smtp) if server is not None}:
-            return provider.note
+        if known & {server.host for server in (provider.pop3, provider.imap, provider.smtp) if server is not None}:
+            return provider
     return None

@@ -81,10 +81,12 @@ def _remove(kind: Kind, address: str, data: Path | None, json: bool) -> None:
 def _list_externals(data: Path | None, json: bool) -> None:
     def cells(entry: dict[str, Any]) -> tuple[object, ...]:
         enabled = ("on hold" if entry["hold"] else "yes") if entry["enabled"] else "no"
-        servers = ("{host}:{port} {tls}".format(**entry[name]) for name in ("pop3", "smtp"))
-        return entry["address"], enabled, *servers, f"{entry['poll_seconds']} s"
+        protocol = "imap" if "imap" in entry else "pop3"
+        incoming, smtp = ("{host}:{port} {tls}".format(**entry[name]) for name in (protocol, "smtp"))
+        return entry["address"], enabled, protocol.upper(), incoming, smtp, f"{entry['poll_seconds']} s"
 
-    run_list("External accounts", ("Address", "Enabled", "POP3", "SMTP", "Every"), cells, data, json, _read("external"))
+    columns = ("Address", "Enabled", "Fetch by", "Incoming", "SMTP", "Every")
+    run_list("External accounts", columns, cells, data, json, _read("external"))
 
 
 def _list_locals(data: Path | None, json: bool) -> None:
@@ -180,14 +182,16 @@ def _define_local(name: str, help_: str, new: bool) -> None:
 
 _define_external(
     "add",
-    "Add an account. Its mail is on hold until 'external start'.\n\n"
+    "Add an account. Its mail is on hold until 'external start'. It is fetched by POP3, or by IMAP with imap.host=... "
+    "instead of pop3.host=...\n\n"
     "Example: mailgroup external add support@company.com pop3.host=pop.company.com smtp.host=smtp.company.com "
     "history=all",
     new=True,
 )
 _define_external(
     "set",
-    "Change fields of an account.\n\nExample: mailgroup external set support@company.com password=-",
+    "Change fields of an account. imap.host=... instead of pop3.host=... changes the protocol, and the other way "
+    "round.\n\nExample: mailgroup external set support@company.com imap.host=imap.company.com password=-",
     new=False,
 )
 _define_local(

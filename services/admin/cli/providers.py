@@ -20,7 +20,7 @@ with lazy_imports():
 
 
 def check(address: Address, data: Data = None, json: Json = False) -> None:
-    """Check an external account step by step, POP3 and SMTP; no mail is fetched or sent.
+    """Check an external account step by step, POP3 or IMAP, and SMTP; no mail is fetched or sent.
 
     Example: mailgroup external test support@company.com
     """

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
-from starlette.datastructures import FormData
 
 from services.admin.access import audit
 from services.admin.access.users import CurrentUser
-from services.admin.accounts import apply, connection_check, edit, export, oauth_flow, provider_presets
+from services.admin.accounts import apply, connection_check, edit, oauth_flow, provider_presets
 from services.admin.accounts import start as account_start
 from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountProblem, AccountsError
-from services.admin.accounts.field_problems import EMPTY
+from services.admin.accounts.file_format import PORTS
 from services.admin.accounts.labels import EXTERNAL
 from services.admin.formatting import counted
 from services.admin.mail import operations
 from services.admin.monitoring.status import find_account_problem
 from services.admin.web.confirmation import Question, ask, is_confirmed
-from services.admin.web.forms import FieldErrors, Form, explain, shown, tell_changes
+from services.admin.web.external_form import (
+    NEW,
+    TOKENS,
+    account_fields,
+    account_values,
+    fill_in_provider,
+    find_unanswered,
+    shown_labels,
+    with_trusted_certificate,
+    with_usual_ports,
+)
+from services.admin.web.forms import FieldErrors, Form, explain, tell_changes
 from services.admin.web.page_context import (
     Administrator,
     NotFound,
@@ -43,38 +53,6 @@ DESCRIBE_SECONDS = 8.0
 """Limit for the description of the maildrop after an account is saved: seconds; longer would look like a hung page."""
 SKIPPED = 200
 """Limit of the list of skipped mails: mails."""
-_TOKENS = ("google", "microsoft", "other")
-"""Login methods with access tokens: the issuers that we know by name, and all others."""
-_ENDPOINTS = tuple(name for name in EXTERNAL if name.startswith("oauth.issuer."))
-_NEW: dict[str, Any] = {
-    "address": "",
-    "enabled": True,
-    "login": "",
-    "method": "password",
-    "oauth.client_id": "",
-    **dict.fromkeys(_ENDPOINTS, ""),
-    "oauth.kept": "",
-    "pop3.host": "",
-    "pop3.port": "995",
-    "pop3.tls": "implicit",
-    "pop3.tls_fingerprint": "",
-    "smtp.host": "",
-    "smtp.port": "465",
-    "smtp.tls": "implicit",
-    "smtp.tls_fingerprint": "",
-    "smtp.auth": True,
-    "smtp.connections": "2",
-    "poll_seconds": "60",
-    "history": "",
-    "delete_after_days": "",
-    "delete_history": False,
-    "reply_to_author": True,
-    "answer_notes": False,
-    "aliases": "",
-    "kept": "",
-    "found": "",  # mails that the latest test counted at the provider
-    "version": "",
-}
 
 
 @router.get("")
@@ -108,7 +86,7 @@ async def show_list(
 @router.get("/new")
 async def new(request: Request, context: PageDep, user: Administrator) -> Response:
     """Show the empty dialog."""
-    return await _dialog(request, context, user, None, dict(_NEW))
+    return await _dialog(request, context, user, None, dict(NEW))
 
 
 @router.post("/new")
@@ -121,7 +99,7 @@ async def add(request: Request, context: PageDep, user: Administrator) -> Respon
 async def show(request: Request, context: PageDep, user: Reader, address: PathAddress) -> Response:
     """Show the dialog of one account."""
     external = await load_external(context, address)
-    return await _dialog(request, context, user, external, _values(external))
+    return await _dialog(request, context, user, external, account_values(external))
 
 
 @router.post("/{address}")
@@ -144,7 +122,7 @@ async def start(request: Request, context: PageDep, user: Administrator, address
                 return await ask(request, context, user, form, _start_question(context, external, people, held))
             lines = await account_start.start(connection, external.address, user.name)
     except Permanent as error:
-        return await _dialog(request, context, user, external, _values(external), problems=[str(error)])
+        return await _dialog(request, context, user, external, account_values(external), problems=[str(error)])
     return await context.redirect(user, "/", *(lines or [f"{external.address} is started already."]))
 
 
@@ -167,7 +145,7 @@ async def remove(request: Request, context: PageDep, user: Administrator, addres
         sharers = [person.address for person in await accounts.page_of_locals(connection, external_id=external.id)]
     if sharers:
         problem = f"{external.address} is shared by {', '.join(sharers)}; remove or move them first."
-        return await _dialog(request, context, user, external, _values(external), problems=[problem])
+        return await _dialog(request, context, user, external, account_values(external), problems=[problem])
     if not is_confirmed(form):
         effects = [
             "No more mail of this mailbox is fetched, and nothing is sent from this address. Mail that is here stays.",
@@ -181,7 +159,7 @@ async def remove(request: Request, context: PageDep, user: Administrator, addres
             lines = await edit.remove(connection, "external", external.address)
             await audit.record_change(connection, user.name, "removed external account", external.address)
     except Permanent as error:
-        return await _dialog(request, context, user, external, _values(external), problems=[str(error)])
+        return await _dialog(request, context, user, external, account_values(external), problems=[str(error)])
     return await context.redirect(user, "/external", *lines)
 
 
@@ -207,68 +185,18 @@ async def load_external(context: PageContext, address: str) -> External:
     return external
 
 
-def _values(external: External) -> dict[str, Any]:
-    """Return the values of the dialog for an account."""
-    values = _NEW | _flat(export.external_fields(external)) | {"version": export.version_of(external)}
-    if external.oauth is not None:
-        values["method"] = external.oauth.name or "other"
-    return values
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flatten nested fields of the accounts file to the dotted names of the form. Pure."""
-    values: dict[str, Any] = {}
-    for name, value in fields.items():
-        values |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: shown(value)}
-    return values
-
-
-def _fields(form: Form, secret: str | None, old: External | None) -> dict[str, Any]:
-    """Return the typed values as an entry of the accounts file. secret: the password, or the OAuth client's secret."""
-    entry: dict[str, Any] = {
-        "address": form.text("address") if old is None else old.address,
-        "enabled": form.flag("enabled"),
-        "poll_seconds": form.number("poll_seconds"),
-        "delete_after_days": form.number("delete_after_days"),
-        "delete_history": form.flag("delete_history"),
-        "reply_to_author": form.flag("reply_to_author"),
-        "answer_notes": form.flag("answer_notes"),
-        "aliases": form.lines("aliases"),
-    }
-    if history := form.text("history"):
-        entry["history"] = history
-    if login := form.text("login"):
-        entry["login"] = login
-    for name in ("pop3", "smtp"):
-        entry[name] = {"host": form.text(f"{name}.host"), "tls": form.text(f"{name}.tls")}
-        if (port := form.number(f"{name}.port")) is not None:
-            entry[name]["port"] = port
-        if fingerprint := form.text(f"{name}.tls_fingerprint"):
-            entry[name]["tls_fingerprint"] = fingerprint
-    entry["smtp"] |= {"auth": form.flag("smtp.auth"), "connections": form.number("smtp.connections")}
-    if (method := form.text("method")) in _TOKENS:
-        endpoints = {name.rpartition(".")[2]: form.text(name) for name in _ENDPOINTS if form.text(name)}
-        issuer = endpoints if method == "other" else method
-        entry["oauth"] = {"issuer": issuer, "client_id": form.text("oauth.client_id")}
-        if secret:
-            entry["oauth"]["client_secret"] = secret
-    elif secret:
-        entry["password"] = secret
-    return entry
-
-
 async def _submit(request: Request, context: PageContext, user: CurrentUser, old: External | None) -> Response:
-    form = Form(_trusting(await request.form()))
-    values = form.typed(_NEW)
+    form = Form(with_usual_ports(with_trusted_certificate(await request.form())))
+    values = form.typed(NEW)
     if old is not None:
         values["address"] = old.address
-    field, kept = ("oauth.client_secret", "oauth.kept") if values["method"] in _TOKENS else ("password", "kept")
+    field, kept = ("oauth.client_secret", "oauth.kept") if values["method"] in TOKENS else ("password", "kept")
     secret = form.secret(field) or context.kept_secrets.load(user.session_id, values[kept])
     if form.text("do") == "fill":
-        return await _dialog(request, context, user, old, _filled(values, form.text("provider")))
-    unanswered = _find_unanswered(form, secret, old)
+        return await _dialog(request, context, user, old, fill_in_provider(values, form.text("provider")))
+    unanswered = find_unanswered(form, secret, old)
     try:
-        entry = _fields(form, secret, old)
+        entry = account_fields(form, secret, old)
         if form.text("do") == "test":
             requested = edit.check_entry("external", entry if old is not None else {"hold": True} | entry)
             external = apply.external_of(
@@ -296,7 +224,8 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         values[kept] = context.kept_secrets.store(user.session_id, secret)
         values["version"] = error.version
         assert old is not None
-        lines, invalid = tell_changes(error, EXTERNAL, values, _values(await load_external(context, old.address)))
+        stored = account_values(await load_external(context, old.address))
+        lines, invalid = tell_changes(error, shown_labels(values["protocol"]), values, stored)
         return await _dialog(request, context, user, old, values, status=409, problems=lines, invalid=invalid)
     except AccountsError as error:
         problems, invalid = explain(error.problems, EXTERNAL, values["address"], unanswered)
@@ -309,26 +238,6 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     )
 
 
-def _trusting(sent: FormData) -> FormData | dict[str, Any]:
-    """Return the form with the certificate that is to be trusted, to test the account again; else as it was sent."""
-    server, _, fingerprint = str(sent.get("trust", "")).partition(" ")
-    if server not in ("pop3", "smtp"):
-        return sent
-    return {**sent, f"{server}.tls_fingerprint": fingerprint, "do": "test"}
-
-
-def _find_unanswered(form: Form, secret: str | None, old: External | None) -> dict[str, str]:
-    """Return the errors of the fields that a new account needs and that have no answer yet."""
-    if old is not None:
-        return {}
-    found = {}
-    if not secret and form.text("method") not in _TOKENS:
-        found["password"] = EMPTY
-    if not form.text("history") and form.text("do") != "test":
-        found["history"] = "choose whether it is delivered, or stays at the provider"
-    return found
-
-
 async def _described(context: PageContext, externals: list[External]) -> list[str]:
     """Describe the maildrop at the provider, if it answers in time."""
     try:
@@ -336,23 +245,6 @@ async def _described(context: PageContext, externals: list[External]) -> list[st
             return await connection_check.describe_maildrop(context.system, externals)
     except TimeoutError:
         return ["The provider has not answered yet; use Test for details."]
-
-
-def _filled(values: dict[str, Any], key: str) -> dict[str, Any]:
-    """Return the typed values with the servers of the chosen provider, or of the provider of the address. Pure."""
-    provider = provider_presets.preset_for_key(key) or provider_presets.preset_for_address(values["address"])
-    domain = values["address"].rpartition("@")[2]
-    if provider is None:
-        guess = {"pop3.host": f"pop3.{domain}", "smtp.host": f"smtp.{domain}"} if domain else {}
-        return values | {name: host for name, host in guess.items() if not values[name]}
-    filled = dict(values)
-    for name, server in (("pop3", provider.pop3), ("smtp", provider.smtp)):
-        filled[f"{name}.host"] = server.host if server else ""
-        if server:
-            filled |= {f"{name}.port": str(server.port), f"{name}.tls": server.tls}
-    if provider.oauth == "microsoft":
-        filled["method"] = provider.oauth
-    return filled
 
 
 async def _dialog(
@@ -379,10 +271,9 @@ async def _dialog(
     if external is not None:
         async with context.system.database.transaction() as connection:
             facts = await _load_state(connection, external)
-    note = provider_presets.advice(values["pop3.host"], values["smtp.host"])
-    by_address = provider_presets.preset_for_address(values["address"])
-    if note is None and by_address is not None:
-        note = by_address.note
+    incoming = "imap.host" if values["protocol"] == "imap" else "pop3.host"
+    provider = provider_presets.preset_for_hosts(values[incoming], values["smtp.host"])
+    provider = provider or provider_presets.preset_for_address(values["address"])
     return await context.render_page(
         request,
         user,
@@ -391,7 +282,8 @@ async def _dialog(
         external=external,
         values=values,
         steps=steps,
-        note=note,
+        note=provider.note if provider else None,
+        ports=PORTS,
         problems=problems or [],
         invalid=FieldErrors() if invalid is None else invalid,
         providers=provider_presets.PROVIDERS,

@@ -19,7 +19,7 @@ SECRETS = frozenset({"password", "oauth.client_secret", "old", "new", "again"})
 """The fields of passwords, in all forms."""
 _OF_SESSION = frozenset({"kept", "oauth.kept", "confirmed", "seen"})
 """Hidden fields that mean nothing after the session."""
-_STATE = _OF_SESSION | {"version", "found"}
+_STATE = _OF_SESSION | {"version", "found", "pop3.shown_tls", "imap.shown_tls", "smtp.shown_tls"}
 """Hidden fields that do not distinguish one form of a page from another."""
 
 

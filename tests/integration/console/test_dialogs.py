@@ -71,6 +71,16 @@ def external(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in (values | fields).items() if value is not None}
 
 
+IMAP = {
+    "protocol": "imap",
+    "imap.host": "127.0.0.1",
+    "imap.port": "1",
+    "imap.tls": "none",
+    "imap.folders": "INBOX\r\nAufträge",
+}
+"""The fields of the dialog for an account that is fetched by IMAP."""
+
+
 def local(name: str, **fields: Any) -> dict[str, Any]:
     """The dialog of a local account as it is sent."""
     return {
@@ -104,6 +114,41 @@ def test_an_external_account_is_added_shown_and_changed(browser: Browser, store:
     assert "secret" not in told
 
 
+def test_an_account_by_imap_is_added_shown_and_changed_to_pop3(browser: Browser, store: str) -> None:
+    # given an account that is fetched by IMAP; what was typed for POP3 is left out
+    page = browser.post("/external/new", external(**IMAP))
+    assert "added; its mail is on hold" in text(page)
+    columns = "select imap_host, imap_port, imap_tls, imap_folders, pop3_host from external_accounts"
+    assert stored(store, columns) == [("127.0.0.1", 1, "none", ["INBOX", "Aufträge"], "imap.invalid")]
+    # when its page is sent as it is shown, nothing is changed
+    [dialog] = [form for form in forms(page) if "protocol" in form.values]
+    assert (dialog.values["protocol"], dialog.values["imap.folders"]) == ("imap", "INBOX\nAufträge")
+    assert dialog.values["pop3.host"] == ""
+    assert "Nothing was changed" in text(browser.post(f"/external/{SUPPORT}", dialog.values | {"do": "save"}))
+    # then it is changed to POP3 by the choice alone, and the certificate of IMAP is of no more use
+    page = browser.post(f"/external/{SUPPORT}", external(password="", **{"imap.tls_fingerprint": "ab" * 32}))
+    moved = "POP3 server: none -> 127.0.0.1:1/none; IMAP server: 127.0.0.1:1/none (INBOX, Aufträge) -> none"
+    assert moved in text(page)
+    assert stored(store, columns) == [(None, None, None, None, "127.0.0.1")]
+
+
+@pytest.mark.parametrize(("name", "port"), [("pop3", 110), ("imap", 143), ("smtp", 25)])
+def test_a_form_without_a_script_is_saved_with_the_usual_port(
+    browser: Browser, store: str, name: str, port: int
+) -> None:
+    # given the form of a new account, in which the encryption is switched off
+    [dialog] = [form for form in forms(browser.get("/external/new")) if "protocol" in form.values]
+    filled = {"address": SUPPORT, "password": "secret-of-support", "smtp.host": "127.0.0.1", "history": "all"}
+    typed = filled | {"pop3.host": "127.0.0.1", "imap.host": "127.0.0.1", f"{name}.tls": "none"}
+    typed["protocol"] = "imap" if name == "imap" else "pop3"
+    # when it is sent with a mistake, then the port is shown that will be used
+    page = browser.post("/external/new", dialog.values | typed | {"poll_seconds": "x"})
+    assert f'name="{name}.port" type="text" value="{port}"' in page.text
+    # and when it is saved
+    browser.post("/external/new", dialog.values | typed)
+    assert stored(store, f"select {name}_port, {name}_tls from external_accounts") == [(port, "none")]
+
+
 def test_an_account_shows_its_last_failure_and_the_provider_s_size_limit(browser: Browser, store: str) -> None:
     # given an account of which nothing has failed yet
     browser.post("/external/new", external())
@@ -134,6 +179,8 @@ def test_no_page_shows_a_secret_again(browser: Browser) -> None:
     ("fields", "said", "field"),
     [
         ({"pop3.host": ""}, "POP3 server: fill this in", "pop3.host"),
+        (IMAP | {"imap.host": ""}, "IMAP server: fill this in", "imap.host"),
+        (IMAP | {"imap.folders": "INBOX\ninbox"}, "Folders: 'INBOX' is named twice", "imap.folders"),
         ({"smtp.port": "many"}, "SMTP port: 'many' is not a number from 1 to 65535", "smtp.port"),
         (
             {"poll_seconds": "0"},
@@ -316,24 +363,26 @@ def test_a_refused_form_keeps_what_was_typed_the_password_too(browser: Browser, 
 
 
 @pytest.mark.parametrize(
-    ("address", "host", "port", "told"),
+    ("address", "host", "imap", "told"),
     [
-        ("team@gmail.com", "pop.gmail.com", "995", "app password"),
-        ("team@outlook.com", "outlook.office365.com", "995", "takes no passwords"),
-        ("team@yahoo.com", "pop.mail.yahoo.com", "995", "app password"),
-        ("team@fastmail.com", "pop.fastmail.com", "995", "app password"),
-        ("team@gmx.net", "pop.gmx.net", "995", "Allow access by POP3"),
-        ("team@icloud.com", "", "995", "offers no POP3"),
-        ("team@pages.example", "pop3.pages.example", "995", ""),
+        ("team@gmail.com", "pop.gmail.com", "imap.gmail.com", "app password"),
+        ("team@outlook.com", "outlook.office365.com", "outlook.office365.com", "takes no passwords"),
+        ("team@yahoo.com", "pop.mail.yahoo.com", "imap.mail.yahoo.com", "app password"),
+        ("team@fastmail.com", "pop.fastmail.com", "imap.fastmail.com", "app password"),
+        ("team@gmx.net", "pop.gmx.net", "imap.gmx.net", "Allow access by POP3"),
+        ("team@icloud.com", "", "imap.mail.me.com", "offers no POP3"),
+        ("team@pages.example", "pop3.pages.example", "imap.pages.example", ""),
     ],
 )
 def test_the_provider_of_the_address_is_filled_in(
-    browser: Browser, address: str, host: str, port: str, told: str
+    browser: Browser, address: str, host: str, imap: str, told: str
 ) -> None:
-    empty = {"pop3.host": "", "smtp.host": "", "pop3.port": "995", "pop3.tls": "implicit"}
+    empty = {"pop3.host": "", "smtp.host": "", "pop3.port": "995", "pop3.tls": "implicit", "imap.port": "993"}
     page = browser.post("/external/new", external(address=address, do="fill", **empty))
-    assert f'id="pop3.host" name="pop3.host" type="text" value="{host}"' in page.text
-    assert f'id="pop3.port" name="pop3.port" type="text" value="{port}"' in page.text
+    [dialog] = [form for form in forms(page) if "protocol" in form.values]
+    assert (dialog.values["pop3.host"], dialog.values["pop3.port"]) == (host, "995")
+    assert (dialog.values["imap.host"], dialog.values["imap.port"]) == (imap, "993")
+    assert dialog.values["protocol"] == ("pop3" if host else "imap")
     assert told in text(page)
 
 
@@ -709,6 +758,10 @@ def test_of_two_tabs_the_later_one_is_told_who_changed_what(browser: Browser, st
     )
     beside = dict(re.findall(r'id="([\w.]+)-error">(.+?)</p>', page.text))
     assert beside == {"poll_seconds": "Stored now: 30.", "login": f"Stored now: {SUPPORT}."}
+    # and of the other protocol only its choice
+    page = browser.post(f"/external/{SUPPORT}", typed | IMAP | {"imap.host": "h"})
+    told = dict(re.findall(r'id="([\w.]+)-error">(.+?)</p>', page.text))
+    assert told["protocol"] == "Stored now: pop3." and "pop3.host" not in told
     assert 'value="typed-login"' in page.text and 'value="90"' in page.text and "typed-secret" not in page.text
     assert stored(store, "select poll_seconds from external_accounts") == [(30,)]
     # and saved again, it replaces the other change knowingly

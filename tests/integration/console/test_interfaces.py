@@ -162,6 +162,29 @@ def test_tokens_are_managed_by_command_and_rest(command: Command, rest: Rest, ur
     assert {Rest(url, token).call("GET", "/queue").status_code for token in (made["token"], printed)} == {401}
 
 
+def test_the_protocol_of_an_account_is_changed_by_command_and_rest(command: Command, rest: Rest, store: str) -> None:
+    # given an account that is fetched by POP3, when a command gives it an IMAP server
+    asyncio.run(console.make(store))
+    server = ("imap.host=127.0.0.1", "imap.port=1", "imap.tls=none", "imap.folders=[INBOX, Junk]")
+    changed = "pop3 127.0.0.1:1/none -> none, imap none -> 127.0.0.1:1/none (INBOX, Junk)"
+    assert command.json("external", "set", SUPPORT, *server)["changed"] == [
+        f"external account {SUPPORT}: changed {changed}"
+    ]
+    # then both show that server alone
+    shown = rest.json("GET", f"/external-accounts/{SUPPORT}")
+    assert shown == command.json("external", "show", SUPPORT) and "pop3" not in shown
+    assert shown["imap"] == {"host": "127.0.0.1", "port": 1, "tls": "none", "folders": ["INBOX", "Junk"]}
+    [row] = [line for line in command("external", "list").stdout.splitlines() if SUPPORT in line]
+    assert "IMAP" in row and "127.0.0.1:1 none" in row
+    # and REST changes it back; both servers at once are refused
+    pop3 = {"host": "127.0.0.1", "port": 1, "tls": "none"}
+    refused = rest.call("PUT", "/external-accounts", json=shown | {"pop3": pop3})
+    assert refused.status_code == 422 and "pop3: imap is given, too" in refused.json()["detail"]
+    back = {name: value for name, value in shown.items() if name != "imap"} | {"pop3": pop3}
+    assert len(rest.json("PUT", "/external-accounts", back)["changed"]) == 1
+    assert command.json("external", "show", SUPPORT) == back
+
+
 def test_names_that_nobody_has_are_assigned_and_hidden(command: Command, rest: Rest, store: str) -> None:
     given_mails(store, *(f'To: "{name}" <{SUPPORT}>\r\nSubject: x' for name in ("Sascha", "Lex", "Shop", "News")))
     listed = command.json("names", "list")

@@ -34,7 +34,12 @@ from shared.store import accounts
 router = APIRouter()
 
 
-@router.get("/external-accounts", response_model=list[ExternalAccount], tags=["accounts"])
+@router.get(
+    "/external-accounts",
+    response_model=list[ExternalAccount],
+    response_model_exclude_unset=True,
+    tags=["accounts"],
+)
 async def list_externals(
     context: PageDep, user: Reader, after: ApiText = "", q: ApiText = "", limit: PageLimit = 50
 ) -> Any:
@@ -44,7 +49,12 @@ async def list_externals(
     return [export.external_fields(external) for external in externals]
 
 
-@router.get("/external-accounts/{address}", response_model=ExternalAccount, tags=["accounts"])
+@router.get(
+    "/external-accounts/{address}",
+    response_model=ExternalAccount,
+    response_model_exclude_unset=True,
+    tags=["accounts"],
+)
 async def show_external(response: Response, context: PageDep, user: Reader, address: AddressInPath) -> Any:
     """Return one external account. ETag: its version, for If-Match."""
     async with context.system.database.transaction() as connection:
@@ -57,8 +67,9 @@ async def show_external(response: Response, context: PageDep, user: Reader, addr
 async def save_external(context: PageDep, user: Administrator, fields: ExternalFields, if_match: IfMatch = None) -> Any:
     """Add or replace an external account; with If-Match only the version that was read before.
 
-    Without a password the stored one stays, if the servers' hosts do, and so do `history` and `hold`; other fields take
-    their default. A new account needs `history`, and its mail is on hold until it is started.
+    It is fetched by `pop3` or by `imap`. Without a password the stored one stays, if the servers' hosts do, and so do
+    `history` and `hold`; other fields take their default. A new account needs `history`, and its mail is on hold until
+    it is started.
     """
     entry = fields.model_dump(exclude_unset=True, exclude={"password_file"})
     return await save_account(context, user, "external", entry, if_match)

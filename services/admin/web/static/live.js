@@ -46,6 +46,16 @@ for (const form of document.querySelectorAll("form[data-busy]")) {
 }
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
+// Shows the usual port of the chosen encryption, unless another port was typed.
+for (const choice of document.querySelectorAll("select[data-ports]")) {
+  const usual = JSON.parse(choice.dataset.ports);
+  const [port, shown] = ["port", "shown_tls"].map((name) => document.getElementById(choice.id.replace(/tls$/, name)));
+  choice.addEventListener("change", () => {
+    if (["", String(usual[shown.value])].includes(port.value.trim())) port.value = usual[choice.value];
+    shown.value = choice.value;
+  });
+}
+
 // Suggests a password, generated in the browser.
 for (const place of document.querySelectorAll(".suggests")) {
   const field = place.querySelector("input");

@@ -13,12 +13,15 @@ from services.admin.web.api.schemas.users import SessionEntry
 
 
 class ExternalAccount(ResponseModel):
-    """An external account as in the accounts file, without its password."""
+    """An external account as in the accounts file, without its password. It has one of ``pop3`` and ``imap``."""
 
     address: str = Field(examples=["support@company.com"])
     enabled: bool
     login: str = Field(examples=["support@company.com"])
-    pop3: dict[str, Any] = Field(examples=[{"host": "pop3.company.com", "port": 995, "tls": "implicit"}])
+    pop3: dict[str, Any] | None = Field(None, examples=[{"host": "pop3.company.com", "port": 995, "tls": "implicit"}])
+    imap: dict[str, Any] | None = Field(
+        None, examples=[{"host": "imap.company.com", "port": 993, "tls": "implicit", "folders": ["INBOX"]}]
+    )
     smtp: dict[str, Any] = Field(examples=[{"host": "smtp.company.com", "port": 465, "tls": "implicit", "auth": True}])
     poll_seconds: int = Field(examples=[60])
     history: Literal["all", "from_now"]
@@ -85,7 +88,7 @@ class LocalChange(ChangeLines):
 class RefusedCertificate(BaseModel):
     """A certificate that is not trusted, or not the pinned one. fingerprint: SHA-256; names: that it is for."""
 
-    server: Literal["pop3", "smtp"]
+    server: Literal["pop3", "imap", "smtp"]
     fingerprint: str
     subject: str
     issuer: str
