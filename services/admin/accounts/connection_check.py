@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from services.admin.accounts.certificates import ShownCertificate, read_certificate
+from services.admin.accounts.forecast import describe_policy
 from services.admin.accounts.tls_watch import TlsWatch
 from services.admin.context import AdminContext
 from services.admin.formatting import counted
 from shared.errors import Permanent, Temporary
-from shared.model import External, LedgerEntry, Server
+from shared.model import External, Server
 from shared.net.dial import CertificateRefused, ProgressCallback, host_port, no_progress
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.pop3_client import Pop3Client, open_session
+from shared.provider.pop3_replies import Listing
 from shared.provider.smtp_connect import connect, probe_smtp
 from shared.settings import PrivateHosts
 from shared.store import account_changes, accounts, polls, relay_status, uidl_ledger
+
+T = TypeVar("T")
 
 SECONDS = 20.0
 """Time limit of a step: seconds."""
@@ -188,9 +192,10 @@ async def _try_pop3(
             if not again:
                 checklist.done("logged in", f"as {credential.login}")
             count, octets = await session.stat()
-            keys.append([key for _, key in (await session.fetch_list()).mails])
+            listing = await session.fetch_list()
+            keys.append([key for _, key in listing.mails])
             if not again:
-                forecast = "" if undecided else f"; {await _expected(system, external, keys[0])}"
+                forecast = "" if undecided else f"; {await _expected(system, external, session, listing)}"
                 checklist.done("counted", f"{counted(count)}, {counted(octets, 'octet')}{forecast}", count)
             await session.quit()
         if not again and session.capabilities.login_delay:
@@ -226,79 +231,41 @@ async def _credential(system: AdminContext, external: External) -> Credential:
 
 async def count_mails(system: AdminContext, external: External) -> int:
     """Count the mails at the provider. :raises Temporary, Permanent: the error, as a text."""
-    return (await _list_mails(system, external)).count
+    count, _ = await _ask(system, external, lambda session: session.stat())
+    return count
 
 
-@dataclass(frozen=True, slots=True)
-class _Listed:
-    """The mails at the provider."""
-
-    count: int
-    octets: int
-    keys: Sequence[str]
-
-
-async def _list_mails(system: AdminContext, external: External) -> _Listed:
-    """Log in and list the mails. :raises Temporary, Permanent: the error, as a text."""
+async def _ask(system: AdminContext, external: External, question: Callable[[Pop3Client], Awaitable[T]]) -> T:
+    """Log in, ask, log out. :raises Temporary, Permanent: the error, as a text."""
     credential = await _credential(system, external)
-    watch = TlsWatch(external.pop3, system.settings.allow_private_upstream)
+    watch = TlsWatch(external.incoming, system.settings.allow_private_upstream)
 
-    async def work() -> _Listed:
+    async def work() -> T:
         async with _session(system, external, watch.note) as session:
             await session.login(credential)
-            count, octets = await session.stat()
-            listed = await session.fetch_list()
+            answer = await question(session)
             await session.quit()
-        return _Listed(count, octets, [key for _, key in listed.mails])
+        return answer
 
     return await watch.run(work())
 
 
 async def _describe_mails(system: AdminContext, external: External) -> str:
-    found = await _list_mails(system, external)
-    expected = await _expected(system, external, found.keys)
-    return f"{counted(found.count)}, {counted(found.octets, 'octet')}; {expected}"
+    async def describe(session: Pop3Client) -> str:
+        count, octets = await session.stat()
+        expected = await _expected(system, external, session, await session.fetch_list())
+        return f"{counted(count)}, {counted(octets, 'octet')}; {expected}"
+
+    return await _ask(system, external, describe)
 
 
-async def _expected(system: AdminContext, external: External, listed: Sequence[str]) -> str:
+async def _expected(system: AdminContext, external: External, session: Pop3Client, listing: Listing) -> str:
+    sizes = await session.fetch_sizes()
+    listed = {key: sizes.get(number) for number, key in listing.mails}
     async with system.database.transaction() as connection:
         polled = (await polls.load_poll_states(connection)).get(external.id)
         known = await uidl_ledger.load_entries(connection, external.id)
     return describe_policy(external, listed, known, polled is not None and polled.first_contact_at is not None)
-
-
-def describe_policy(external: External, listed: Sequence[str], known: Sequence[LedgerEntry], met: bool) -> str:
-    """Describe what happens to the mails at the provider: how many are delivered, which are deleted when. Pure.
-
-    :param met: the first poll is done; the mails that it found are the history.
-    """
-    ours = {row.key: row.state for row in known}
-    fetched = sum(ours.get(key) in ("fetched", "deleting") for key in listed)
-    skipped = sum(ours.get(key) == "skipped" for key in listed)
-    unknown = sum(key not in ours for key in listed)
-    history = sum(ours.get(key) == "history" for key in listed)
-    if not met:  # the first poll makes all mails history that were not fetched before
-        unknown, history = 0, history + unknown
-    words = f"{unknown + (history if external.history == 'all' else 0)} of them will be delivered"
-    if not external.enabled:
-        words += " once the account is enabled"
-    elif external.hold:
-        words += " once everybody is there and the account is started"
-    if fetched:
-        words += f", {fetched} were fetched already"
-    if skipped:
-        words += f", {skipped} could not be fetched"
-    if external.history == "from_now" and history:
-        words += f", {history} were there at the first contact and stay there (history: from_now)"
-    if external.delete_after_days is None:
-        return words + "; nothing will be deleted at the provider"
-    when = (
-        "as soon as it is stored here"
-        if external.delete_after_days == 0
-        else (f"{external.delete_after_days} days after it was fetched")
-    )
-    kept = "" if external.delete_history else "; mail that was there at the first contact is never deleted"
-    return f"{words}; fetched mail will be deleted at the provider {when}{kept}"
 
 
 async def describe_maildrop(system: AdminContext, externals: Sequence[External]) -> list[str]:
