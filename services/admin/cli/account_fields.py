@@ -24,6 +24,7 @@ Fields = Annotated[
 EXTERNAL_FIELDS = (
     *("enabled", "login", "password", "password_file", "oauth"),
     *(f"pop3.{name}" for name in ("host", "port", "tls", "tls_fingerprint")),
+    *(f"imap.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "folders")),
     *(f"smtp.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "auth", "connections")),
     *("poll_seconds", "history", "delete_after_days", "delete_history", "reply_to_author", "answer_notes", "hold"),
     "aliases",
