@@ -20,7 +20,7 @@ from typing import Self
 
 from bench.processes import processor_seconds
 from deploy.machine import dovecot, ports
-from deploy.machine.dovecot import USER, Pop3Server
+from deploy.machine.dovecot import USER, DovecotServer
 from deploy.machine.programs import PATH, Process, Program
 from deploy.machine.provider_config import POSTFIX_PROGRAMS
 from shared.errors import Permanent, Temporary
@@ -222,8 +222,8 @@ def await_until(what: Callable[[], bool], seconds: float, pause: float = 0.01) -
         time.sleep(pause)
 
 
-def _dovecot(folder: Path, port: int) -> Pop3Server:
-    return Pop3Server(
+def _dovecot(folder: Path, port: int) -> DovecotServer:
+    return DovecotServer(
         run=folder / "run",
         log=folder / "dovecot.log",
         port=port,

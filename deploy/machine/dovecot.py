@@ -24,18 +24,23 @@ _NEW_SYNTAX_VERSION = "2.4.0"
 
 
 @dataclass(frozen=True, slots=True)
-class Pop3Server:
-    """A Dovecot server: POP3 on loopback, Maildirs of one system user, cleartext logins, no delay after a wrong one."""
+class DovecotServer:
+    """A Dovecot server on loopback: POP3 and perhaps IMAP, Maildirs of one system user, cleartext logins.
+
+    It does not delay the answer to a wrong login.
+    """
 
     run: Path  # folder of its sockets and state; Postfix verifies logins at the socket ``auth-client``
     log: Path
-    port: int  # plain, with STLS if there is a certificate
+    port: int  # of POP3: plain, with STLS if there is a certificate
     passwords: str  # a passwd-file, or one for each user, with ``USER`` in its path
     home: str  # of a user, with ``USER`` in the path
     maildir: str  # of a user, with ``USER`` in the path
     mail_user: str  # owner of all mail
     connections: int  # limit for one user
     tls_port: int = 0  # implicit TLS; 0: none
+    imap_port: int = 0  # plain, with STARTTLS if there is a certificate; 0: no IMAP
+    imaps_port: int = 0  # implicit TLS; 0: none
     certificate: Path | None = None  # PEM, with its key
     mechanisms: str = "plain"
     settings: Sequence[str] = ()  # more lines, only settings with the same name in both syntaxes
@@ -43,7 +48,7 @@ class Pop3Server:
     connections_a_process: Mapping[str, int | None] = field(default_factory=dict)  # by service; None: unlimited
 
 
-def configuration(server: Pop3Server, version: tuple[int, int]) -> str:
+def configuration(server: DovecotServer, version: tuple[int, int]) -> str:
     """Return dovecot.conf for this version of Dovecot. Pure."""
     new = version >= _NEW_SYNTAX
     return "\n".join([*(_since_2_4(server) if new else _until_2_3(server)), *_in_both(server, new), ""])
@@ -69,7 +74,7 @@ def version_in(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _until_2_3(server: Pop3Server) -> list[str]:
+def _until_2_3(server: DovecotServer) -> list[str]:
     tls = [f"ssl_cert = <{server.certificate}", f"ssl_key = <{server.certificate}", "ssl_dh ="]
     return [
         *(tls if server.certificate else []),
@@ -82,7 +87,7 @@ def _until_2_3(server: Pop3Server) -> list[str]:
     ]
 
 
-def _since_2_4(server: Pop3Server) -> list[str]:
+def _since_2_4(server: DovecotServer) -> list[str]:
     tls = [f"ssl_server_cert_file = {server.certificate}", f"ssl_server_key_file = {server.certificate}"]
     fields = {"uid": server.mail_user, "gid": server.mail_user, "home": server.home}
     return [
@@ -97,13 +102,14 @@ def _since_2_4(server: Pop3Server) -> list[str]:
     ]
 
 
-def _in_both(server: Pop3Server, new: bool) -> list[str]:
+def _in_both(server: DovecotServer, new: bool) -> list[str]:
     setting, never = ("restart_request_count", "unlimited") if new else ("service_count", 0)
     services: dict[str, list[str]] = {
         "pop3-login": [
             *_block("inet_listener pop3", f"port = {server.port}"),
             *_block("inet_listener pop3s", f"port = {server.tls_port}"),
         ],
+        **_imap_logins(server),
         # Otherwise anvil delays an address after wrong passwords, and all clients here have the same address.
         "anvil": _block("unix_listener anvil-auth-penalty", "mode = 0"),
         "auth": _block("unix_listener auth-client", "mode = 0666"),
@@ -116,7 +122,7 @@ def _in_both(server: Pop3Server, new: bool) -> list[str]:
         f"base_dir = {server.run}",
         f"state_dir = {server.run}",
         f"log_path = {server.log}",
-        "protocols = pop3",
+        f"protocols = {'pop3 imap' if server.imap_port else 'pop3'}",
         "listen = 127.0.0.1",
         f"ssl = {'yes' if server.certificate else 'no'}",
         f"auth_mechanisms = {server.mechanisms}",
@@ -126,8 +132,23 @@ def _in_both(server: Pop3Server, new: bool) -> list[str]:
         "stats_writer_socket_path =",
         *server.settings,
         *(line for name, lines in services.items() for line in _block(f"service {name}", *lines)),
-        *_block("protocol pop3", f"mail_max_userip_connections = {server.connections}"),
+        *(
+            line
+            for protocol in (("pop3", "imap") if server.imap_port else ("pop3",))
+            for line in _block(f"protocol {protocol}", f"mail_max_userip_connections = {server.connections}")
+        ),
     ]
+
+
+def _imap_logins(server: DovecotServer) -> dict[str, list[str]]:
+    if not server.imap_port:
+        return {}
+    return {
+        "imap-login": [
+            *_block("inet_listener imap", f"port = {server.imap_port}"),
+            *_block("inet_listener imaps", f"port = {server.imaps_port}"),
+        ]
+    }
 
 
 def _block(name: str, *lines: str) -> list[str]:

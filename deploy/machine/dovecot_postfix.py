@@ -32,6 +32,12 @@ from deploy.machine.provider_config import dovecot_server, postfix_configuration
 from shared.errors import Permanent, Temporary
 
 _MAIL_USER = "mail"
+_PACKAGES = {
+    "dovecot-pop3d": "/usr/lib/dovecot/pop3",
+    "dovecot-imapd": "/usr/lib/dovecot/imap",
+    "postfix": "/usr/sbin/postfix",
+}
+"""Debian packages, each with a file of it."""
 _START_SECONDS = 30.0
 _PASS_ON_TERM = """trap 'kill $child' TERM; setsid "$@" & child=$!; wait $child; wait $child"""
 _DOVECOT_REREADS_SECONDS = 2.1
@@ -41,9 +47,10 @@ _DOVECOT_REREADS_SECONDS = 2.1
 class DemoProvider:
     """A context manager; the servers run while it is open.
 
-    pop3_port: plain and STLS; pop3s_port: implicit TLS. smtp_port: plain and STARTTLS; smtps_port: implicit TLS. AUTH
-    PLAIN and LOGIN are checked if used, but not required. ca_file: PEM of the authority that signed the servers'
-    certificate, which is for localhost and 127.0.0.1. fingerprint: SHA-256 of that certificate, 64 hex digits.
+    pop3_port, imap_port, smtp_port: plain and STARTTLS; pop3s_port, imaps_port, smtps_port: implicit TLS. AUTH PLAIN
+    and LOGIN are checked if used, but not required. Folders of IMAP have names like ``A/B``; Drafts, Sent and Trash are
+    marked as such (RFC 6154). ca_file: PEM of the authority that signed the servers' certificate, which is for
+    localhost and 127.0.0.1. fingerprint: SHA-256 of that certificate, 64 hex digits.
     """
 
     def __init__(self, folder: Path, accounts: Sequence[tuple[str, str]] = (), seed: str = "") -> None:
@@ -52,8 +59,8 @@ class DemoProvider:
         """
         self.folder = folder
         self.host = "127.0.0.1"
-        self.pop3_port, self.pop3s_port, self.smtp_port, self.smtps_port = ports.choose(
-            4, seed or str(folder), ports.PROVIDER
+        self.pop3_port, self.pop3s_port, self.smtp_port, self.smtps_port, self.imap_port, self.imaps_port = (
+            ports.choose(6, seed or str(folder), ports.PROVIDER)
         )
         self.ca_file = folder / "tls" / "ca.pem"
         self.fingerprint = ""
@@ -69,7 +76,7 @@ class DemoProvider:
         """
         if os.geteuid() != 0:
             raise Permanent("the stand-in provider needs root: Postfix can only be started by root")
-        for package, file in (("dovecot-pop3d", "/usr/lib/dovecot/pop3"), ("postfix", "/usr/sbin/postfix")):
+        for package, file in _PACKAGES.items():
             if not Path(file).exists():
                 raise Permanent(f"{package} is not installed: no {file}")
         with ExitStack() as stack:
@@ -156,7 +163,8 @@ class DemoProvider:
             path.mkdir(exist_ok=True)
         shutil.chown(state, "postfix")
         self.fingerprint = _certificates(self.folder / "tls")
-        server = dovecot_server(self.folder, self._run, self.pop3_port, self.pop3s_port, _MAIL_USER)
+        pop3, imap = (self.pop3_port, self.pop3s_port), (self.imap_port, self.imaps_port)
+        server = dovecot_server(self.folder, self._run, pop3, imap, _MAIL_USER)
         (etc / "dovecot.conf").write_text(dovecot.configuration(server, dovecot.installed_version()), encoding="utf-8")
         (etc / "main.cf").write_text(
             postfix_configuration(self.folder, self._run, pwd.getpwnam(_MAIL_USER), _database_type()), encoding="utf-8"
@@ -214,7 +222,11 @@ class DemoProvider:
 
     def _wait(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        for name, port, greeting in (("dovecot", self.pop3_port, b"+OK"), ("postfix", self.smtp_port, b"220")):
+        for name, port, greeting in (
+            ("dovecot", self.pop3_port, b"+OK"),
+            ("dovecot", self.imap_port, b"* OK"),
+            ("postfix", self.smtp_port, b"220"),
+        ):
             while not ports.greets(port, greeting):
                 self._processes[name].check()
                 if time.monotonic() > deadline:

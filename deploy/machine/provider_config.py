@@ -5,16 +5,21 @@ from __future__ import annotations
 import pwd
 from pathlib import Path
 
-from deploy.machine.dovecot import USER, Pop3Server
+from deploy.machine.dovecot import USER, DovecotServer
 
 
-def dovecot_server(folder: Path, run: Path, pop3_port: int, pop3s_port: int, user: str) -> Pop3Server:
-    """Return the provider's Dovecot. Postfix verifies AUTH through its socket ``run/auth-client``."""
-    return Pop3Server(
+def dovecot_server(folder: Path, run: Path, pop3: tuple[int, int], imap: tuple[int, int], user: str) -> DovecotServer:
+    """Return the provider's Dovecot. Postfix verifies AUTH through its socket ``run/auth-client``.
+
+    :param pop3, imap: ports: plain with STARTTLS, and implicit TLS.
+    """
+    return DovecotServer(
         run=run,
         log=folder / "dovecot.log",
-        port=pop3_port,
-        tls_port=pop3s_port,
+        port=pop3[0],
+        tls_port=pop3[1],
+        imap_port=imap[0],
+        imaps_port=imap[1],
         certificate=folder / "tls" / "server.pem",
         passwords=f"{folder}/etc/users/{USER}",
         home=f"{folder}/mail/{USER}",
@@ -23,7 +28,14 @@ def dovecot_server(folder: Path, run: Path, pop3_port: int, pop3s_port: int, use
         connections=1000,
         mechanisms="plain login",
         limits={"anvil": {"client_limit": 2000}, "auth": {"client_limit": 4000}},
-        connections_a_process={"pop3-login": None},
+        settings=(
+            "namespace inbox {",
+            "  inbox = yes",
+            "  separator = /",
+            *(f"  mailbox {name} {{\n    special_use = \\{name}\n  }}" for name in ("Drafts", "Sent", "Trash")),
+            "}",
+        ),
+        connections_a_process={"pop3-login": None, "imap-login": None},
     )
 
 

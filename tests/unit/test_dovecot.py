@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from deploy.machine.dovecot import USER, Pop3Server, configuration, version_in
+from deploy.machine.dovecot import USER, DovecotServer, configuration, version_in
 from shared.errors import Permanent
 
-SERVER = Pop3Server(
+SERVER = DovecotServer(
     run=Path("/run/pop3"),
     log=Path("/log"),
     port=110,
@@ -29,7 +29,7 @@ SERVER = Pop3Server(
 OLD, NEW = (2, 3), (2, 4)
 
 
-def lines(server: Pop3Server, version: tuple[int, int]) -> list[str]:
+def lines(server: DovecotServer, version: tuple[int, int]) -> list[str]:
     """Without their indents."""
     return [line.strip() for line in configuration(server, version).splitlines()]
 
@@ -109,3 +109,17 @@ def test_without_a_certificate_there_is_no_tls(version: tuple[int, int]) -> None
     assert [line for line in found if line.startswith("ssl")] == ["ssl = no"]
     at = found.index("inet_listener pop3s {")
     assert found[at + 1] == "port = 0"
+
+
+@pytest.mark.parametrize("version", [OLD, NEW])
+def test_imap_is_served_only_where_it_has_a_port(version: tuple[int, int]) -> None:
+    assert "protocols = pop3" in lines(SERVER, version)
+    assert not [line for line in lines(SERVER, version) if "imap" in line]
+    found = lines(replace(SERVER, imap_port=143, imaps_port=993, connections_a_process={"imap-login": None}), version)
+    assert "protocols = pop3 imap" in found
+    for wanted in (
+        ["service imap-login {", "inet_listener imap {", "port = 143", "}", "inet_listener imaps {", "port = 993", "}"],
+        ["protocol imap {", "mail_max_userip_connections = 7", "}"],
+    ):
+        at = found.index(wanted[0])
+        assert found[at : at + len(wanted)] == wanted
