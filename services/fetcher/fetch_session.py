@@ -1,4 +1,4 @@
-"""Transfers the mails that one session is to fetch: RETR, commit, and a record of each mail that cannot be fetched.
+"""Transfers the mails that one session is to fetch: read, commit, and a record of each mail that cannot be fetched.
 
 A mail that a provider refuses, or that is too large, is counted for this mail alone. So is one during which the session
 ends, but only as a suspicion until that recurs (``plan.count_failures``).
@@ -19,11 +19,9 @@ from services.fetcher.plan import NOTICE_TRIES, FetchItem, Plan
 from shared.errors import Temporary
 from shared.model import Content, External
 from shared.net.dial import host_port
-from shared.provider.pop3_client import Pop3Client
-from shared.provider.pop3_errors import OutOfStep, ReplyTooLong, ServerBusy
-from shared.provider.pop3_replies import is_temporary
-from shared.provider.pop3_stream import STEP_OCTETS
-from shared.provider.pop3_transfer import RetrRequest
+from shared.provider.maildrop import MaildropSession
+from shared.provider.retrieval import STEP_OCTETS, MailRequest
+from shared.provider.session_errors import OutOfStep, ReplyTooLong, ServerBusy
 from shared.runtime.process import Service
 
 SESSION_MAILS = 500
@@ -39,22 +37,17 @@ MAX_REFUSED = 3
 SIZE_TOLERANCE = 2
 """Providers guess sizes, some badly: a mail whose announced size exceeds this multiple of the limit is too large and is
 not read."""
-CUT_SHORT = (
-    "the provider cuts it short: what follows its end is a part of it (dots at the beginning of lines are not doubled, "
-    "RFC 1939 section 3)"
-)
-"""Reason for skipping a mail whose reply continues after its end."""
-
 log = structlog.get_logger()
 
 
-class RefusedRetr(NamedTuple):
-    """A mail whose RETR the provider refused."""
+class RefusedMail(NamedTuple):
+    """A mail that the provider did not hand out."""
 
     item: FetchItem
     reply: str
+    temporary: bool  # the provider says that the refusal may pass
     octets: int | None  # None if unknown
-    header: bytes | None  # None if TOP did not show it
+    header: bytes | None  # None if unknown
 
 
 class FetchSession:
@@ -64,7 +57,7 @@ class FetchSession:
         self,
         service: Service,
         account: External,
-        client: Pop3Client,
+        client: MaildropSession,
         committer: Committer,
         share: MemoryShare,
         renumbered: RenumberedHistory,
@@ -76,13 +69,13 @@ class FetchSession:
         self._share = share
         self._renumbered = renumbered
         self._limit = service.settings.max_message_bytes
-        self._refused: list[RefusedRetr] = []  # in a row, and not counted yet
+        self._refused: list[RefusedMail] = []  # in a row, and not counted yet
         self._session_ends = 0.0
 
     async def run(self, plan: Plan) -> int:
         """Fetch one session's part of the plan. Returns how many mails are finished.
 
-        :raises Temporary: as ``Pop3Client``, or the database is unavailable.
+        :raises Temporary: as ``MaildropSession``, or the database is unavailable.
         """
         total = len(plan.fetch)
         deletes = bool(plan.delete) or self._account.delete_after_days == 0
@@ -95,7 +88,7 @@ class FetchSession:
             headers = await self._headers(self._renumbered.unknown_mails(chunk))
             items += await self._renumbered.leave_out_preexisting(chunk, headers)
             examined += len(chunk)
-        sizes = await self._client.fetch_sizes()
+        sizes = await self._client.fetch_sizes([item.mail.number for item in items])
         max_octets = SIZE_TOLERANCE * self._limit
         fitting = [item for item in items if sizes.get(item.mail.number, 0) <= max_octets]
         large = [(item, sizes[item.mail.number]) for item in items if sizes.get(item.mail.number, 0) > max_octets]
@@ -124,12 +117,12 @@ class FetchSession:
     # ------------------------------------------------------------------------------------------ mails
 
     async def _retrieve(self, items: Sequence[FetchItem], sizes: dict[int, int], headers: dict[int, bytes]) -> int:
-        """RETR these mails and commit them. Returns how many are finished: committed, skipped or known.
+        """Read these mails and commit them. Returns how many are finished: committed, skipped or known.
 
-        :param headers: from TOP, by number, for the notices.
+        :param headers: by number, as far as they are known, for the notices.
         """
         by_number = {item.mail.number: item for item in items}
-        requests = [RetrRequest(number, sizes.get(number, 0)) for number in by_number]
+        requests = [MailRequest(number, sizes.get(number, 0)) for number in by_number]
         done = 0
 
         def stop() -> bool:
@@ -143,7 +136,8 @@ class FetchSession:
                 done += 1
                 if got.refusal is not None:
                     octets = sizes.get(got.number)
-                    self._refused.append(RefusedRetr(item, got.refusal, octets, headers.get(got.number)))
+                    header = headers.get(got.number)
+                    self._refused.append(RefusedMail(item, got.refusal, got.temporary, octets, header))
                     continue
                 await self._count_refused(self._refused)
                 if got.body is None:
@@ -184,10 +178,10 @@ class FetchSession:
             f"{host_port(self._account.incoming)}: the provider refuses every mail now: {refused[-1].reply}"
         )
 
-    async def _count_refused(self, refused: Sequence[RefusedRetr]) -> None:
-        for item, reply, octets, header in refused:
+    async def _count_refused(self, refused: Sequence[RefusedMail]) -> None:
+        for item, reply, temporary, octets, header in refused:
             reason = f"the provider refuses to hand it out: {reply}"
-            await self._committer.skip(item, reason, octets, header, interrupted=is_temporary(reply))
+            await self._committer.skip(item, reason, octets, header, interrupted=temporary)
         self._refused = []
 
     async def _end_early(
@@ -207,7 +201,7 @@ class FetchSession:
                 await self._skip_large(item, error.octets, header)
             elif isinstance(error, OutOfStep):
                 header = header or header_of(error.head)
-                await self._committer.skip(item, CUT_SHORT, octets, header, least_tries=NOTICE_TRIES)
+                await self._committer.skip(item, error.reason, octets, header, least_tries=NOTICE_TRIES)
             else:
                 reason = f"the session ended while it was read: {error}"
                 await self._committer.skip(item, reason, octets, header, interrupted=True)
@@ -220,7 +214,7 @@ class FetchSession:
         await self._committer.skip_large(item, reason, octets, header, renumbered)
 
     async def _headers(self, items: Sequence[FetchItem]) -> dict[int, bytes]:
-        """Return the headers of these mails by number, as far as TOP shows them."""
+        """Return the headers of these mails by number, as far as the provider shows them alone."""
         by_number = {item.mail.number: item for item in items}
         headers: dict[int, bytes] = {}
         try:

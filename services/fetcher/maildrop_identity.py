@@ -16,8 +16,8 @@ from services.fetcher.plan import FetchItem, ListedMail, Plan, ProviderList, Ren
 from shared.db.database import Database
 from shared.mime.headers import header_end
 from shared.model import External, LedgerEntry, Poll
-from shared.provider.pop3_client import Pop3Client
-from shared.provider.pop3_transfer import Retrieved, RetrRequest
+from shared.provider.maildrop import MaildropSession
+from shared.provider.retrieval import MailRequest, Retrieved
 from shared.store import polls, uidl_ledger
 
 HEADER_OCTETS = 1024 * 1024
@@ -37,7 +37,9 @@ def header_of(body: bytearray | bytes) -> bytes:
 class ReusedUidls:
     """Compares the mails of a list with their rows in the ledger, before the list is planned."""
 
-    def __init__(self, database: Database, client: Pop3Client, account: External, poll: Poll, max_octets: int) -> None:
+    def __init__(
+        self, database: Database, client: MaildropSession, account: External, poll: Poll, max_octets: int
+    ) -> None:
         """:param poll: with the time of the first contact. :param max_octets: of the largest mail to read."""
         self._database = database
         self._client = client
@@ -66,7 +68,7 @@ class ReusedUidls:
             if known:
                 last_known[known[-1][0].number] = known[-1][1], mails
         moved: list[LedgerEntry] = []
-        async for got in self._client.retrieve([RetrRequest(number, 0) for number in last_known], self._limit):
+        async for got in self._client.retrieve([MailRequest(number, 0) for number in last_known], self._limit):
             row, mails = last_known[got.number]
             if got.body is not None and not self._same_mail(row, got.body, got):
                 moved += [rows[mail.key] for mail in mails if mail.key in rows]
@@ -93,12 +95,12 @@ class ReusedUidls:
         known_here = {mail.number: rows[mail.key] for mail in maildrop.mails if mail.key in rows and not mail.repeated}
         if not known_here:
             return False
-        sizes = await self._client.fetch_sizes()
+        sizes = await self._client.fetch_sizes(list(known_here))
         samples = sorted(known_here, key=lambda number: sizes.get(number, 0))[:SAMPLE_MAILS]
         equal = [
             (got.sha256, got.octets) == (known_here[got.number].sha256, known_here[got.number].octets)
             async for got in self._client.retrieve(
-                [RetrRequest(number, sizes.get(number, 0)) for number in samples], self._limit
+                [MailRequest(number, sizes.get(number, 0)) for number in samples], self._limit
             )
             if got.body is not None
         ]
@@ -115,7 +117,7 @@ class RenumberedHistory:
         self._poll = poll
         self._first_contact = poll.first_contact_at
         self._lost_history = deque(plan.lost_history)
-        self._without_header: set[int] = set()  # unknown mails that TOP did not show
+        self._without_header: set[int] = set()  # unknown mails whose header came not alone
         self._fetched = RenumberedMails.of(plan.missing)
         self._deleted = {(row.key, row.sha256, row.octets): row for row in plan.deleted}
 
@@ -146,21 +148,21 @@ class RenumberedHistory:
         Their bytes were never fetched, so their age identifies them: as many as vanished, if they are older than the
         first contact.
 
-        :param headers: of the unknown mails, by number, as far as TOP showed them.
+        :param headers: of the unknown mails, by number, as far as the provider showed them alone.
         """
         unknown = self.unknown_mails(items)
         preexisting: dict[str, LedgerEntry] = {}
         for item in unknown:
             header = headers.get(item.mail.number)
             if header is None:
-                self._without_header.add(item.mail.number)  # no TOP: checked after RETR
+                self._without_header.add(item.mail.number)  # checked when the mail has come
             elif self._lost_history and self._predates(header):
                 preexisting[item.mail.key] = self._lost_history.popleft()
         await self._record_preexisting([(row, key) for key, row in preexisting.items()])
         return [item for item in items if item.mail.key not in preexisting]
 
     async def is_preexisting(self, item: FetchItem, got: Retrieved) -> bool:
-        """Whether a fetched mail, whose header TOP did not show, is a renumbered mail of the first contact."""
+        """Whether a fetched mail, whose header did not come alone, is a renumbered mail of the first contact."""
         if got.number not in self._without_header or not self._lost_history or got.body is None:
             return False
         if not self._predates(header_of(got.body)):

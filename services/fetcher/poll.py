@@ -1,12 +1,13 @@
 """Polls one account: sessions of some hundred mails, each planned from the provider's current list and the ledger.
 
-``_session_as`` guarantees the order: commit bytes and ledger, then DELE, then QUIT. Gmail marks every mail that was
-read as fetched at QUIT and no longer lists it: if a mail that was read could not be stored, the session ends without
-QUIT.
+``_session_as`` guarantees the order: commit bytes and ledger, then delete, then QUIT. By POP3, Gmail marks every mail
+that was read as fetched at QUIT and no longer lists it: if a mail that was read could not be stored, the session ends
+without QUIT.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -26,17 +27,22 @@ from services.fetcher.plan import (
     preexisting_keys,
     unchanged_until,
 )
+from services.fetcher.provider_session import open_maildrop
 from shared.model import External, LedgerEntry, Poll
 from shared.net.dial import Unreachable, host_port
 from shared.provider.credentials import Credential, Credentials
+from shared.provider.maildrop import MaildropSession
 from shared.provider.oauth import Unauthorized
-from shared.provider.pop3_client import Pop3Client, open_session
-from shared.provider.pop3_errors import LoginRefused, OutOfStep, ProtocolError
+from shared.provider.retrieval import Listing, ListReply
+from shared.provider.session_errors import LoginRefused, OutOfStep, ProtocolError
+from shared.runtime.parsing import Parsing
 from shared.runtime.process import Service
 from shared.store import polls, uidl_ledger
 
 MAX_OUT_OF_STEP = 20
 """Limit of sessions in one poll that end out of step, each at one mail: more logins at once may lock the account."""
+_ROW_OCTETS = 16
+"""Octets that each mail and each row of the ledger counts for where a thread is chosen: some hundreds need none."""
 INCOMPLETE_POLLS = 3
 """Failed polls after which a first contact takes place with an incomplete list: a delivery that is under way ends."""
 
@@ -55,9 +61,10 @@ class Polling:
         self._account = account
         self._poll = poll
         self._limit = service.settings.max_message_bytes
-        # For a server that announces PIPELINING and fails with it, or cuts mails short: one mail at a time.
+        # For a server that fails with commands sent ahead, or cuts mails short: one mail at a time.
         self._alone = poll.failures > 0 and poll.last_error_kind == ProtocolError.kind
         self._out_of_step = 0  # sessions that ended so
+        self._parsing = Parsing()
         self.login_delay = poll.login_delay  # seconds, as announced by the server
         self.backlog: int | None = None  # mails still to fetch; None before the first list
         self.more = False  # the poll succeeded, with mails left to fetch
@@ -110,26 +117,20 @@ class Polling:
 
     async def _session_as(self, credential: Credential) -> bool:
         account = self._account
-        if account.pop3 is None:
-            raise ProtocolError(f"{host_port(account.incoming)}: mail is not fetched by IMAP yet")
-        async with open_session(account.pop3, self._service.settings.allow_private_upstream) as client:
+        async with open_maildrop(account, self._service.settings.allow_private_upstream) as client:
             await client.login(credential)
-            self.login_delay = client.capabilities.login_delay or self.login_delay
+            self.login_delay = client.login_delay or self.login_delay
             # without pipelining, a session that ends early may lose the mails that it has read, and so does each retry
-            if self._alone or (self._first_after_failure and not client.capabilities.pipelining):
+            if self._alone or (self._first_after_failure and not client.pipelining):
                 client.fetch_alone()
             reply = await client.fetch_list_reply()
             if self._is_unchanged(reply.digest):
                 self.backlog = 0
                 await client.quit()
                 return False
-            listing = reply.parse()
-            client.use_uidls(listing)
+            listing, maildrop = await asyncio.to_thread(_read_list, reply)
             if not listing.complete:
-                self.complaints.append(
-                    f"the list of mails is incomplete: STAT counts {reply.count}, {len(listing.mails)} are listed"
-                )
-            maildrop = ProviderList.of(listing.mails, listing.complete)
+                self.complaints.append(f"the list of mails is incomplete: {listing.problem}")
             identity = ReusedUidls(self._service.database, client, account, self._poll, self._limit)
             reused = await identity.find_reused_uidls(maildrop)
             plan = await self._compare(maildrop, reused, reply.digest)
@@ -150,14 +151,17 @@ class Polling:
             self.transferring = False
             return handled > 0 and self.backlog != 0
 
-    async def _finish(self, client: Pop3Client, numbers: Sequence[int]) -> None:
-        """DELE these mails, then QUIT, which deletes them.
+    async def _finish(self, client: MaildropSession, numbers: Sequence[int]) -> None:
+        """Delete these mails, then QUIT; by POP3 that deletes them.
 
         :raises Temporary: the connection ended; the mails may be deleted or not.
         """
-        refused = await client.delete(numbers) if numbers else []
-        if refused:
-            self.complaints.append(f"the provider refuses to delete {len(refused)} mails (DELE)")
+        if numbers:
+            undeleted = await client.delete(numbers)
+            if undeleted.numbers:
+                self.complaints.append(
+                    f"the provider refuses to delete {len(undeleted.numbers)} mails ({undeleted.reason})"
+                )
         try:
             deleted = await client.quit()
         except Unreachable as error:
@@ -178,7 +182,7 @@ class Polling:
 
     @property
     def _was_incomplete_before(self) -> bool:
-        """Whether STAT and UIDL disagree permanently: the reply to UIDL then counts as the whole maildrop."""
+        """Whether count and list of the mails disagree permanently: the list then counts as the whole maildrop."""
         return self._poll.failures >= INCOMPLETE_POLLS and self._poll.last_error_kind == ProtocolError.kind
 
     @property
@@ -221,7 +225,8 @@ class Polling:
                 first_contact_at = await uidl_ledger.record_first_contact(connection, self._poll, keys)
                 self._poll = replace(self._poll, first_contact_at=first_contact_at)
             known = await uidl_ledger.load_entries(connection, account.id)
-            plan = decide(maildrop, known, account, self._limit, self._poll)
+            decision = decide, maildrop, known, account, self._limit, self._poll
+            plan = await self._parsing.run(_ROW_OCTETS * (len(maildrop.mails) + len(known)), *decision)
             if keys := keys_to_compare(plan, maildrop):
                 plan = replace(plan, deleted=tuple(await uidl_ledger.load_closed(connection, account.id, keys)))
             for record, rows in (
@@ -239,3 +244,8 @@ class Polling:
             )
         self.backlog = len(plan.fetch)
         return plan
+
+
+def _read_list(reply: ListReply) -> tuple[Listing, ProviderList]:
+    listing = reply.parse()
+    return listing, ProviderList.of(listing.mails, listing.complete)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shared.errors import Temporary
 from shared.model import External, Poll, PollOutcome
 from shared.net.dial import Unreachable
-from shared.provider.pop3_errors import LoginRefused, ServerBusy
+from shared.provider.session_errors import LoginRefused, ServerBusy
 
 MAX_REFUSALS = 3
 """Login refusals without a response code, within REFUSALS_WITHIN, that pause an account."""

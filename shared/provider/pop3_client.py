@@ -13,24 +13,20 @@ from shared.model import Server
 from shared.net.dial import ProgressCallback, TlsError, host_port, no_progress
 from shared.provider import pop3_listing
 from shared.provider.credentials import Credential
-from shared.provider.pop3_errors import ServerBusy
 from shared.provider.pop3_login import log_in
 from shared.provider.pop3_mechanisms import timestamp_of
-from shared.provider.pop3_replies import Capabilities, Listing, ListReply, trim
-from shared.provider.pop3_stream import (
-    CONNECT_SECONDS,
-    READ_SECONDS,
-    SESSION_SECONDS,
-    Pop3Stream,
-    ReserveMemory,
-    open_stream,
-)
-from shared.provider.pop3_transfer import WINDOW_COMMANDS, MailTransfer, Retrieved, RetrRequest
+from shared.provider.pop3_replies import Capabilities, Pop3ListReply
+from shared.provider.pop3_stream import Pop3Stream
+from shared.provider.pop3_transfer import WINDOW_COMMANDS, MailTransfer
+from shared.provider.reply_texts import trim
+from shared.provider.retrieval import Listing, MailRequest, ReserveMemory, Retrieved, UndeletedMails
+from shared.provider.session_errors import ServerBusy
+from shared.provider.session_stream import CONNECT_SECONDS, READ_SECONDS, SESSION_SECONDS, open_stream
 from shared.settings import PrivateHosts
 
 
 class Pop3Client:
-    """One session, from ``open_session``; for one task at a time."""
+    """One session (a ``MaildropSession``), from ``open_session``; for one task at a time."""
 
     def __init__(self, stream: Pop3Stream) -> None:
         self.server = stream.server
@@ -38,6 +34,7 @@ class Pop3Client:
         self._stream = stream
         self._transfer = MailTransfer(stream)
         self._timestamp: bytes | None = None  # of the greeting, for APOP
+        self._listed: Pop3ListReply | None = None
 
     # ------------------------------------------------------------------------------------------ the session's steps
 
@@ -80,29 +77,23 @@ class Pop3Client:
 
     async def fetch_list(self) -> Listing:
         """Send STAT and UIDL, as ``fetch_list_reply``, and parse the replies."""
-        listing = (await self.fetch_list_reply()).parse()
-        self.use_uidls(listing)
-        return listing
+        return (await self.fetch_list_reply()).parse()
 
-    def use_uidls(self, listing: Listing) -> None:
-        """Keep the unique ids of this session's list, which the fence behind a mail asks for again."""
-        if not listing.position_keyed:
-            self._transfer.uidls = dict(listing.mails)
-
-    async def fetch_list_reply(self) -> ListReply:
+    async def fetch_list_reply(self) -> Pop3ListReply:
         """Send STAT and UIDL, or LIST to a server without UIDL; do not parse the list.
 
         :raises ServerBusy, ProtocolError: the server returns no list now.
         """
-        return await pop3_listing.fetch_list_reply(self._stream, self.capabilities)
+        self._listed = await pop3_listing.fetch_list_reply(self._stream, self.capabilities)
+        return self._listed
 
-    async def fetch_sizes(self) -> dict[int, int]:
-        """Send LIST: octets by number, as far as the server reports them."""
+    async def fetch_sizes(self, numbers: Sequence[int]) -> dict[int, int]:
+        """Send LIST: octets of all mails by number, as far as the server reports them."""
         return await pop3_listing.fetch_sizes(self._stream)
 
     async def retrieve(
         self,
-        requests: Sequence[RetrRequest],
+        requests: Sequence[MailRequest],
         max_octets: int,
         stop: Callable[[], bool] = lambda: False,
         reserve_memory: ReserveMemory | None = None,
@@ -114,20 +105,20 @@ class Pop3Client:
         :param max_octets: the largest mail to keep. :param reserve_memory: awaited before a large mail grows.
         :raises OutOfStep: a mail is not whole; ``reading`` is its number if it was fetched alone, otherwise None.
         """
-        self._transfer.ahead = self.capabilities.pipelining
+        self._prepare_transfer()
         async for retrieved in self._transfer.fetch("RETR", requests, max_octets, stop, reserve_memory):
             yield retrieved
             del retrieved  # otherwise it stays in memory while the next one is read
 
     async def fetch_headers(self, numbers: Sequence[int], max_octets: int) -> AsyncIterator[Retrieved]:
         """Send ``TOP n 0`` for each mail: its header, in order; a refusal from a server without TOP."""
-        self._transfer.ahead = self.capabilities.pipelining
-        requests = [RetrRequest(number, 8192) for number in numbers]
+        self._prepare_transfer()
+        requests = [MailRequest(number, 8192) for number in numbers]
         async for retrieved in self._transfer.fetch("TOP", requests, max_octets, lambda: False, None):
             yield retrieved
 
-    async def delete(self, numbers: Sequence[int]) -> list[int]:
-        """Send DELE for each mail; it takes effect at QUIT. Return the numbers that the server refused."""
+    async def delete(self, numbers: Sequence[int]) -> UndeletedMails:
+        """Send DELE for each mail; it takes effect at QUIT."""
         self._stream.command = "DELE"
         window = WINDOW_COMMANDS if self.capabilities.pipelining else 1
         refused = []
@@ -138,7 +129,7 @@ class Pop3Client:
                 ok, _ = await self._stream.reply()
                 if not ok:
                     refused.append(number)
-        return refused
+        return UndeletedMails(refused, "DELE")
 
     async def quit(self) -> bool:
         """Send QUIT. Return whether the server confirms the deletions."""
@@ -146,6 +137,16 @@ class Pop3Client:
         self._stream.write(b"QUIT\r\n")
         ok, _ = await self._stream.reply()
         return ok
+
+    @property
+    def login_delay(self) -> int | None:
+        """Least time between two logins that the server announces (RFC 2449 section 6.5): seconds."""
+        return self.capabilities.login_delay
+
+    @property
+    def pipelining(self) -> bool:
+        """Whether commands are sent before the replies to those before them."""
+        return self.capabilities.pipelining
 
     @property
     def reading(self) -> int | None:
@@ -161,6 +162,11 @@ class Pop3Client:
         """Send each further command only after the reply to the previous one, and a whole fence behind each mail."""
         self.capabilities = replace(self.capabilities, pipelining=False)
         self._transfer.alone = True
+
+    def _prepare_transfer(self) -> None:
+        self._transfer.ahead = self.capabilities.pipelining
+        if self._listed is not None:  # the fence behind a mail asks for its unique ids again
+            self._transfer.uidls = self._listed.uidls
 
     async def _start_tls(self) -> str:
         """Send STLS and make the handshake. Return a description of the TLS session. :raises TlsError: no TLS."""
@@ -201,9 +207,11 @@ async def open_session(
 
     :param progress: called for the steps resolved, connected, encrypted and answered.
     :raises Temporary: ``Unreachable``, ``ConnectTimeout``, ``TlsError``, ``ServerBusy``, ``ProtocolError``,
-        ``Pop3ConnectionLost``. :raises Permanent: ``AddressNotAllowed``, ``LoginRefused``.
+        ``ConnectionLost``. :raises Permanent: ``AddressNotAllowed``, ``LoginRefused``.
     """
-    async with open_stream(server, allow_private, connect_seconds, read_seconds, session_seconds, progress) as stream:
+    async with open_stream(
+        Pop3Stream, server, allow_private, connect_seconds, read_seconds, session_seconds, progress
+    ) as stream:
         client = Pop3Client(stream)
         await client.greet(progress)
         yield client

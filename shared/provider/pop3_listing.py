@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 
 from shared.net.dial import host_port
-from shared.provider.pop3_errors import ProtocolError, ServerBusy
 from shared.provider.pop3_replies import (
     Capabilities,
-    ListReply,
+    Pop3ListReply,
     is_temporary,
     parse_capa,
     parse_list,
     parse_stat,
     response_code,
-    trim,
 )
 from shared.provider.pop3_stream import Pop3Stream
+from shared.provider.reply_texts import trim
+from shared.provider.session_errors import ProtocolError, ServerBusy
 
 
 async def fetch_capabilities(stream: Pop3Stream) -> Capabilities:
@@ -50,7 +50,7 @@ async def fetch_sizes(stream: Pop3Stream) -> dict[int, int]:
     return parse_list(await stream.lines()) if ok else {}
 
 
-async def fetch_list_reply(stream: Pop3Stream, capabilities: Capabilities) -> ListReply:
+async def fetch_list_reply(stream: Pop3Stream, capabilities: Capabilities) -> Pop3ListReply:
     """Send STAT and UIDL, or LIST to a server without UIDL; do not parse the list.
 
     :raises ServerBusy, ProtocolError: the server returns no list now.
@@ -71,7 +71,7 @@ async def fetch_list_reply(stream: Pop3Stream, capabilities: Capabilities) -> Li
         raise ProtocolError(f"{host_port(stream.server)}: the server lists no mails: {trim(line)}")
     text = await stream.text()
     digest = hashlib.sha256(b"%d %d %d " % (position_keyed, count, octets) + text.sha256).digest()
-    return ListReply(count, text.kept, digest, position_keyed)
+    return Pop3ListReply(count, text.kept, digest, position_keyed)
 
 
 def _check_refused_list(stream: Pop3Stream, capabilities: Capabilities, line: bytes) -> None:

@@ -8,15 +8,12 @@ import binascii
 from shared.net.dial import host_port
 from shared.provider.credentials import Credential
 from shared.provider.oauth import xoauth2
-from shared.provider.pop3_errors import LoginRefused, ServerBusy
-from shared.provider.pop3_mechanisms import (
-    apop_digest,
-    choose_mechanisms,
-    cram_md5_response,
-    plain_response,
-)
-from shared.provider.pop3_replies import Capabilities, is_temporary, response_code, trim
+from shared.provider.pop3_mechanisms import apop_digest, choose_mechanisms
+from shared.provider.pop3_replies import Capabilities, is_temporary, response_code
 from shared.provider.pop3_stream import Pop3Stream
+from shared.provider.reply_texts import trim
+from shared.provider.sasl import cram_md5_response, plain_response
+from shared.provider.session_errors import LoginRefused, ServerBusy
 
 _INITIAL_RESPONSE_HOSTS = ("gmail.com", "googlemail.com")
 """Domains of servers that accept the XOAUTH2 response only with the command."""

@@ -1,9 +1,8 @@
-"""Chooses how to log in with a password, and computes what proves it (RFC 1939 APOP, RFC 5034 SASL, RFC 2195). Pure."""
+"""Chooses how to log in to a POP3 server with a password (RFC 5034 SASL), and computes the digest of APOP. Pure."""
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 from typing import Literal
 
@@ -35,16 +34,6 @@ def choose_mechanisms(capabilities: Capabilities, timestamp: bytes | None, encry
     if offered or (capabilities.answered and apop):
         return [*offered, *apop]
     return ["USER", *apop]
-
-
-def plain_response(login: str, password: str) -> bytes:
-    """Return the response to the empty challenge of PLAIN (RFC 4616)."""
-    return b"\0" + login.encode() + b"\0" + password.encode()
-
-
-def cram_md5_response(login: str, password: str, challenge: bytes) -> bytes:
-    """Return the response to a challenge of CRAM-MD5 (RFC 2195)."""
-    return login.encode() + b" " + hmac.new(password.encode(), challenge, "md5").hexdigest().encode()
 
 
 def apop_digest(timestamp: bytes, password: str) -> str:

@@ -5,51 +5,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-SHOWN_CHARACTERS = 120
-"""Length of a reply line in texts: characters."""
+from shared.provider.mail_text import MailText
+from shared.provider.reply_texts import sounds_temporary
+from shared.provider.retrieval import Listing
+
 NUMBER_DIGITS = 18
 """Longest number: digits; it fits into a bigint."""
 ID_CHARACTERS = 255
 """Longest unique id that is stored as it is: characters; RFC 1939 section 7 allows 70."""
-HEAD_OCTETS = 256 * 1024
-"""Octets that are kept of a mail that is too large: its header, for the notice about it."""
 
 _END = b"\r\n.\r\n"
-_LONE_LF = re.compile(rb"(?<!\r)\n")
 _CODE = re.compile(r"\[([A-Z0-9/_-]+)\]", re.IGNORECASE)
 _TEMPORARY_CODES = {"IN-USE", "LOGIN-DELAY", "SYS/TEMP"}
 _PERMANENT_CODES = {"AUTH", "SYS/PERM"}
-_SERVER_FAULT = re.compile(
-    r"(too many|max(imum|\.)?|limit)\b.{0,40}\b(connection|session|client|simultaneous|concurrent)|"
-    r"(connection|session)s? (limit|exceed)|"
-    r"internal\b.{0,20}\b(error|failure|problem)|(server|system|backend|proxy|database|i/o) (error|failure|problem)|"
-    r"authenticated but not connected|temporar\w* .{0,20}(auth\w*|login) .{0,10}(fail|error)|"
-    r"temporar\w* (error|failure|problem|unavailable)|"
-    r"(auth\w*|login) (server|service|backend)\b.{0,30}\b(unavailable|down)|"
-    r"unable to (contact|connect|reach)|(bandwidth|command) limit",
-    re.IGNORECASE,
-)
-"""Known forms of "too many connections" and "internal error", which may name the user: Dovecot (Maximum number of
-connections from user+IP exceeded; Internal error occurred; Temporary authentication failure), Gmail (Too many
-simultaneous connections; Account exceeded command or bandwidth limits), Yahoo (Server error), Exchange (User is
-authenticated but not connected), Courier (Temporary problem; Maximum connection limit reached), nginx (internal server
-error)."""
-_WRONG = re.compile(
-    r"(invalid|incorrect|wrong|bad|failed|unsuccessful|unknown)\b.{0,20}\b(pass|user|login|log-?on|auth|credential|attempt)",
-    re.IGNORECASE,
-)
-"""Words of wrong credentials, also beside those above: "Too many bad auth attempts from this session"."""
-_TEMPORARY_TEXT = re.compile(
-    r"try (again|later)|temporar|login limit|too many|too (often|frequent)|rate limit|throttl|lock busy|"
-    r"(already|is|unable to|cannot|could not) lock|(mailbox|maildrop|mail drop) (is )?(in use|busy)|in use by another|"
-    r"(server|service|system) (is )?(busy|unavailable|down)",
-    re.IGNORECASE,
-)
-"""Texts of temporary refusals without a response code: "Exceeded the login limit for a 15 minute period" and "Server
-Unavailable. 15" (Microsoft), "lock busy! Is another session active?"."""
-_ABOUT_THE_USER = re.compile(r"password|credential|user ?name|account|disabled|\bauth", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,35 +43,36 @@ class Capabilities:
         return "; ".join(words)
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """Numbers and unique ids ('' if missing). complete: all lines are well-formed, and STAT has the same count."""
-
-    mails: tuple[tuple[int, str], ...]
-    complete: bool
-    position_keyed: bool = False  # the unique ids are ours: the numbers
-
-
-@dataclass(frozen=True, slots=True)
-class ListReply:
-    """The replies to STAT and UIDL, not parsed yet."""
+@dataclass(slots=True)
+class Pop3ListReply:
+    """The replies to STAT and UIDL, not parsed yet. uidls: the unique ids by number, once they are parsed."""
 
     count: int  # of mails, from STAT
     text: bytearray
     digest: bytes  # the same for the same list
     position_keyed: bool = False  # reply to LIST of a server without UIDL: the position identifies a mail
+    uidls: dict[int, str] = field(default_factory=dict)
 
     def parse(self) -> Listing:
-        """Parse the list."""
+        """Parse the list: numbers and unique ids ('' if missing).
+
+        It is complete if all lines are well-formed and STAT has the same count.
+        """
         lines = bytes(self.text).splitlines()
         if self.position_keyed:
             sizes = parse_list(lines)
-            return Listing(tuple((number, str(number)) for number in sizes), len(sizes) == self.count, True)
+            return self._listing(tuple((number, str(number)) for number in sizes), well_formed=True)
         mails, well_formed = parse_uidl(lines)
-        return Listing(mails, well_formed and len(mails) == self.count)
+        self.uidls = dict(mails)
+        return self._listing(mails, well_formed)
+
+    def _listing(self, mails: tuple[tuple[int, str], ...], well_formed: bool) -> Listing:
+        if well_formed and len(mails) == self.count:
+            return Listing(mails, True)
+        return Listing(mails, False, f"STAT counts {self.count}, {len(mails)} are listed")
 
 
-class Body:
+class Body(MailText):
     """Receives the text of a multi-line reply, undoes dot-stuffing and replaces lone LFs by CRLF (RFC 1939 section 3).
 
     The pieces may be cut anywhere. The first piece begins with the CRLF of the status line, so that the first line of
@@ -109,13 +80,8 @@ class Body:
     """
 
     def __init__(self, limit: int) -> None:
-        """:param limit: octets to keep; of a longer text only ``head`` is kept, and ``octets`` still counts all."""
-        self.kept = bytearray()
-        self.head = b""
-        self.octets = 0
-        self.too_large = False
-        self._limit = limit
-        self._digest = hashlib.sha256()
+        """:param limit: as ``MailText``."""
+        super().__init__(limit)
         self._started = False
 
     def feed(self, data: bytes, at: int) -> tuple[bool, int]:
@@ -136,22 +102,7 @@ class Body:
         if not self._started:
             self._started = True
             piece = piece[2:]  # the CRLF of the status line
-        if piece.count(b"\n") != piece.count(b"\r\n"):
-            piece = _LONE_LF.sub(b"\r\n", piece)
-        self.octets += len(piece)
-        if self.octets > self._limit:
-            if not self.too_large:
-                self.head = bytes(memoryview(self.kept + piece[:HEAD_OCTETS])[:HEAD_OCTETS])
-            self.too_large = True
-            self.kept = bytearray()
-        else:
-            self.kept += piece
-            self._digest.update(piece)
-
-    @property
-    def sha256(self) -> bytes:
-        """The SHA-256 of the kept octets."""
-        return self._digest.digest()
+        self._append(piece)
 
 
 def _held_back(data: bytes, at: int) -> int:
@@ -160,12 +111,6 @@ def _held_back(data: bytes, at: int) -> int:
         if data.endswith(beginning, at):
             return len(beginning)
     return 0
-
-
-def trim(line: bytes) -> str:
-    """Return a reply line for texts: printable and short."""
-    text = line.decode("utf-8", "replace")
-    return "".join(c if c.isprintable() else " " for c in text).strip()[:SHOWN_CHARACTERS]
 
 
 def response_code(reply: str) -> str | None:
@@ -179,9 +124,7 @@ def is_temporary(reply: str) -> bool:
     code = response_code(reply)
     if code in _TEMPORARY_CODES:
         return True
-    if code in _PERMANENT_CODES or _WRONG.search(reply):
-        return False
-    return bool(_SERVER_FAULT.search(reply) or (_TEMPORARY_TEXT.search(reply) and not _ABOUT_THE_USER.search(reply)))
+    return code not in _PERMANENT_CODES and sounds_temporary(reply)
 
 
 def parse_capa(lines: Sequence[bytes]) -> Capabilities:

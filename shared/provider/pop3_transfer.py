@@ -9,14 +9,15 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from shared.net.dial import host_port
-from shared.provider.pop3_errors import OutOfStep, ProtocolError
 from shared.provider.pop3_fence import NOOP, Fence, FenceCommand, noop_command
 from shared.provider.pop3_listing import fetch_counts, fetch_sizes
-from shared.provider.pop3_replies import HEAD_OCTETS, trim
-from shared.provider.pop3_stream import LIST_OCTETS, STEP_OCTETS, Pop3Stream, ReserveMemory
+from shared.provider.pop3_replies import is_temporary
+from shared.provider.pop3_stream import LIST_OCTETS, Pop3Stream
+from shared.provider.reply_texts import trim
+from shared.provider.retrieval import HEAD_OCTETS, STEP_OCTETS, MailRequest, ReserveMemory, Retrieved
+from shared.provider.session_errors import OutOfStep, ProtocolError
 
 WINDOW_COMMANDS = 200
 """Pipelined commands without a reply."""
@@ -32,39 +33,24 @@ PROOF_SECONDS = 10.0
 """Longest wait for each line of the rest of a mail, or for the known reply behind it: seconds."""
 BATCH_SECONDS = 5.0
 """Longest time between two fences: seconds; a connection that is lost costs the mails since the last one."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetrRequest:
-    """A mail to retrieve. octets: its size from LIST, trusted for the window only."""
-
-    number: int
-    octets: int
-
-
-@dataclass(frozen=True, slots=True)
-class Retrieved:
-    """The result of one RETR or TOP."""
-
-    number: int
-    body: bytearray | None  # CRLF line ends, dot-stuffing undone; None if refused or too large
-    octets: int  # length of the body, also if it was too large
-    sha256: bytes
-    refusal: str | None  # the trimmed -ERR reply
-    head: bytes = b""  # the first octets of a mail that was too large
+CUT_SHORT = (
+    "the provider cuts it short: what follows its end is a part of it (dots at the beginning of lines are not doubled, "
+    "RFC 1939 section 3)"
+)
+"""Reason for skipping a mail whose reply continues after its end."""
 
 
 class _Window:
     """The RETR or TOP commands of a transfer: how many may be sent before their replies."""
 
-    def __init__(self, verb: str, requests: Sequence[RetrRequest], commands: int) -> None:
+    def __init__(self, verb: str, requests: Sequence[MailRequest], commands: int) -> None:
         """:param commands: limit of commands without a reply."""
         self._form = b"TOP %d 0\r\n" if verb == "TOP" else b"RETR %d\r\n"
         self._requests = requests
         self._commands = commands
         self._sent = 0
         self._octets = 0
-        self._pending: deque[tuple[RetrRequest, Sequence[FenceCommand]]] = deque()
+        self._pending: deque[tuple[MailRequest, Sequence[FenceCommand]]] = deque()
 
     def fill(self, fence: Fence | None) -> bytes:
         """Return the commands to send now. :param fence: to send behind each."""
@@ -115,7 +101,7 @@ class MailTransfer:
     async def fetch(
         self,
         verb: str,
-        requests: Sequence[RetrRequest],
+        requests: Sequence[MailRequest],
         max_octets: int,
         stop: Callable[[], bool],
         reserve_memory: ReserveMemory | None,
@@ -165,7 +151,8 @@ class MailTransfer:
         try:
             ok, line = await self._stream.reply()
             if not ok:
-                return Retrieved(number, None, 0, b"", trim(line))
+                reply = trim(line)
+                return Retrieved(number, None, 0, b"", reply, temporary=is_temporary(reply))
             body = await self._stream.body(max_octets, reserve_memory)
         except ProtocolError as error:
             if first:
@@ -269,6 +256,7 @@ class MailTransfer:
         return OutOfStep(
             f"{self._stream.where}: another reply; a mail before it may be cut short at a line that is a lone dot "
             "(RFC 1939 section 3)",
+            CUT_SHORT,
             head,
         )
 

@@ -26,7 +26,7 @@ from services.fetcher.poll_interval import PollResult, after_failure, after_succ
 from shared.errors import Temporary
 from shared.model import External, LedgerEntry, LedgerState, Poll, Server
 from shared.net.dial import Unreachable
-from shared.provider.pop3_errors import LoginRefused, ProtocolError, ServerBusy
+from shared.provider.session_errors import LoginRefused, ProtocolError, ServerBusy
 
 NOW = datetime.datetime(2026, 5, 1, 12, tzinfo=datetime.UTC)
 HOUR = datetime.timedelta(hours=1)

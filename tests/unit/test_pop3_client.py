@@ -7,7 +7,7 @@ import pytest
 from shared.net.dial import TlsError
 from shared.provider.credentials import Credential
 from shared.provider.pop3_client import open_session
-from shared.provider.pop3_errors import ServerBusy
+from shared.provider.session_errors import ServerBusy
 from tests.scripted_pop3 import Answer, ScriptedPop3, say
 
 MAIL = b"Subject: one\r\n\r\nbody\r\n"
@@ -44,7 +44,7 @@ async def test_deletions_take_effect_with_quit() -> None:
     script = ScriptedPop3({f"u{n}": MAIL for n in range(250)}, answers={"DELE 3": say(b"-ERR no\r\n")})
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(Credential("u", "secret"))
-        assert await client.delete(range(1, 250)) == [3]
+        assert await client.delete(range(1, 250)) == ([3], "DELE")
         assert await client.quit()
     assert set(script.mails) == {"u2", "u249"}
 

@@ -10,10 +10,10 @@ from shared.errors import Temporary
 from shared.provider import pop3_fence, pop3_transfer
 from shared.provider.credentials import Credential
 from shared.provider.pop3_client import Pop3Client, open_session
-from shared.provider.pop3_errors import OutOfStep, Pop3ConnectionLost, ProtocolError
 from shared.provider.pop3_fence import Fence, noop_command
-from shared.provider.pop3_replies import ListReply
-from shared.provider.pop3_transfer import RetrRequest
+from shared.provider.pop3_replies import Pop3ListReply
+from shared.provider.retrieval import MailRequest
+from shared.provider.session_errors import ConnectionLost, OutOfStep, ProtocolError
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, say, stuff
 
 AHEAD = ("PIPELINING", "UIDL", "TOP")
@@ -35,7 +35,7 @@ REFUSED = about_each("UIDL", b"-ERR\r\n")
 async def fetch(client: Pop3Client, got: list[bytes]) -> None:
     await client.login(Credential("u", "secret"))
     listing = await client.fetch_list()
-    async for mail in client.retrieve([RetrRequest(number, 100) for number, _ in listing.mails], LIMIT):
+    async for mail in client.retrieve([MailRequest(number, 100) for number, _ in listing.mails], LIMIT):
         got.append(mail.refusal.encode() if mail.refusal is not None else bytes(mail.body or b""))
 
 
@@ -160,7 +160,7 @@ async def test_a_connection_lost_behind_a_mail_returns_no_mail() -> None:
     got: list[bytes] = []
     script = ScriptedPop3(dict(WHOLE), AHEAD, answers={"RETR 3": cut(b"+OK\r\n" + stuff(THREE))})
     async with script.running(), open_session(script.server(), True) as client:
-        with pytest.raises(Pop3ConnectionLost):
+        with pytest.raises(ConnectionLost):
             await fetch(client, got)
         assert got == [ONE, TWO] and client.reading == 3
 
@@ -218,11 +218,11 @@ async def test_a_command_about_a_mail_that_is_gone_delays_a_proof_and_no_more(
         await client.login(Credential("u", "secret"))
         await client.fetch_list()
         monkeypatch.setattr(pop3_fence, "_CHANCE", random.Random(3))
-        async for mail in client.retrieve([RetrRequest(number, 100) for number in (1, 2)], LIMIT):
+        async for mail in client.retrieve([MailRequest(number, 100) for number in (1, 2)], LIMIT):
             got.append(bytes(mail.body or b""))
             script.answers = {"UIDL 3": say(b"-ERR gone\r\n"), "RETR 3": say(b"-ERR gone\r\n")}
         for _ in range(20):
-            async for mail in client.retrieve([RetrRequest(2, 100)], LIMIT):
+            async for mail in client.retrieve([MailRequest(2, 100)], LIMIT):
                 got.append(bytes(mail.body or b""))
     assert got == [ONE, TWO] + 20 * [TWO] and "UIDL 3" in script.commands
 
@@ -304,7 +304,7 @@ def test_a_mail_without_unique_id_is_fenced_by_another_one() -> None:
 
 
 def test_long_and_odd_unique_ids_are_known_again() -> None:
-    listed = ListReply(2, bytearray(b"1 " + b"u" * 3000 + b"\r\n2 \xe9\r\n"), b"").parse()
+    listed = Pop3ListReply(2, bytearray(b"1 " + b"u" * 3000 + b"\r\n2 \xe9\r\n"), b"").parse()
     commands = Fence.of_uidls(dict(listed.mails)).draw(50)
     lines = {1: b"+OK 1 " + b"u" * 3000, 2: b"+OK 2 \xe9"}
     assert {command.number for command in commands} == {1, 2}

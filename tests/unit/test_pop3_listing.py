@@ -6,7 +6,7 @@ import pytest
 
 from shared.provider.credentials import Credential
 from shared.provider.pop3_client import open_session
-from shared.provider.pop3_errors import ProtocolError
+from shared.provider.session_errors import ProtocolError
 from tests.scripted_pop3 import ScriptedPop3, say
 
 MAIL = b"Subject: one\r\n\r\nbody\r\n"

@@ -10,9 +10,10 @@ from shared.errors import Permanent
 from shared.provider.credentials import Credential
 from shared.provider.oauth import xoauth2
 from shared.provider.pop3_client import open_session
-from shared.provider.pop3_errors import LoginRefused, ProtocolError, ServerBusy
-from shared.provider.pop3_mechanisms import apop_digest, choose_mechanisms, cram_md5_response
+from shared.provider.pop3_mechanisms import apop_digest, choose_mechanisms
 from shared.provider.pop3_replies import Capabilities, parse_capa
+from shared.provider.sasl import cram_md5_response
+from shared.provider.session_errors import LoginRefused, ProtocolError, ServerBusy
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, say
 
 TIMESTAMP = b"<1896.697170952@dbc.mtview.ca.us>"

@@ -11,8 +11,8 @@ import pytest
 from shared.net.dial import ConnectTimeout, TlsError, Unreachable
 from shared.provider.credentials import Credential
 from shared.provider.pop3_client import Pop3Client, open_session
-from shared.provider.pop3_errors import Pop3ConnectionLost, ProtocolError, ReplyTooLong
-from shared.provider.pop3_transfer import Retrieved, RetrRequest
+from shared.provider.retrieval import MailRequest, Retrieved
+from shared.provider.session_errors import ConnectionLost, ProtocolError, ReplyTooLong
 from tests.polling import until
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, drip, hang, say, stuff
 
@@ -21,7 +21,7 @@ LIMIT = 1_000_000
 
 
 async def retrieve(client: Pop3Client, numbers: Sequence[int], limit: int = LIMIT) -> list[Retrieved]:
-    return [got async for got in client.retrieve([RetrRequest(number, 100) for number in numbers], limit)]
+    return [got async for got in client.retrieve([MailRequest(number, 100) for number in numbers], limit)]
 
 
 async def test_a_mail_that_does_not_end_is_aborted() -> None:
@@ -36,9 +36,9 @@ async def test_a_mail_that_does_not_end_is_aborted() -> None:
 @pytest.mark.parametrize(
     ("answer", "failure", "text"),
     [
-        (cut(b"+OK\r\nSubject: x\r\n\r\nhalf"), Pop3ConnectionLost, "RETR of mail 1: the server ended the connection"),
-        (cut(b"+OK\r\nSubject: x\r\n\r\nno dot\r\n"), Pop3ConnectionLost, "ended the connection"),
-        (cut(), Pop3ConnectionLost, "ended the connection"),
+        (cut(b"+OK\r\nSubject: x\r\n\r\nhalf"), ConnectionLost, "RETR of mail 1: the server ended the connection"),
+        (cut(b"+OK\r\nSubject: x\r\n\r\nno dot\r\n"), ConnectionLost, "ended the connection"),
+        (cut(), ConnectionLost, "ended the connection"),
         (hang(b"+OK\r\nSubject"), ConnectTimeout, "no answer within"),
         (say(b"SSH-2.0-OpenSSH_9.2\r\n"), ProtocolError, "the reply is not a POP3 reply"),
         (hang(b"y" * 10_000), ProtocolError, "a reply line of more than"),

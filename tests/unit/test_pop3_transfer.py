@@ -10,7 +10,7 @@ import pytest
 from shared.net.dial import ConnectTimeout
 from shared.provider.credentials import Credential
 from shared.provider.pop3_client import Pop3Client, open_session
-from shared.provider.pop3_transfer import Retrieved, RetrRequest
+from shared.provider.retrieval import MailRequest, Retrieved
 from tests.scripted_pop3 import ScriptedPop3, hang, say
 
 MAIL = b"Subject: one\r\n\r\nbody\r\n"
@@ -18,7 +18,7 @@ LIMIT = 1_000_000
 
 
 async def retrieve(client: Pop3Client, numbers: Sequence[int], limit: int = LIMIT) -> list[Retrieved]:
-    return [got async for got in client.retrieve([RetrRequest(number, 100) for number in numbers], limit)]
+    return [got async for got in client.retrieve([MailRequest(number, 100) for number in numbers], limit)]
 
 
 async def bodies(script: ScriptedPop3, limit: int = LIMIT, read_seconds: float = 60.0) -> list[bytes | None]:
@@ -72,7 +72,7 @@ async def test_the_window_is_bounded_by_octets() -> None:
     async with script.running(), open_session(script.server(), True, read_seconds=0.3) as client:
         await client.login(Credential("u", "secret"))
         with pytest.raises(ConnectTimeout):
-            async for _ in client.retrieve([RetrRequest(1, 5_000_000), RetrRequest(2, 5_000_000)], LIMIT):
+            async for _ in client.retrieve([MailRequest(1, 5_000_000), MailRequest(2, 5_000_000)], LIMIT):
                 pass
     assert "RETR 2" not in script.commands
 

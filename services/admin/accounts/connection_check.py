@@ -19,7 +19,7 @@ from shared.model import External, Server
 from shared.net.dial import CertificateRefused, ProgressCallback, host_port, no_progress
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.pop3_client import Pop3Client, open_session
-from shared.provider.pop3_replies import Listing
+from shared.provider.retrieval import Listing
 from shared.provider.smtp_connect import connect, probe_smtp
 from shared.settings import PrivateHosts
 from shared.store import account_changes, accounts, polls, relay_status, uidl_ledger
@@ -260,7 +260,7 @@ async def _describe_mails(system: AdminContext, external: External) -> str:
 
 
 async def _expected(system: AdminContext, external: External, session: Pop3Client, listing: Listing) -> str:
-    sizes = await session.fetch_sizes()
+    sizes = await session.fetch_sizes([number for number, _ in listing.mails])
     listed = {key: sizes.get(number) for number, key in listing.mails}
     async with system.database.transaction() as connection:
         polled = (await polls.load_poll_states(connection)).get(external.id)

@@ -1,4 +1,4 @@
-"""Errors of a POP3 session with a provider. kind: the label of mailgroup_fetch_errors_total."""
+"""Errors of a session with a provider's maildrop, by POP3 or IMAP. kind: the label of mailgroup_fetch_errors_total."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from shared.net.dial import Unreachable
 
 
 class LoginRefused(Permanent):
-    """The login was refused. code: the response code (RFC 2449 section 8, RFC 3206) in upper case, or None."""
+    """The login was refused.
+
+    code: AUTH if the server says that the credentials are wrong (RFC 3206 for POP3, RFC 5530 for IMAP), another
+    response code in upper case, or None.
+    """
 
     kind: ClassVar[str] = "refused"
 
@@ -19,7 +23,7 @@ class LoginRefused(Permanent):
 
 
 class ServerBusy(Temporary):
-    """The server refuses service for now: [IN-USE], [LOGIN-DELAY], [SYS/TEMP], or a negative greeting.
+    """The server refuses service for now: [IN-USE], [LOGIN-DELAY], [SYS/TEMP], [UNAVAILABLE], or a negative greeting.
 
     code: the response code in upper case, or None.
     """
@@ -38,7 +42,7 @@ class ProtocolError(Temporary):
 
 
 class ReplyTooLong(ProtocolError):
-    """A mail exceeds the size limit by far. octets: received before the transfer was aborted."""
+    """A mail exceeds the size limit by far. octets: its size, as far as it is known."""
 
     def __init__(self, text: str, octets: int) -> None:
         super().__init__(text)
@@ -46,15 +50,16 @@ class ReplyTooLong(ProtocolError):
 
 
 class OutOfStep(ProtocolError):
-    """The reply to the fence is another one: a mail before it was cut short, or is another mail.
+    """Another reply comes than the one that has to follow a mail: the mail was cut short, or is another one.
 
-    head: the first octets of the mail at fault, if it is known.
+    reason: why the mail at fault is skipped. head: its first octets, if the mail is known.
     """
 
-    def __init__(self, text: str, head: bytes = b"") -> None:
+    def __init__(self, text: str, reason: str, head: bytes = b"") -> None:
         super().__init__(text)
+        self.reason = reason
         self.head = head
 
 
-class Pop3ConnectionLost(Unreachable):
+class ConnectionLost(Unreachable):
     """The connection ended before the reply did."""
