@@ -21,6 +21,9 @@ WORDS = [
     b"AUTH PLAIN ", b"AUTH LOGIN\r\n", b"AGFsZXhAbG9jYWwuY29tAHNlY3JldA==", b"=\r\n", b"*\r\n", b"USER ",
     b"PASS secret\r\n", b"RETR 1\r\n", b"TOP 2 1\r\n", b"DELE 1\r\n",
     b"LIST", b"UIDL", b"STLS\r\n", b"CAPA\r\n", b"PROXY TCP4 1.2.3.4 ",
+    b"* ", b"t5 OK done\r\n", b"t6 OK\r\n", b"t7 NO [UNAVAILABLE] x\r\n", b"t8 OK\r\n", b"t9 OK\r\n", b"* 1 FETCH (",
+    b"UID 1 ", b"BODY[] ", b"{5}\r\n", b"~{3}\r\n", b"{0}\r\n", b"NIL", b"FLAGS (\\Seen)", b"* 4 EXISTS\r\n",
+    b"* BYE\r\n", b"+ \r\n", b"* LIST () \"/\" ", b"* SEARCH 1", b"[ALERT]",
 ]  # fmt: skip
 
 
@@ -38,6 +41,8 @@ def seeds() -> list[bytes]:
         b"RCPT TO:<jim@local.com>\r\nDATA\r\nSubject: x\r\n\r\n..\r\n.\r\nQUIT\r\n",
         b"\0USER alex@local.com\r\nPASS secret\r\nLIST\r\nUIDL 2\r\nTOP 2 1\r\nRETR 1\r\nDELE 1\r\nRSET\r\nDELE 2\r\n"
         b"QUIT\r\n",
+        b'* 1 FETCH (UID 1 BODY[] {5}\r\na\nb\r\n)\r\nt5 OK\r\n* 7 EXISTS\r\n* 2 FETCH (BODY[] "x" UID 2)\r\nt6 OK\r\n'
+        b"t7 NO [UNAVAILABLE] later\r\n* OK [UIDVALIDITY 7]\r\nt8 OK\r\nt9 OK\r\nt10 OK\r\n* BYE\r\nt11 OK\r\n",
         b"From: mailer-daemon@x\r\nContent-Type: multipart/report; boundary=x\r\n\r\n--x\r\n"
         b"Content-Type: text/rfc822-headers\r\n\r\nMessage-ID: <a@b>\r\n\r\n--x--\r\n",
     ]

@@ -24,7 +24,7 @@ from shared.mime.dot_stuffing import CrlfDotStuffer
 from shared.model import External, Local, Sent, Server
 from shared.net import proxy_protocol
 from shared.provider.pop3_replies import Body
-from tests.fuzz import sessions
+from tests.fuzz import provider_sessions, sessions
 
 _SERVER = Server("mail.company.com", 110, "none")
 SUPPORT = External(
@@ -215,5 +215,13 @@ def submission(data: bytes) -> None:
     sessions.smtp_session(data, OFFICE, PEOPLE[0])
 
 
-_JUDGES = (route, route_to, leave, submit, command, report, name, wire, retrieved, proxy, pop3, submission)
+def imap_server(data: bytes) -> None:
+    """See ``provider_sessions.imap_session``."""
+    provider_sessions.imap_session(data)
+
+
+_JUDGES = (
+    *(route, route_to, leave, submit, command, report, name, wire, retrieved, proxy, pop3, submission),
+    imap_server,
+)
 TARGETS: dict[str, Callable[[bytes], None]] = {judge.__name__: judge for judge in _JUDGES}

@@ -1,0 +1,63 @@
+"""Deletes mails of an IMAP session, and no others: UID STORE of \\Deleted, then UID EXPUNGE (RFC 4315).
+
+EXPUNGE and CLOSE are never sent: they would also delete what other clients have marked. So nothing is deleted at a
+server without UIDPLUS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from shared.provider.imap_folders import Folders, WatchedFolder
+from shared.provider.imap_listing import number_of_mail, uids_by_folder
+from shared.provider.imap_responses import Response
+from shared.provider.imap_sets import write_sets
+from shared.provider.imap_stream import ImapStream
+from shared.provider.retrieval import UndeletedMails
+
+WITHOUT_UIDPLUS = (
+    "the server has no UIDPLUS (RFC 4315), and without it other mail could be deleted, too; let the account delete "
+    "nothing at the provider"
+)
+
+
+async def delete_mails(stream: ImapStream, folders: Folders, numbers: Sequence[int]) -> UndeletedMails:
+    """Delete these mails; it takes effect at once. Return those that the server refused.
+
+    :raises ProtocolError: a folder was renumbered meanwhile; its mails are not touched.
+    """
+    if not folders.offers.has("UIDPLUS"):
+        return UndeletedMails(numbers, WITHOUT_UIDPLUS)
+    left: list[int] = []
+    reason = ""
+    for folder, uids in uids_by_folder(sorted(numbers), folders.watched):
+        opened = await folders.reopen(folder, "SELECT")
+        if opened.code == "READ-ONLY":
+            left += [number_of_mail(folder, uid) for uid in uids]
+            reason = f"the folder {folder.name!r} is read-only"
+            continue
+        refused, refusal = await _delete_from(stream, folder, uids)
+        left += refused
+        reason = refusal or reason
+    return UndeletedMails(left, reason)
+
+
+async def _delete_from(stream: ImapStream, folder: WatchedFolder, uids: Sequence[int]) -> tuple[list[int], str]:
+    """Delete mails of the open folder. Return the numbers of those that the server refused, and its words."""
+    left: list[int] = []
+    reason = ""
+    for text, members in write_sets(uids):
+        response = await _mark_and_expunge(stream, text, len(members))
+        if response.kind != "OK":
+            left += [number_of_mail(folder, uid) for uid in members]
+            reason = f"{stream.command}: {response.shown}"
+    return left, reason
+
+
+async def _mark_and_expunge(stream: ImapStream, uids: bytes, count: int) -> Response:
+    stream.command = "STORE"
+    response = await stream.run(b"UID STORE %s +FLAGS.SILENT (\\Deleted)" % uids, expected=count)
+    if response.kind != "OK":
+        return response
+    stream.command = "EXPUNGE"
+    return await stream.run(b"UID EXPUNGE " + uids, expected=count)
