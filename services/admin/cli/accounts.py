@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -161,14 +161,18 @@ def _change_fields(
     _save(kind, address, values, data, json, new, weak, generate)
 
 
-def _define_external(name: str, help_: str, new: bool) -> None:
-    @external.command(name, help=f"{help_}\n\nFields: {', '.join(EXTERNAL_FIELDS)}.")
+def _help(summary: str, fields: Sequence[str], example: str) -> str:
+    return f"{summary}\n\nFields: {', '.join(fields)}.\n\nExample: mailgroup {example}"
+
+
+def _define_external(name: str, summary: str, example: str, new: bool) -> None:
+    @external.command(name, help=_help(summary, EXTERNAL_FIELDS, f"external {name} {example}"))
     def save(address: Address, fields: Fields = None, data: Data = None, json: Json = False) -> None:
         _change_fields("external", address, fields, data, json, new)
 
 
-def _define_local(name: str, help_: str, new: bool) -> None:
-    @local.command(name, help=f"{help_}\n\nFields: {', '.join(LOCAL_FIELDS)}.")
+def _define_local(name: str, summary: str, example: str, new: bool) -> None:
+    @local.command(name, help=_help(summary, LOCAL_FIELDS, f"local {name} {example}"))
     def save(
         address: Address,
         fields: Fields = None,
@@ -183,26 +187,27 @@ def _define_local(name: str, help_: str, new: bool) -> None:
 _define_external(
     "add",
     "Add an account. Its mail is on hold until 'external start'. It is fetched by POP3, or by IMAP with imap.host=... "
-    "instead of pop3.host=...\n\n"
-    "Example: mailgroup external add support@company.com pop3.host=pop.company.com smtp.host=smtp.company.com "
-    "history=all",
+    "instead of pop3.host=...",
+    "support@company.com pop3.host=pop.company.com smtp.host=smtp.company.com history=all",
     new=True,
 )
 _define_external(
     "set",
     "Change fields of an account. imap.host=... instead of pop3.host=... changes the protocol, and the other way "
-    "round.\n\nExample: mailgroup external set support@company.com imap.host=imap.company.com password=-",
+    "round.",
+    "support@company.com imap.host=imap.company.com password=-",
     new=False,
 )
 _define_local(
     "add",
-    "Add an account.\n\n"
-    "Example: mailgroup local add alex@local.com user_name=Alex external=support@company.com --generate",
+    "Add an account.",
+    "alex@local.com user_name=Alex external=support@company.com --generate",
     new=True,
 )
 _define_local(
     "set",
-    "Change fields of an account.\n\nExample: mailgroup local set alex@local.com password=-",
+    "Change fields of an account.",
+    "alex@local.com password=-",
     new=False,
 )
 _define(external, "external", "support@company.com")
