@@ -35,13 +35,23 @@ PROVIDERS = (
     ),
     ProviderPreset(
         "microsoft",
-        "Microsoft 365 or Outlook.com",
-        ("outlook.com", "hotmail.com", "live.com", "msn.com", "onmicrosoft.com"),
+        "Microsoft 365",
+        ("onmicrosoft.com",),
         Server("outlook.office365.com", 995, "implicit"),
         Server("outlook.office365.com", 993, "implicit"),
         Server("smtp.office365.com", 587, "starttls"),
         "Microsoft takes no passwords from mail programs any more: log in with access tokens. POP or IMAP, and "
         "authenticated SMTP, have to be allowed for the mailbox.",
+        "microsoft",
+    ),
+    ProviderPreset(
+        "outlook",
+        "Outlook.com (Hotmail, Live, MSN)",
+        ("outlook.com", "hotmail.com", "live.com", "msn.com"),
+        Server("outlook.office365.com", 995, "implicit"),
+        Server("smtp-mail.outlook.com", 587, "starttls"),
+        "Microsoft takes no passwords from mail programs any more: log in with access tokens. Allow POP in the "
+        "settings of Outlook.com first (Mail, Forwarding and IMAP).",
         "microsoft",
     ),
     ProviderPreset(
