@@ -49,9 +49,10 @@ PROVIDERS = (
         "Outlook.com (Hotmail, Live, MSN)",
         ("outlook.com", "hotmail.com", "live.com", "msn.com"),
         Server("outlook.office365.com", 995, "implicit"),
+        Server("outlook.office365.com", 993, "implicit"),
         Server("smtp-mail.outlook.com", 587, "starttls"),
-        "Microsoft takes no passwords from mail programs any more: log in with access tokens. Allow POP in the "
-        "settings of Outlook.com first (Mail, Forwarding and IMAP).",
+        "Microsoft takes no passwords from mail programs any more: log in with access tokens. Allow POP or IMAP "
+        "in the settings of Outlook.com first (Mail, Forwarding and IMAP).",
         "microsoft",
     ),
     ProviderPreset(
