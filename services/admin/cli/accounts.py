@@ -195,7 +195,7 @@ _define_external(
     "set",
     "Change fields of an account. imap.host=... instead of pop3.host=... changes the protocol, and the other way "
     "round.",
-    "support@company.com imap.host=imap.company.com password=-",
+    "support@company.com password=-",
     new=False,
 )
 _define_local(
