@@ -1,4 +1,4 @@
-"""Fetches mail from the providers' maildrops by POP3.
+"""Fetches mail from the providers' maildrops by POP3 or IMAP.
 
 Summary: claims due external accounts, logs in (``poll``), compares each maildrop with the ledger
 (``maildrop_identity``; ``plan``, pure), fetches new mail (``fetch_session``), commits it (``committer``), and deletes

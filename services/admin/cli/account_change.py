@@ -49,7 +49,7 @@ async def change_accounts(
     if not kept:
         outcome.contacts.clear()  # the provider is asked about accounts that exist
     with show_waiting("Asking the provider for the mail there"):
-        found = await connection_check.describe_maildrop(system, outcome.contacts)
+        found = await connection_check.describe_maildrops(system, outcome.contacts)
     if json:
         print_json({"changed": outcome.lines, "providers": found} | ({"password": generated} if generated else {}))
     else:

@@ -17,7 +17,7 @@ from shared.errors import Permanent, Temporary
 with lazy_imports():
     from services.admin import context
     from services.admin.access import audit
-    from services.admin.accounts import apply, connection_check, edit
+    from services.admin.accounts import apply, edit, maildrop_check
     from services.admin.accounts import start as account_start
     from shared.db import database
 
@@ -27,7 +27,7 @@ async def ask_history(system: context.AdminContext, address: str, fields: dict[s
     entry = edit.check_entry("external", {"address": address} | fields, Path.cwd()).external_accounts[0]
     try:
         with show_waiting("Counting the mails at the provider"):
-            mails = await connection_check.count_mails(system, apply.external_of(entry, None, system.vault, 0))
+            mails = await maildrop_check.count_mails(system, apply.external_of(entry, None, system.vault, 0))
         print(f"{address}: {counted(mails, verbs=('is', 'are'))} at the provider already.")
     except (Temporary, Permanent) as error:
         print(f"{address}: the mails at the provider cannot be counted now: {error}")

@@ -242,7 +242,7 @@ async def _described(context: PageContext, externals: list[External]) -> list[st
     """Describe the maildrop at the provider, if it answers in time."""
     try:
         async with asyncio.timeout(DESCRIBE_SECONDS):
-            return await connection_check.describe_maildrop(context.system, externals)
+            return await connection_check.describe_maildrops(context.system, externals)
     except TimeoutError:
         return ["The provider has not answered yet; use Test for details."]
 

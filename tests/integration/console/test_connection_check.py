@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from deploy.machine.dovecot_postfix import DemoProvider
-from services.admin.accounts import connection_check, tls_watch
+from services.admin.accounts import maildrop_check, tls_watch
 from tests import console
 from tests.console import Browser, stored, text
 
@@ -67,7 +67,7 @@ def test_a_port_that_wants_tls_is_found_while_it_is_silent(browser: Browser, mai
         f"POP3: {step}": f"this port wants TLS from the start; choose SSL/TLS (implicit) for {mailbox.pop3s_port}",
         f"SMTP: {step}": f"this port wants TLS from the start; choose SSL/TLS (implicit) for {mailbox.smtps_port}",
     }
-    assert seconds(page) < connection_check.SECONDS / 2  # not at the end of the time limit
+    assert seconds(page) < maildrop_check.SECONDS / 2  # not at the end of the time limit
 
 
 def test_a_port_without_tls_is_named_as_such(browser: Browser, mailbox: DemoProvider) -> None:
@@ -102,7 +102,7 @@ def silent_server() -> Iterator[int]:
 def test_a_server_that_is_only_slow_is_not_said_to_want_tls(
     browser: Browser, mailbox: DemoProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_check, "SECONDS", 3.0)
+    monkeypatch.setattr(maildrop_check, "SECONDS", 3.0)
     monkeypatch.setattr(tls_watch, "QUIET_SECONDS", 0.2)
     monkeypatch.setattr(tls_watch, "PROBE_SECONDS", 0.5)
     with silent_server() as port:
