@@ -470,8 +470,9 @@ async def test_a_running_poll_marks_no_list_unchanged_when_a_retry_is_ordered(
 
 
 async def test_a_claim_returns_due_accounts_and_the_time_of_the_next_one(
-    harness: FetcherHarness, database: Database
+    harness: FetcherHarness, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(polls, "LEASE_SECONDS", 36_000.0)  # no lease ends while the test runs, however slowly
     # given accounts that are due for longer and for shorter, one that is due later, and two that are not polled at all
     [first, second, later, disabled, removed] = [await harness.add(f"e{n}@x.test", 1, enabled=False) for n in range(5)]
     await harness.rows("update external_accounts set enabled = true")
@@ -479,7 +480,7 @@ async def test_a_claim_returns_due_accounts_and_the_time_of_the_next_one(
     await harness.rows("update external_accounts set removed_at = now() where id = %s", removed)
     await harness.rows("update polls set next_poll_at = now() - interval '1 hour'")
     await harness.rows("update polls set next_poll_at = now() - interval '2 hours' where external_id = %s", second)
-    await harness.rows("update polls set next_poll_at = now() + interval '10 seconds' where external_id = %s", later)
+    await harness.rows("update polls set next_poll_at = now() + interval '1 hour' where external_id = %s", later)
 
     async def look(most: int) -> tuple[list[int], float | None]:
         async with database.statement() as connection:
@@ -491,11 +492,11 @@ async def test_a_claim_returns_due_accounts_and_the_time_of_the_next_one(
     assert taken == [second] and seconds is not None and seconds < 0
     # when it claims many, then the rest, and the next is due at its time
     taken, seconds = await look(10)
-    assert taken == [first] and seconds is not None and 1 < seconds <= 10
+    assert taken == [first] and seconds is not None and 0 < seconds <= 3600
     # when all are claimed, then the next one is due when the first lease ends
     await harness.rows("update polls set next_poll_at = now() where external_id = %s", later)
     taken, seconds = await look(10)
-    assert taken == [later] and seconds is not None and 10 < seconds <= 15
+    assert taken == [later] and seconds is not None and 3600 < seconds <= 36_000
     # and an account that is enabled again is due as it was
     await harness.rows("update external_accounts set enabled = true where id = %s", disabled)
     assert (await look(10))[0] == [disabled]
