@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 from shared.net.dial import host_port
 from shared.provider.imap_folders import Folders, FolderUnavailable, WatchedFolder
@@ -24,6 +25,8 @@ from shared.provider.session_errors import ProtocolError
 
 MAX_MAILS = 1_000_000
 """Mails of a folder that are listed: bounds memory and time."""
+_DIGEST_OCTETS = 1024 * 1024
+"""Octets of a list after which other tasks get a turn."""
 
 _COUNT = re.compile(rb"\bCOUNT (\d{1,10})\b", re.IGNORECASE)
 _ALL = re.compile(rb"\bALL ([\d:,]+)", re.IGNORECASE)
@@ -51,11 +54,16 @@ class _FoundUids:
     uidvalidity: int
     count: int  # of the mails in the folder
     text: bytes = b""
-    is_set: bool = False  # ``1:3,7``, otherwise numbers with blanks
+    form: Literal["set", "numbers", "array"] = "numbers"  # of the text: ``1:3,7``, numbers with blanks, or an array's
 
     def parse(self) -> array[int] | None:
         """Return the UIDs; None if the list is malformed."""
-        return read_set(self.text, MAX_MAILS) if self.is_set else read_numbers(self.text, MAX_MAILS)
+        match self.form:
+            case "set":
+                return read_set(self.text, MAX_MAILS)
+            case "numbers":
+                return read_numbers(self.text, MAX_MAILS)
+        return array("I", self.text)
 
 
 @dataclass(slots=True)
@@ -104,12 +112,13 @@ async def fetch_list_reply(stream: ImapStream, folders: Folders, problems: Seque
 
 
 async def _digest(reply: ImapListReply) -> bytes:
-    """Return the digest of the list. Other tasks get a turn between folders, whose lists may be long."""
-    facts = [(one.folder.name, one.uidvalidity, one.count, len(one.text), one.is_set) for one in reply.found]
+    """Return the digest of the list. Other tasks get a turn meanwhile: it may be long."""
+    facts = [(one.folder.name, one.uidvalidity, one.count, len(one.text), one.form) for one in reply.found]
     digest = hashlib.sha256(repr((facts, reply.problems)).encode())
     for one in reply.found:
-        await asyncio.sleep(0)
-        digest.update(one.text)
+        for start in range(0, len(one.text), _DIGEST_OCTETS):
+            digest.update(memoryview(one.text)[start : start + _DIGEST_OCTETS])
+            await asyncio.sleep(0)
     return digest.digest()
 
 
@@ -142,7 +151,7 @@ async def _search_extended(stream: ImapStream, folders: Folders, found: _FoundUi
         if response.kind == "ESEARCH" and _OF_UIDS.search(response.text):
             counted, uids = _COUNT.search(response.text), _ALL.search(response.text)
             count = int(counted[1]) if counted else 0
-            found.text, found.is_set = (uids[1] if uids else b""), True
+            found.text, found.form = (uids[1] if uids else b""), "set"
 
     stream.command = "SEARCH"
     await stream.run(b"UID SEARCH RETURN (COUNT ALL) ALL", heard=hear)
@@ -160,13 +169,14 @@ async def _search(stream: ImapStream, folders: Folders, found: _FoundUids) -> in
             octets += len(response.text) + 1
             if octets > LIST_OCTETS:
                 raise stream.too_long(LIST_OCTETS)
-            texts.append(response.text.partition(b"(")[0].strip())  # without a MODSEQ (RFC 7162)
+            end = response.text.find(b"(")  # a MODSEQ (RFC 7162)
+            texts.append((response.text[:end] if end >= 0 else response.text).strip())
 
     stream.command = "SEARCH"
     response = await stream.run(b"UID SEARCH ALL", heard=hear)
     if response.kind != "OK":
         raise folders.refusal(response)
-    found.text, found.is_set = b" ".join(texts), False
+    found.text, found.form = b" ".join(texts) if len(texts) != 1 else texts[0], "numbers"
     return found.text.count(b" ") + 1 if found.text else 0
 
 
@@ -184,7 +194,7 @@ async def _fetch_uids(stream: ImapStream, folders: Folders, found: _FoundUids) -
     if response.kind != "OK":
         raise folders.refusal(response)
     if len(uids) > found.text.count(b" ") + 1:  # more than SEARCH found
-        found.text = b" ".join(b"%d" % uid for uid in uids)
+        found.text, found.form = uids.tobytes(), "array"
     return len(uids)
 
 

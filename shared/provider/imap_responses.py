@@ -16,8 +16,8 @@ from shared.provider.reply_texts import sounds_temporary, trim
 
 MAX_DEPTH = 20
 """Depth of lists in lists that is parsed; FETCH needs 1, LIST 2."""
-MAX_VALUES = 20_000
-"""Values of a response that are parsed: bounds its memory."""
+MAX_VALUES = 5_000
+"""Values of a response that are parsed: bounds memory and time; a folder may have some hundred keywords."""
 
 
 class Literal(NamedTuple):

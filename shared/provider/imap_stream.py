@@ -38,8 +38,10 @@ MAX_UNTAGGED = 50_000
 """Untagged responses to one command, beside those that it asks for: other clients may delete that many mails."""
 MAX_EMPTY_LINES = 10
 """Empty lines before a response."""
-TURN_RESPONSES = 100
-"""Responses after which other tasks get a turn: a server may send thousands at once."""
+TURN_OCTETS = 8 * 1024
+"""Octets of responses after which other tasks get a turn, beside texts: a server may send thousands at once."""
+RESPONSE_OCTETS = 80
+"""Octets that a response counts for beside its own: a short one takes as long to read as these."""
 
 _LITERAL = re.compile(rb"~?\{(\d{1,18})\+?\}$")
 """At the end of a line: a literal follows. ``~`` is that of RFC 3516, ``+`` that of RFC 7888."""
@@ -47,6 +49,11 @@ _TEXT = re.compile(rb"[ (]BODY\[(?:HEADER)?\](?:<\d+>)? *$", re.IGNORECASE)
 """At the end of a fragment: the literal is the text of a mail, or its header."""
 _FETCH = re.compile(rb"\* \d+ FETCH ", re.IGNORECASE)
 _LONG_LIST = re.compile(rb"\* E?SEARCH ", re.IGNORECASE)
+
+
+def _announced_literal(line: bytes) -> re.Match[bytes] | None:
+    """Return the announcement of a literal at the end of a line, which may be a list of megabytes."""
+    return _LITERAL.search(line, max(0, len(line) - 24)) if line.endswith(b"}") else None
 
 
 def _no_data(response: Response) -> None:
@@ -69,7 +76,7 @@ class ImapStream(SessionStream):
         # Chosen at random: nothing in a mail can pass for the end of a command.
         self._prefix = secrets.token_hex(4)
         self._tags = 0
-        self._turn = 0
+        self._busy = 0  # octets since other tasks had a turn
 
     # ------------------------------------------------------------------------------------------ commands
 
@@ -150,9 +157,10 @@ class ImapStream(SessionStream):
         :param reserve_memory: awaited before a large text grows.
         :raises ReplyTooLong: a text exceeds the limit by far. :raises ProtocolError: it is no response.
         """
-        self._turn += 1
-        if self._turn % TURN_RESPONSES == 0:
+        if self._busy > TURN_OCTETS:
+            self._busy = 0
             await asyncio.sleep(0)
+        self._busy += RESPONSE_OCTETS
         self.text = None
         line = await self._line()
         for _ in range(MAX_EMPTY_LINES):  # some servers send one between responses
@@ -174,7 +182,7 @@ class ImapStream(SessionStream):
             return [line]
         parts: list[Part] = []
         with_text = _FETCH.match(line) is not None
-        while (literal := _LITERAL.search(line)) is not None:
+        while (literal := _announced_literal(line)) is not None:
             octets = int(literal[1])
             fragment = line[: literal.start()]
             parts.append(fragment)
@@ -234,6 +242,7 @@ class ImapStream(SessionStream):
             await self._more()
         line = self._data[self._pos : end]
         self._pos = end + 1
+        self._busy += len(line)
         return line[:-1] if line.endswith(b"\r") else line
 
     async def _long_line(self) -> bytes:
@@ -247,7 +256,9 @@ class ImapStream(SessionStream):
             await self._more()
         line += memoryview(self._data)[self._pos : end]
         self._pos = end + 1
-        return bytes(line.rstrip(b"\r"))
+        if line.endswith(b"\r"):
+            del line[-1]
+        return bytes(line)
 
     async def skip_to(self, tag: str, seconds: float) -> bool:
         """Skip lines, whatever they are, up to the one that ends the command with this tag. Return whether it came.

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import re
 
 from shared.provider.retrieval import HEAD_OCTETS
-
-_LONE_LF = re.compile(rb"(?<!\r)\n")
 
 
 class MailText:
@@ -41,7 +38,7 @@ class MailText:
 
     def _append(self, piece: bytes) -> None:
         if piece.count(b"\n") != piece.count(b"\r\n"):
-            piece = _LONE_LF.sub(b"\r\n", piece)
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
         self.octets += len(piece)
         if self.octets > self._limit:
             if not self.too_large:
