@@ -81,6 +81,16 @@ async def test_a_mail_that_arrived_before_the_wait_is_news() -> None:
         assert not await client.wait_for_news(0)
 
 
+async def test_a_mail_that_is_in_the_list_is_no_news() -> None:
+    script = ScriptedImap({3: ONE}, answers={"UID FETCH": say(b"* 2 EXISTS\r\n<tag> OK done\r\n")})
+    async with script.running(), session(script) as client:
+        await ready(client)
+        script.mails[4] = ONE
+        await client.fetch_sizes([3])  # the server tells it here
+        assert len((await client.fetch_list()).mails) == 2
+        assert not await client.wait_for_news(0)
+
+
 async def test_without_a_list_the_wait_begins_with_the_folder() -> None:
     script = ScriptedImap({3: ONE})
     async with script.running(), session(script) as client:
