@@ -6,6 +6,8 @@ The system must be empty and unused, as ids are computed from the first one.
 
 from __future__ import annotations
 
+import datetime
+
 import psycopg
 
 from shared.provider.vault import Vault
@@ -55,7 +57,7 @@ _STEPS = (
         """insert into blobs (octets, sha256, head) select octet_length(head), sha256(head), head from (
                select convert_to(format(E'From: Sender <sender@example.net>\\r\\nTo: support@company.com\\r\\n'
                    'Subject: mail %%s\\r\\nMessage-ID: <%%s.grown@example.net>\\r\\n\\r\\n%%s\\r\\n',
-                   n, n, repeat('x', 200)), 'UTF8') head
+                   n, n, repeat('x', %(octets)s)), 'UTF8') head
                from generate_series(0, %(mails)s - 1) n) m""",
     ),
     (
@@ -75,8 +77,11 @@ _STEPS = (
     (
         "",
         "mails",
-        """insert into maildrop_mails (local_id, blob_id, inbound_id, octets, version)
-           select %(local_accounts)s + n %% %(people)s, m.id, %(inbound)s + n, m.octets, n + 1
+        # Mail is deleted a day or two before `kept`, roughly in the order of its arrival.
+        """insert into maildrop_mails (local_id, blob_id, inbound_id, octets, version, deleted_at)
+           select %(local_accounts)s + n %% %(people)s, m.id, %(inbound)s + n, m.octets, n + 1,
+               case when n < %(deleted)s then %(kept)s::timestamptz - interval '2 days'
+                   + (n::float8 / %(deleted)s + random() / 10) * interval '1 day' end
            from generate_series(0, %(mails)s - 1) n join blobs m on m.id = %(blobs)s + n order by n""",
     ),
     (
@@ -100,11 +105,13 @@ _STEPS = (
 
 def fill(
     connection: psycopg.Connection, mails: int, people: int, externals: int, login: str, pop3_port: int,
-    poll_seconds: int,
+    poll_seconds: int, octets: int = 200, deleted: int = 0, kept: datetime.datetime | None = None,
 ) -> None:  # fmt: skip
     """Write the local accounts grown0@bench.local …, which share the accounts grown0@provider.example …, and the mails.
 
     :param connection: commits each statement. :param login: of all external accounts, which are disabled.
+    :param octets: of the body of each mail. :param deleted: number of the oldest mails that are deleted: some time
+        before ``kept``.
     """
     numbers: dict[str, object] = {
         "mails": mails,
@@ -113,6 +120,9 @@ def fill(
         "login": login,
         "pop3_port": pop3_port,
         "poll_seconds": poll_seconds,
+        "octets": octets,
+        "deleted": deleted,
+        "kept": kept,
         "hash": HASH,
         "password": Vault(KEY).seal("secret"),
     }

@@ -263,3 +263,15 @@ async def test_names_and_index_rows_go_with_their_mails(database: Database) -> N
     assert await purge(database, 1) == Counter(index=1)
     assert [row[0] for row in await rows(database, "select mail_id from search_index order by 1")] == ids
     assert (await purge(database, 91))["names"] == 1
+
+
+async def test_tables_that_are_purged_are_vacuumed_when_few_rows_are_dead(database: Database) -> None:
+    found = await rows(
+        database,
+        """select c.relname, t.reloptions from pg_class c left join pg_class t on t.oid in (c.oid, c.reltoastrelid)
+           where c.relname in ('blobs', 'blob_chunks', 'inbound', 'deliveries', 'maildrop_mails', 'uidl_ledger',
+                   'maillog')
+               and (t.oid = c.oid or c.relname in ('blobs', 'blob_chunks'))""",
+    )
+    assert len(found) == 9  # the bytes are in the TOAST tables of blobs and blob_chunks
+    assert {tuple(options) for _, options in found} == {("autovacuum_vacuum_scale_factor=0.02",)}

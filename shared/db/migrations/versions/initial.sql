@@ -1,6 +1,8 @@
 -- The whole schema; the tables are in the order in which a mail passes them. Tables are named after the Python modules that own
 -- them: the comment above each table names the one module that writes it. Each state column lists its transitions.
 -- Times are timestamptz by the database's clock. Addresses are stored as written and compared in lower case.
+-- autovacuum_vacuum_scale_factor: the tables that are purged are vacuumed when 2 % of their rows are dead (default: 20 %, of
+-- millions of mails days of purges), so that new mail soon uses the space of purged mail.
 
 -- Owner: shared/db/migrations/env.py. Alembic makes the table, with the revision that was applied last.
 -- The oldest revision whose code works with this schema; a revision that takes something away raises it.
@@ -147,7 +149,7 @@ create table blobs (
     sha256      bytea not null,                      -- of the whole mail
     head        bytea not null,                      -- the first 256 KiB
     created_at  timestamptz not null default now()
-);
+) with (autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_scale_factor = 0.02);
 alter table blobs alter column head set storage external;
 
 -- Owner: shared/store/blobs.py
@@ -157,7 +159,7 @@ create table blob_chunks (
     position  integer not null,                      -- 0, 1, 2 …
     bytes     bytea not null,
     primary key (blob_id, position)
-);
+) with (autovacuum_vacuum_scale_factor = 0.02, toast.autovacuum_vacuum_scale_factor = 0.02);
 alter table blob_chunks alter column bytes set storage external;
 
 -- Submissions and inbound mail take their ids from one sequence: a number names one mail in the whole system.
@@ -334,7 +336,7 @@ create table inbound (
     swept_at       timestamptz,
     state_at       timestamptz not null default now(),
     created_at     timestamptz not null default now()
-);
+) with (autovacuum_vacuum_scale_factor = 0.02);
 create index inbound_open on inbound (state, state_at) where state in ('fetched', 'routed', 'held', 'parked');
 create index inbound_message_id on inbound (message_id);
 create index inbound_blob on inbound (blob_id);
@@ -354,7 +356,7 @@ create table deliveries (
     reason      text not null,
     done_at     timestamptz,
     primary key (inbound_id, local_id)
-);
+) with (autovacuum_vacuum_scale_factor = 0.02);
 
 -- Owner: shared/store/inbound.py
 -- Counts of fetched mails whose rows are purged, by their last state.
@@ -395,7 +397,7 @@ create table uidl_ledger (
     first_seen_at    timestamptz not null default now(),
     fetched_at       timestamptz,
     state_at         timestamptz not null default now()
-);
+) with (autovacuum_vacuum_scale_factor = 0.02);
 create unique index uidl_ledger_uidl on uidl_ledger (external_id, uidl) where state <> 'closed';
 create index uidl_ledger_closed on uidl_ledger (external_id, uidl) where state = 'closed';
 create index uidl_ledger_vanished on uidl_ledger (external_id, sha256) where state = 'vanished';
@@ -429,7 +431,7 @@ create table maildrop_mails (
     delivered_at  timestamptz not null default now(),
     deleted_at    timestamptz,
     unique (inbound_id, local_id)                    -- in this order it also finds the copies of a mail
-);
+) with (autovacuum_vacuum_scale_factor = 0.02);
 create index maildrop_mails_version on maildrop_mails (local_id, version);
 create index maildrop_mails_deleted on maildrop_mails (deleted_at) where deleted_at is not null;
 
@@ -447,7 +449,7 @@ create table maillog (
     who            text,                             -- address of the person or recipient that it concerns
     rule           smallint,
     reply          text                              -- the other side's answer, or the reason
-);
+) with (autovacuum_vacuum_scale_factor = 0.02);
 create index maillog_inbound on maillog (inbound_id) where inbound_id is not null;
 create index maillog_submission on maillog (submission_id) where submission_id is not null;
 create index maillog_local_organizers on maillog (at) where event = 'local_organizer';
