@@ -8,6 +8,8 @@
 - pop3_load.py, smtp_load.py, delay.py: the load, each in its own process (processes.py); smtp_target.py; mails.py.
 - fill.py: a large database.
 - table.py (ratios of pairs, goals), results.py (RESULTS.md), machine.py: the report.
+- purge.py, partitions.py: the purge of old mail beside partitions by age (PURGE.md). sizing.py: mails of 75 KB, and a
+  synchronous standby (SIZING.md).
 - processes.py (measured, cpu_seconds): processor time. paired.py, paired_side.py: two checkouts alternately.
 
 A slow machine makes no benchmark fail. A missing or wrong mail ends the run (Wrong).

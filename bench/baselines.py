@@ -112,7 +112,7 @@ class Dovecot(Baseline):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         users = [f"{kind}{number}" for kind in "ul" for number in range(USERS)] + [
-            "big", "source", "some", "few", "polled10", "polled1000",
+            "big", "source", "some", "few", "polled10", "polled1000", "sized10240", "sized75000",
         ]  # fmt: skip
         (folder / "mail").mkdir(exist_ok=True)
         shutil.chown(folder / "mail", "mail", "mail")

@@ -20,6 +20,7 @@ from bench.baselines import PASSWORD, await_until
 from bench.processes import processor_seconds
 from deploy.machine import ports
 from deploy.machine.instance import Instance, with_free_ports
+from deploy.machine.postgres import Postgres
 from services.admin.accounts import apply
 from services.admin.accounts.file_format import check
 from shared.auth.passwords import HashingPool
@@ -65,9 +66,14 @@ class Gateway:
     def __enter__(self) -> Self:
         self._instance.__enter__()
         self.settings = self._instance.settings
-        assert self._instance.postgres is not None
-        self.connection = psycopg.connect(self._instance.postgres.admin_url_of("mailgroup"), autocommit=True)
+        self.connection = psycopg.connect(self.postgres.admin_url_of("mailgroup"), autocommit=True)
         return self
+
+    @property
+    def postgres(self) -> Postgres:
+        """The private PostgreSQL."""
+        assert self._instance.postgres is not None
+        return self._instance.postgres
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -11,6 +11,7 @@ import itertools
 import poplib
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from bench import Wrong
@@ -75,9 +76,13 @@ def near(
     ]
 
 
-def deliver(gateway: Gateway, port: int, login: str, mails: int, sharers: int = 1) -> Run:
+def deliver(
+    gateway: Gateway, port: int, login: str, mails: int, sharers: int = 1, octets: int = OCTETS,
+    used: Callable[[], Mapping[str, float]] | None = None,
+) -> Run:  # fmt: skip
     """Fetch a maildrop for a new account and deliver it to its sharers.
 
+    :param used: as for ``measured``; None: that of the gateway.
     :raises Wrong: the mails that POP3 returns are not those at the provider.
     """
     number = next(_numbers)
@@ -88,15 +93,16 @@ def deliver(gateway: Gateway, port: int, login: str, mails: int, sharers: int = 
     names = [fields["address"] for fields in people]
     time.sleep(max(0.0, due - time.time() - _BEFORE))
     run = measured(
-        lambda: Run(mails, max(gateway.await_value(mails, _ARRIVED, name) for name in names) - due), gateway.used
+        lambda: Run(mails, max(gateway.await_value(mails, _ARRIVED, name) for name in names) - due),
+        used or gateway.used,
     )
-    compare(gateway, names[-1], mails)
+    compare(gateway, names[-1], mails, octets)
     gateway.remove([address], names)
     return run
 
 
-def compare(gateway: Gateway, address: str, mails: int) -> None:
-    """Read a mailbox by POP3. :raises Wrong: it does not hold exactly mails 0 to ``mails - 1`` of ``OCTETS`` octets."""
+def compare(gateway: Gateway, address: str, mails: int, octets: int = OCTETS) -> None:
+    """Read a mailbox by POP3. :raises Wrong: it does not hold exactly mails 0 to ``mails - 1`` of ``octets`` octets."""
     session = poplib.POP3("127.0.0.1", gateway.settings.pop3_port, timeout=60)
     session.user(address)
     session.pass_(PASSWORD)
@@ -105,5 +111,5 @@ def compare(gateway: Gateway, address: str, mails: int) -> None:
         for number in range(session.stat()[0])
     )
     session.quit()
-    if found != Counter(hashlib.sha256(mail(OCTETS, number)).digest() for number in range(mails)):
+    if found != Counter(hashlib.sha256(mail(octets, number)).digest() for number in range(mails)):
         raise Wrong(f"{address} reads other mails by POP3 than those at the provider: {found.total()} mails")

@@ -20,7 +20,6 @@ import psycopg
 from deploy.machine.folders import make_sockets
 from deploy.machine.postgres import SOCKET, USER, Postgres
 from deploy.machine.programs import PATH, give, identity
-from tests.faults.proxy import Proxy
 from tests.faults.stand import Server
 
 STANDBY = "standby"
@@ -30,13 +29,18 @@ STANDBY = "standby"
 class Pair:
     """A primary, which the gateway uses, and its standby."""
 
-    def __init__(self, folder: Path, ports: tuple[int, int], synchronous: bool) -> None:
+    def __init__(
+        self, folder: Path, ports: tuple[int, int], synchronous: bool, primary: Postgres | None = None
+    ) -> None:
+        """:param ports: of servers that are made here. :param primary: a server that runs already; None: make it."""
         self.synchronous = synchronous  # a commit waits for the standby's disk
         self._folder, self._ports = folder, ports
         self._passwords = secrets.token_hex(16), secrets.token_hex(16)
+        if primary is not None:
+            self._passwords = primary.password, primary.admin_password
         self._made = 0
         self._servers: dict[int, Server] = {}
-        self.primary = self._place()
+        self.primary = primary or self._place()
         self.standby = self.primary
 
     def _place(self) -> Postgres:
@@ -65,13 +69,15 @@ class Pair:
 
     # ------------------------------------------------------------------------------------------ replication
 
-    def copy_primary(self, replication: Proxy) -> None:
-        """Create the standby from a base backup of the primary, which takes seconds. Call ``start_standby`` next."""
-        replication.targets = (self.primary.port,)
+    def copy_primary(self, port: int) -> None:
+        """Create the standby from a base backup of the primary, which takes seconds. Call ``start_standby`` next.
+
+        :param port: where the standby reaches the primary.
+        """
         self.standby = self._place()
         data = self.standby.folder / "data"
         version = (self.primary.folder / "data" / "PG_VERSION").read_text(encoding="ascii").strip()
-        source = f"host=127.0.0.1 port={replication.port} user=postgres application_name={STANDBY}"
+        source = f"host=127.0.0.1 port={port} user=postgres application_name={STANDBY}"
         subprocess.run(
             [
                 *("setpriv", *identity(USER)),
@@ -84,9 +90,16 @@ class Pair:
             check=True,
         )
 
-    def start_standby(self) -> None:
-        """Start the standby, from the main thread."""
+    def start_standby(self) -> int:
+        """Start the standby, from the main thread. :return: its process id."""
         self._start(self.standby)
+        return self._servers[self.standby.port].pid
+
+    def stop_standby(self) -> None:
+        """Shut the standby down; commits wait for it no more."""
+        self.ask("alter system reset synchronous_standby_names")
+        self.ask("select pg_reload_conf()")
+        self._servers[self.standby.port].stop()
 
     def require_standby(self) -> None:
         """Let each commit wait for the standby from now on, if the pair is synchronous."""

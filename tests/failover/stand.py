@@ -60,7 +60,8 @@ class FailoverStand(Stand):
     async def replicate(self) -> None:
         """Create the standby. Returns when it streams and, if it is synchronous, commits wait for it."""
         await self.replication.resume()
-        await asyncio.to_thread(self.pair.copy_primary, self.replication)
+        self.replication.targets = (self.pair.primary.port,)
+        await asyncio.to_thread(self.pair.copy_primary, self.replication.port)
         self.pair.start_standby()
         self.pair.require_standby()
         await self.answering(self.pair.replicates)

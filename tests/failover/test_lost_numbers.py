@@ -58,7 +58,7 @@ async def gateway() -> AsyncIterator[Gateway]:
         pair.primary.create("mailgroup")
         await asyncio.to_thread(migrate, pair.primary.url)
         async with Proxy(others[0], first).running() as replication, Proxy(others[1], first).running() as to_primary:
-            await asyncio.to_thread(pair.copy_primary, replication)
+            await asyncio.to_thread(pair.copy_primary, replication.port)
             pair.start_standby()
             await until(pair.replicates)
             url = f"postgresql://mailgroup:{pair.primary.password}@127.0.0.1:{to_primary.port}/mailgroup"
