@@ -45,13 +45,35 @@ class Issuer:
     authorize_url: str | None = None
 
 
+GrantType = Literal["authorization", "client_credentials", "jwt_bearer"]
+"""How access tokens are obtained: by a person's authorization (RFC 6749 section 4.1, RFC 8628), by the application for
+itself (RFC 6749 section 4.4), or by a request that the application signs for the account (RFC 7523 section 2.1)."""
+
+
 @dataclass(frozen=True, slots=True)
 class OAuth:
-    """How an account gets its access tokens."""
+    """How an account gets its access tokens.
+
+    Code from before ``grant`` reads only the first three fields, and takes the account for one that nobody has
+    authorized.
+    """
 
     name: str  # of a known issuer, otherwise ''
     issuer: Issuer
     client_id: str
+    grant: GrantType = "authorization"
+    tenant: str | None = None  # Microsoft's: the organisation whose endpoints the issuer has
+    same_as: str | None = None  # address of the account whose tokens are used; the other fields mean nothing then
+
+    @classmethod
+    def of_account(cls, address: str) -> OAuth:
+        """Return the settings of an account that uses the tokens of another one."""
+        return cls("", Issuer("", ""), "", same_as=address)
+
+    @property
+    def needs_consent(self) -> bool:
+        """Whether a person has to authorize the account."""
+        return self.grant == "authorization" and self.same_as is None
 
 
 @dataclass(frozen=True, slots=True)

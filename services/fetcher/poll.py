@@ -112,7 +112,9 @@ class Polling:
         except LoginRefused:
             if not credential.token:
                 raise
-            self._credentials.discard_token(self._account)  # the provider may have revoked the token before it expired
+            self._credentials.discard_token(
+                self._account, credential
+            )  # the provider may have revoked the token before it expired
             return await self._session_as(await self._credential())
 
     async def _session_as(self, credential: Credential) -> bool:

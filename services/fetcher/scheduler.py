@@ -27,7 +27,7 @@ from shared.db.database import Connection
 from shared.errors import Permanent, Temporary
 from shared.metrics import STAGE_SECONDS
 from shared.model import External, Poll, PollOutcome
-from shared.provider.credentials import Credentials
+from shared.provider.credentials import RENEWAL_SECONDS, Credentials
 from shared.runtime.liveness import CHECK_SECONDS, FOLDER, find_dead, forget_dead, hold_process_lock
 from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
@@ -82,11 +82,18 @@ async def serve(service: Service, credentials: Credentials) -> None:
             run_periodically(MEASURE_SECONDS, partial(_measure, service), "measurement failed"), name="measure"
         ),
     ]
+    renewal = asyncio.create_task(  # not cancelled: an issuer may have replaced a refresh token that is not stored yet
+        run_periodically(
+            RENEWAL_SECONDS, credentials.renew_ahead, "token renewal failed", wait_for_stop=service.wait_for_stop
+        ),
+        name="token renewal",
+    )
     try:
         with hold_process_lock(service.settings.data / FOLDER, service.owner):
             await _poll_all(service, credentials)
+            await renewal
     finally:
-        await cancel_tasks(background)
+        await cancel_tasks([*background, renewal])
 
 
 async def _take_over_dead_fetchers(service: Service) -> None:

@@ -1,4 +1,4 @@
-"""Periodic work of the sender: due retries, leases, dead senders, delay notices, expiry, limits."""
+"""Periodic work of the sender: due retries, leases, dead senders, delay notices, expiry, limits, access tokens."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from services.sender.dead_owners import OrphanRecovery
 from services.sender.delivery import OutboundDelivery
 from services.sender.outcomes import PostCommit
 from shared.db.database import Connection
+from shared.provider.credentials import RENEWAL_SECONDS
 from shared.runtime.liveness import CHECK_SECONDS, FOLDER, hold_process_lock
 from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
@@ -145,6 +146,15 @@ async def _run_periodic_tasks(service: Service, delivery: OutboundDelivery) -> N
             run_periodically(RENEW_SECONDS, background.renew_leases, "lease renewal failed"), name="lease renewal"
         ),
     ]
+    renewal = asyncio.create_task(  # not cancelled: an issuer may have replaced a refresh token that is not stored yet
+        run_periodically(
+            RENEWAL_SECONDS,
+            delivery.credentials.renew_ahead,
+            "token renewal failed",
+            wait_for_stop=service.wait_for_stop,
+        ),
+        name="token renewal",
+    )
     until_stop = [
         (DUE_SECONDS, background.schedule_due, "due account check failed", 0.0),
         (CHECK_SECONDS, background.take_over_dead_senders, "dead sender takeover failed", 0.0),
@@ -162,5 +172,6 @@ async def _run_periodic_tasks(service: Service, delivery: OutboundDelivery) -> N
             )
         )
         await delivery.stop()
+        await renewal
     finally:  # claims are renewed until the last mail is finished
-        await cancel_tasks(until_finished)
+        await cancel_tasks([*until_finished, renewal])

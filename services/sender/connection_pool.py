@@ -40,7 +40,9 @@ class ConnectionPool:
         except AuthFailed:
             if not credential.token:
                 raise
-            self._credentials.discard_token(external)  # the provider may have revoked the token before it expired
+            self._credentials.discard_token(
+                external, credential
+            )  # the provider may have revoked the token before it expired
             return await open_connection(external, await self._credential(external))
 
     async def _credential(self, external: External) -> Credential:

@@ -49,6 +49,7 @@ class OutboundDelivery:
         :param ehlo_name: the setting of this name.
         """
         self.claims = Claims(database, owner, self.announce)
+        self.credentials = credentials
         self.connections = ConnectionPool(credentials, allow_private, ehlo_name)
         self._database = database
         self._publish = publish

@@ -1,7 +1,8 @@
 """Requests access tokens from providers that no longer accept passwords (RFC 6749; XOAUTH2 in POP3 and SMTP).
 
-Such an external account has an OAuth client (our identity at the provider) and, after a person has authorized it, a
-refresh token. This module talks to the provider's endpoints; ``shared/provider/credentials.py`` stores the tokens.
+Such an external account has an OAuth client (our identity at the provider). After a person has authorized it, it has a
+refresh token; or the client gets tokens without a person: for itself, or by a request that it signs for the account.
+This module talks to the provider's endpoints; ``shared/provider/credentials.py`` stores the tokens.
 """
 
 from __future__ import annotations
@@ -12,16 +13,19 @@ import http.client
 import json
 import re
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, cast
 from urllib.parse import urlencode
 
 from shared.errors import Permanent, Temporary
-from shared.model import FetchProtocol, Issuer
+from shared.model import FetchProtocol, GrantType, Issuer
 from shared.net import http_client
+from shared.provider import client_keys
 from shared.settings import PrivateHosts
 
 _DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
+_BEARER_GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+_ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _SLOWER_SECONDS = 5.0  # RFC 8628 section 3.5
 _USER_CODE_CHARACTERS, _CODE_CHARACTERS = 100, 60
 _TEMPORARY_ERRORS = ("temporarily_unavailable", "server_error", "slow_down", "authorization_pending")
@@ -30,7 +34,7 @@ LONGEST_SECONDS = 3600.0
 MEANINGS = {  # RFC 6749 sections 4.1.2.1 and 5.2, RFC 8628 section 3.5
     "access_denied": "the person, or the provider, said no",
     "expired_token": "the code was not used in time",
-    "invalid_client": "the provider does not know this client id, or the client secret is wrong",
+    "invalid_client": "the provider does not know this client id, or the client's secret or key is wrong",
     "invalid_grant": "the authorization has ended, or was revoked at the provider",
     "invalid_scope": "the provider does not give this application access to mail",
     "unauthorized_client": "this application may not use this flow; see its settings at the provider",
@@ -38,10 +42,17 @@ MEANINGS = {  # RFC 6749 sections 4.1.2.1 and 5.2, RFC 8628 section 3.5
     "consent_required": "a person has to consent on the provider's page",
 }
 """Meanings of OAuth error codes."""
+MEANINGS_WITHOUT_PERSON = MEANINGS | {
+    "access_denied": "an administrator at the provider has not allowed this application to read and send mail",
+    "invalid_grant": "the provider does not accept the signed request: the login is no mailbox there, the key is no "
+    "longer valid, or a clock is wrong",
+    "unauthorized_client": "an administrator at the provider has not allowed this application to use the mailbox",
+}
+"""Meanings of the codes for grants that need no person."""
 
 
 class Unauthorized(Temporary):
-    """The provider refuses a token for this account: a person has to authorize the account again."""
+    """The provider refuses a token for this account: a person has to authorize it again, or to correct its settings."""
 
     kind: ClassVar[str] = "refused"
 
@@ -64,11 +75,25 @@ _IMAP_SCOPES = {
     "microsoft": "offline_access https://outlook.office.com/IMAP.AccessAsUser.All https://outlook.office.com/SMTP.Send"
 }
 """Scopes by issuer, where those for IMAP differ from those for POP3."""
+_APPLICATION_SCOPES = {"microsoft": "https://outlook.office365.com/.default"}
+"""Scopes by issuer of an application that needs no person: all that an administrator has allowed it."""
+COMMON_TENANT = "common"
+"""Microsoft's endpoints for the accounts of all organisations."""
 
 
-def known_issuer(name: str, protocol: FetchProtocol) -> Issuer:
-    """Return one of ``ISSUERS`` with the scope for the protocol by which mail is fetched."""
+def known_issuer(
+    name: str, protocol: FetchProtocol, grant: GrantType = "authorization", tenant: str | None = None
+) -> Issuer:
+    """Return one of ``ISSUERS`` with the scope for grant and protocol, and the endpoints of the tenant."""
     issuer = ISSUERS[name]
+    if name == "microsoft" and tenant is not None:
+        token, device, authorize = (
+            url.replace(f"/{COMMON_TENANT}/", f"/{tenant}/") if url else None
+            for url in (issuer.token_url, issuer.device_url, issuer.authorize_url)
+        )
+        issuer = Issuer(token or "", issuer.scope, device, authorize)
+    if grant == "client_credentials":
+        return replace(issuer, scope=_APPLICATION_SCOPES.get(name, issuer.scope))
     return replace(issuer, scope=_IMAP_SCOPES.get(name, issuer.scope)) if protocol == "imap" else issuer
 
 
@@ -80,15 +105,27 @@ class IssuerUnavailable(Temporary):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Our identity at the issuer. secret: '' for a public client."""
+    """Our identity at the issuer. secret and key: one of them, or both '' for a public client.
+
+    key: the private key, in PEM form, of a client that signs its requests. grant: decides what errors mean.
+    """
 
     issuer: Issuer
     id: str
-    secret: str = ""
+    secret: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
+    grant: GrantType = "authorization"
 
-    @property
-    def _identity(self) -> dict[str, str]:
-        return {"client_id": self.id} | ({"client_secret": self.secret} if self.secret else {})
+    def identity(self) -> dict[str, str]:
+        """Return the fields that prove to the token endpoint who we are (RFC 6749 section 2.3, RFC 7523 section 2.2).
+
+        SECURITY. They are for the token endpoint alone: an assertion is as good as the secret until it expires.
+        """
+        fields = {"client_id": self.id}
+        if self.key:
+            assertion = client_keys.client_assertion(self.key, self.id, self.issuer.token_url)
+            return fields | {"client_assertion_type": _ASSERTION_TYPE, "client_assertion": assertion}
+        return fields | ({"client_secret": self.secret} if self.secret else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +160,24 @@ async def refresh(client: Client, refresh_token: str, allow_private: PrivateHost
     :raises Temporary, Permanent: as ``dial.connect_socket``.
     """
     fields = {"grant_type": "refresh_token", "refresh_token": refresh_token, "scope": client.issuer.scope}
-    return _tokens(client, await _exchange(client.issuer.token_url, fields | client._identity, allow_private))
+    return _tokens(client, await _exchange(client.issuer.token_url, fields | client.identity(), allow_private))
+
+
+async def request_for_application(client: Client, allow_private: PrivateHosts) -> Tokens:
+    """Request an access token for the application itself (RFC 6749 section 4.4). :raises: as ``refresh``."""
+    fields = {"grant_type": "client_credentials", "scope": client.issuer.scope}
+    return _tokens(client, await _exchange(client.issuer.token_url, fields | client.identity(), allow_private))
+
+
+async def request_for_login(client: Client, login: str, allow_private: PrivateHosts) -> Tokens:
+    """Request an access token for a mailbox by a signed request (RFC 7523 section 2.1). :raises: as ``refresh``.
+
+    The signature is the proof: no secret and no further assertion goes with it.
+    """
+    issuer = client.issuer
+    assertion = client_keys.bearer_assertion(client.key, client.id, login, issuer.token_url, issuer.scope)
+    fields = {"grant_type": _BEARER_GRANT, "assertion": assertion}
+    return _tokens(client, await _exchange(issuer.token_url, fields, allow_private))
 
 
 # ------------------------------------------------------------------------------------------------ device flow
@@ -159,7 +213,7 @@ async def ask_device(client: Client, code: DeviceCode, allow_private: PrivateHos
     :return: the tokens; or the code, with the interval until the next poll. :raises Unauthorized: refused, or expired.
     :raises Temporary: no response; section 3.5 demands another poll later.
     """
-    fields = {"grant_type": _DEVICE_GRANT, "device_code": code.device_code} | client._identity
+    fields = {"grant_type": _DEVICE_GRANT, "device_code": code.device_code} | client.identity()
     status, found = await _exchange(client.issuer.token_url, fields, allow_private)
     match found.get("error"):
         case "slow_down":
@@ -216,7 +270,7 @@ async def finish_code(client: Client, request: CodeRequest, code: str, allow_pri
         "redirect_uri": request.redirect,
         "code_verifier": request.verifier,
     }
-    return _tokens(client, await _exchange(client.issuer.token_url, fields | client._identity, allow_private))
+    return _tokens(client, await _exchange(client.issuer.token_url, fields | client.identity(), allow_private))
 
 
 # ------------------------------------------------------------------------------------------------ the exchange
@@ -234,7 +288,7 @@ def _tokens(client: Client, answer: tuple[int, dict[str, Any]]) -> Tokens:
     refused = status in (http.client.BAD_REQUEST, http.client.UNAUTHORIZED, http.client.FORBIDDEN)
     if not refused or not isinstance(code, str) or code in _TEMPORARY_ERRORS:  # without a code: a proxy's page
         raise IssuerUnavailable(f"{host}: no token now ({_problem(status, found)})")
-    raise Unauthorized(f"{host}: no token is given ({_problem(status, found)})")
+    raise Unauthorized(f"{host}: no token is given ({_problem(status, found, client.grant)})")
 
 
 async def _exchange(url: str, fields: dict[str, str], allow_private: PrivateHosts) -> tuple[int, dict[str, Any]]:
@@ -259,20 +313,21 @@ def _number(value: object, otherwise: float) -> float:
     return found if 0 < found < 1e7 else otherwise
 
 
-def _problem(status: int, found: dict[str, Any]) -> str:
+def _problem(status: int, found: dict[str, Any], grant: GrantType = "authorization") -> str:
     """Describe an error by the issuer's code, which contains no secret; the issuer's text is not trusted."""
     code = found.get("error")
-    return (meaning(code) if isinstance(code, str) else "") or f"HTTP status {status}"
+    return (meaning(code, grant) if isinstance(code, str) else "") or f"HTTP status {status}"
 
 
 _CODE = re.compile("[a-z]+(_[a-z]+){0,9}")
 
 
-def meaning(code: str) -> str:
+def meaning(code: str, grant: GrantType = "authorization") -> str:
     """Return an error code with its meaning; '' for a text that is not a code as all issuers write them. Pure."""
     if len(code) > _CODE_CHARACTERS or not _CODE.fullmatch(code):
         return ""
-    return f"{code}: {MEANINGS[code]}" if code in MEANINGS else code
+    meanings = MEANINGS if grant == "authorization" else MEANINGS_WITHOUT_PERSON
+    return f"{code}: {meanings[code]}" if code in meanings else code
 
 
 def _is_page(url: str) -> bool:

@@ -1,4 +1,5 @@
-"""Logs in to a provider's POP3 server: with a password (RFC 1939, RFC 5034), or with a token by XOAUTH2."""
+"""Logs in to a provider's POP3 server: with a password (RFC 1939, RFC 5034), or with a token by XOAUTH2 or OAUTHBEARER
+(RFC 7628)."""
 
 from __future__ import annotations
 
@@ -8,11 +9,11 @@ import binascii
 from shared.net.dial import host_port
 from shared.provider.credentials import Credential
 from shared.provider.oauth import xoauth2
-from shared.provider.pop3_mechanisms import apop_digest, choose_mechanisms
+from shared.provider.pop3_mechanisms import apop_digest, choose_mechanisms, choose_token_mechanism
 from shared.provider.pop3_replies import Capabilities, is_temporary, response_code
 from shared.provider.pop3_stream import Pop3Stream
 from shared.provider.reply_texts import trim
-from shared.provider.sasl import cram_md5_response, plain_response
+from shared.provider.sasl import cram_md5_response, oauthbearer_response, plain_response
 from shared.provider.session_errors import LoginRefused, ServerBusy
 
 _INITIAL_RESPONSE_HOSTS = ("gmail.com", "googlemail.com")
@@ -22,7 +23,7 @@ _INITIAL_RESPONSE_HOSTS = ("gmail.com", "googlemail.com")
 async def log_in(
     stream: Pop3Stream, credential: Credential, capabilities: Capabilities, timestamp: bytes | None
 ) -> None:
-    """Log in with USER and PASS, a SASL mechanism or APOP, or with a token by AUTH XOAUTH2.
+    """Log in with USER and PASS, a SASL mechanism or APOP, or with a token.
 
     :param timestamp: of the greeting, for APOP; None if it has none.
     :raises LoginRefused: wrong name or password. :raises ServerBusy: [IN-USE], [LOGIN-DELAY], [SYS/TEMP].
@@ -32,7 +33,7 @@ async def log_in(
             f"{host_port(stream.server)}: name or password contain a line break or NUL; set them again", None
         )
     if credential.token:
-        await _log_in_by_token(stream, xoauth2(credential.login, credential.secret))
+        await _log_in_by_token(stream, credential, capabilities)
     else:
         await _log_in_by_password(stream, credential, capabilities, timestamp)
 
@@ -76,21 +77,26 @@ def _proof(stream: Pop3Stream, mechanism: str, credential: Credential, challenge
     return base64.b64encode(cram_md5_response(user, password, decoded))
 
 
-async def _log_in_by_token(stream: Pop3Stream, response: bytes) -> None:
-    """Authenticate with XOAUTH2 (RFC 5034).
+async def _log_in_by_token(stream: Pop3Stream, credential: Credential, capabilities: Capabilities) -> None:
+    """Authenticate with XOAUTH2 or OAUTHBEARER (RFC 5034).
 
     Microsoft accepts the response only on a line of its own, Google only with the command. A server that
     refuses the bare command gets the response with the command: it has not seen the token yet.
     """
+    mechanism, server = choose_token_mechanism(capabilities), stream.server
+    command, response, acknowledgement = f"AUTH {mechanism}".encode(), xoauth2(credential.login, credential.secret), b""
+    if mechanism == "OAUTHBEARER":
+        bearer = oauthbearer_response(credential.login, credential.secret, server.host, server.port)
+        response, acknowledgement = base64.b64encode(bearer), base64.b64encode(b"\1")
     stream.command = "AUTH"
-    with_command = stream.server.host.lower().endswith(_INITIAL_RESPONSE_HOSTS)
-    stream.write(b"AUTH XOAUTH2 " + response + b"\r\n" if with_command else b"AUTH XOAUTH2\r\n")
+    with_command = server.host.lower().endswith(_INITIAL_RESPONSE_HOSTS)
+    stream.write(command + b" " + response + b"\r\n" if with_command else command + b"\r\n")
     answer, line = await stream.answer()
     if not with_command and answer != b"+OK":
-        stream.write(response + b"\r\n" if answer == b"+" else b"AUTH XOAUTH2 " + response + b"\r\n")
+        stream.write(response + b"\r\n" if answer == b"+" else command + b" " + response + b"\r\n")
         answer, line = await stream.answer()
-    if answer == b"+":  # the error as JSON, to be acknowledged
-        stream.write(b"\r\n")
+    if answer == b"+":  # the error as JSON, to be acknowledged (RFC 7628 section 3.2.3)
+        stream.write(acknowledgement + b"\r\n")
         answer, line = await stream.answer()
     if answer != b"+OK":
         raise _login_failure(stream, trim(line), "AUTH")

@@ -1,4 +1,5 @@
-"""Chooses how to log in to a POP3 server with a password (RFC 5034 SASL), and computes the digest of APOP. Pure."""
+"""Chooses how to log in to a POP3 server with a password or a token (RFC 5034 SASL), and computes the digest of APOP.
+Pure."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from typing import Literal
 from shared.provider.pop3_replies import Capabilities
 
 Mechanism = Literal["USER", "PLAIN", "CRAM-MD5", "APOP"]
+
+TokenMechanism = Literal["XOAUTH2", "OAUTHBEARER"]
 
 _TIMESTAMP = re.compile(rb"<[^<>\s]+@[^<>\s]+>")
 
@@ -34,6 +37,15 @@ def choose_mechanisms(capabilities: Capabilities, timestamp: bytes | None, encry
     if offered or (capabilities.answered and apop):
         return [*offered, *apop]
     return ["USER", *apop]
+
+
+def choose_token_mechanism(capabilities: Capabilities) -> TokenMechanism:
+    """Return the mechanism for an access token: OAUTHBEARER (RFC 7628) only where nothing else is offered.
+
+    Google and Microsoft document XOAUTH2 for POP3, and some of their servers announce no mechanism before the login.
+    """
+    offered = capabilities.sasl
+    return "OAUTHBEARER" if "OAUTHBEARER" in offered and "XOAUTH2" not in offered else "XOAUTH2"
 
 
 def apop_digest(timestamp: bytes, password: str) -> str:

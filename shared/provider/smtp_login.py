@@ -14,7 +14,9 @@ from typing import ClassVar
 import aiosmtplib
 
 from shared.errors import Temporary
-from shared.provider.credentials import Credential
+from shared.provider.credentials import RECENT, Credential
+from shared.provider.oauth import xoauth2
+from shared.provider.sasl import oauthbearer_response
 from shared.provider.smtp_client import Reply, in_one_line
 
 MECHANISMS = ("cram-md5", "plain", "login")
@@ -24,8 +26,8 @@ CREDENTIALS_REFUSED = 535
 _CONTINUE = 334
 _CANCELLED = 501
 """Reply code for an exchange that the client has cancelled (RFC 4954 section 4)."""
-_RECENT = "recent:"
-"""Prefix of the login name by which Gmail's POP3 server lists the mail of the last 30 days; not for SMTP."""
+TOKEN_MECHANISMS = ("xoauth2", "oauthbearer")
+"""AUTH mechanisms for access tokens: XOAUTH2, which Google and Microsoft document for SMTP, before OAUTHBEARER."""
 
 
 class ServerUnavailable(Temporary):
@@ -53,7 +55,7 @@ async def log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str, *, e
     :raises AuthFailed: the credentials are wrong, or no mechanism is accepted.
     :raises ServerUnavailable: a temporary refusal, or no known mechanism is offered.
     """
-    supported = ("xoauth2",) if credential.token else MECHANISMS
+    supported = TOKEN_MECHANISMS if credential.token else MECHANISMS
     offered = [name for name in supported if name in smtp.server_auth_methods]
     try:
         if not offered:
@@ -82,7 +84,11 @@ async def _exchange(smtp: aiosmtplib.SMTP, name: str, credential: Credential) ->
 
     An exchange in which the server asks for more than the mechanism has is cancelled: a refusal of the mechanism.
     """
-    initial, responses = _responses(name, credential.login.removeprefix(_RECENT), credential.secret)
+    login = credential.login.removeprefix(RECENT)
+    if credential.token:
+        initial, responses = _token_responses(name, login, credential.secret, smtp.hostname or "", smtp.port or 0)
+    else:
+        initial, responses = _responses(name, login, credential.secret)
     reply = await smtp.execute_command(b"AUTH", name.upper().encode(), *initial)
     for respond in responses:
         response = respond(reply.message) if reply.code == _CONTINUE else None
@@ -95,7 +101,18 @@ async def _exchange(smtp: aiosmtplib.SMTP, name: str, credential: Credential) ->
     return Reply(reply.code, in_one_line(reply.message))
 
 
-def _responses(name: str, login: str, secret: str) -> tuple[Sequence[bytes], Sequence[Callable[[str], bytes | None]]]:
+_Responses = tuple[Sequence[bytes], Sequence[Callable[[str], bytes | None]]]
+
+
+def _token_responses(name: str, login: str, token: str, host: str, port: int) -> _Responses:
+    """As ``_responses``, with an access token. The challenge is the reason of a refusal, as JSON: an empty response
+    (XOAUTH2) or ^A (RFC 7628 section 3.2.3) leads to the final reply."""
+    if name == "oauthbearer":
+        return [_base64(oauthbearer_response(login, token, host, port))], [lambda _: _base64(b"\1")]
+    return [xoauth2(login, token)], [lambda _: b""]
+
+
+def _responses(name: str, login: str, secret: str) -> _Responses:
     """Return the initial response, if the mechanism has one, and what answers each 334, by its challenge.
 
     LOGIN has no initial response: servers may refuse it, or ignore it and take the password as the name. PLAIN's is
@@ -107,10 +124,7 @@ def _responses(name: str, login: str, secret: str) -> tuple[Sequence[bytes], Seq
         return [initial], [lambda _: initial]
     if name == "login":
         return [], [lambda _: encoded_login, lambda _: encoded_secret]
-    if name == "cram-md5":
-        return [], [lambda challenge: _cram_md5(challenge, login, secret)]
-    # The challenge is the reason of a refusal; an empty response leads to the final reply.
-    return [_base64(f"user={login}\1auth=Bearer {secret}\1\1".encode())], [lambda _: b""]
+    return [], [lambda challenge: _cram_md5(challenge, login, secret)]
 
 
 def _cram_md5(challenge: str, login: str, secret: str) -> bytes | None:

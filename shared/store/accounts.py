@@ -48,12 +48,24 @@ def _external(row: Row) -> External:
         old,
         reply,
         tuple(aliases),
-        None if oauth is None else OAuth(oauth["name"], Issuer(**oauth["issuer"]), oauth["client_id"]),
+        None if oauth is None else _oauth(oauth),
         size,
         refused,
         notes,
         hold,
         imap,
+    )
+
+
+def _oauth(stored: Mapping[str, Any]) -> OAuth:
+    """Read the column oauth. Code from before there was more than one grant wrote three fields."""
+    return OAuth(
+        stored["name"],
+        Issuer(**stored["issuer"]),
+        stored["client_id"],
+        stored.get("grant", "authorization"),
+        stored.get("tenant"),
+        stored.get("same_as"),
     )
 
 
@@ -154,6 +166,16 @@ async def external_by_address(connection: Connection, address: str) -> External 
     )
     row = await cursor.fetchone()
     return None if row is None else _external(row)
+
+
+async def list_token_users(connection: Connection, address: str) -> list[str]:
+    """List the addresses of the external accounts that use the access tokens of this one (``oauth.same_as``)."""
+    cursor = await connection.execute(
+        """select address from external_accounts where removed_at is null and lower(oauth ->> 'same_as') = lower(%s)
+           order by address""",
+        (address,),
+    )
+    return [str(row[0]) for row in await cursor.fetchall()]
 
 
 async def count_accounts(connection: Connection) -> tuple[int, int]:

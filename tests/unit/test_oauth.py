@@ -16,7 +16,7 @@ from shared.net import http_client
 from shared.net.dial import Unreachable
 from shared.provider import oauth
 from shared.provider.oauth import ISSUERS, Client, DeviceCode, IssuerUnavailable, Tokens, Unauthorized, known_issuer
-from tests.token_server import TokenServer, device_code, token_server
+from tests.token_server import Registered, TokenServer, client_key, device_code, token_server
 
 
 @pytest.fixture
@@ -199,3 +199,80 @@ def test_a_person_may_refuse_consent() -> None:
     request = oauth.begin_code(Client(ISSUERS["google"], "id"), "a@b", "http://127.0.0.1:1/")
     with pytest.raises(Unauthorized, match="access_denied"):
         code_of(request, f"/?state={request.state}&error=access_denied")
+
+
+# ------------------------------------------------------------------------------------------------ without a person
+
+
+async def test_an_application_gets_a_token_by_its_secret(server: TokenServer) -> None:
+    server.clients = {"us": Registered("hush")}
+    client = Client(server.issuer, "us", "hush", grant="client_credentials")
+    assert await oauth.request_for_application(client, True) == Tokens("access-1", 3600, None)
+    fields = {"grant_type": "client_credentials", "scope": "mail", "client_id": "us", "client_secret": "hush"}
+    assert server.requests == [("/token", fields)]
+
+
+@pytest.mark.parametrize("certified", [False, True])
+async def test_a_client_with_a_key_signs_a_new_assertion_each_time(server: TokenServer, certified: bool) -> None:
+    key = client_key(certified=certified)
+    server.clients = {"us": Registered(key=key)}
+    client = Client(server.issuer, "us", key=key.pem, grant="client_credentials")
+    for number in (1, 2):
+        assert (await oauth.request_for_application(client, True)).access == f"access-{number}"
+    # and so it does for a refresh token
+    assert (await oauth.refresh(replace(client, grant="authorization"), "again", True)).access == "access-3"
+    assert "PRIVATE" not in repr(client) and "client_secret" not in str(server.requests)
+
+
+async def test_a_service_account_gets_a_token_for_a_mailbox(server: TokenServer) -> None:
+    key = client_key()
+    server.clients = {"robot": Registered(key=key, logins=("support@company.com",))}
+    client = Client(server.issuer, "robot", key=key.pem, grant="jwt_bearer")
+    assert (await oauth.request_for_login(client, "support@company.com", True)).access == "access-1"
+    assert server.requests[0][1].keys() == {"grant_type", "assertion"}
+
+
+@pytest.mark.parametrize(
+    ("known", "client", "words"),
+    [
+        ({}, {"secret": "hush"}, "invalid_client: the provider does not know this client id, or the client's secret"),
+        ({"us": Registered("other")}, {"secret": "hush"}, "invalid_client"),
+        ({"us": Registered(key=client_key("other"))}, {"key": client_key().pem}, "invalid_client"),
+        ({"us": Registered("hush", allowed=False)}, {"secret": "hush"}, "unauthorized_client: an administrator"),
+    ],
+    ids=range(4),
+)
+async def test_an_application_that_is_refused_is_told_what_to_correct(
+    server: TokenServer, known: dict[str, Registered], client: dict[str, str], words: str
+) -> None:
+    server.clients = known or {"another": Registered()}
+    with pytest.raises(Unauthorized, match=words):
+        await oauth.request_for_application(Client(server.issuer, "us", **client, grant="client_credentials"), True)
+
+
+@pytest.mark.parametrize(
+    ("known", "words"),
+    [
+        (Registered(key=client_key("other")), "invalid_grant: the provider does not accept the signed request"),
+        (Registered(key=client_key(), logins=("sales@company.com",)), "unauthorized_client: an administrator"),
+    ],
+    ids=["key", "login"],
+)
+async def test_a_service_account_that_is_refused_is_told_why(
+    server: TokenServer, known: Registered, words: str
+) -> None:
+    server.clients = {"robot": known}
+    client = Client(server.issuer, "robot", key=client_key().pem, grant="jwt_bearer")
+    with pytest.raises(Unauthorized, match=words):
+        await oauth.request_for_login(client, "support@company.com", True)
+
+
+def test_microsoft_s_endpoints_and_scope_follow_tenant_and_grant() -> None:
+    common = known_issuer("microsoft", "imap")
+    assert known_issuer("microsoft", "imap", tenant="common") == common
+    ours = known_issuer("microsoft", "pop3", "client_credentials", "company.onmicrosoft.com")
+    url = "https://login.microsoftonline.com/company.onmicrosoft.com/oauth2/v2.0/"
+    assert (ours.token_url, ours.scope) == (f"{url}token", "https://outlook.office365.com/.default")
+    assert (ours.device_url, ours.authorize_url) == (f"{url}devicecode", f"{url}authorize")
+    assert known_issuer("microsoft", "imap", tenant="company.onmicrosoft.com").scope == common.scope
+    assert known_issuer("google", "imap", "jwt_bearer") == ISSUERS["google"]

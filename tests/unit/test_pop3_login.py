@@ -10,9 +10,9 @@ from shared.errors import Permanent
 from shared.provider.credentials import Credential
 from shared.provider.oauth import xoauth2
 from shared.provider.pop3_client import open_session
-from shared.provider.pop3_mechanisms import apop_digest, choose_mechanisms
+from shared.provider.pop3_mechanisms import apop_digest, choose_mechanisms, choose_token_mechanism
 from shared.provider.pop3_replies import Capabilities, parse_capa
-from shared.provider.sasl import cram_md5_response
+from shared.provider.sasl import cram_md5_response, oauthbearer_response
 from shared.provider.session_errors import LoginRefused, ProtocolError, ServerBusy
 from tests.scripted_pop3 import Answer, ScriptedPop3, cut, say
 
@@ -180,3 +180,36 @@ async def test_a_server_that_refuses_the_bare_command_gets_both_at_once() -> Non
     async with script.running(), open_session(script.server(), True) as client:
         await client.login(TOKEN)
     assert script.commands[1:3] == ["AUTH XOAUTH2", f"AUTH XOAUTH2 {RESPONSE}"]
+
+
+@pytest.mark.parametrize(
+    ("capa", "mechanism"),
+    [
+        ("SASL PLAIN XOAUTH2 OAUTHBEARER", "XOAUTH2"),
+        ("SASL OAUTHBEARER", "OAUTHBEARER"),
+        ("SASL PLAIN", "XOAUTH2"),
+        ("UIDL", "XOAUTH2"),
+    ],
+)
+def test_oauthbearer_is_for_servers_that_offer_nothing_else(capa: str, mechanism: str) -> None:
+    assert choose_token_mechanism(parse_capa([capa.encode()])) == mechanism
+
+
+async def test_a_token_is_sent_by_oauthbearer_and_its_error_acknowledged() -> None:
+    # given a server that accepts one token, and explains why it refuses another one
+    answers = dict[str, Answer]()
+    script = ScriptedPop3(capabilities=("SASL OAUTHBEARER",), answers=answers)
+    async with script.running():
+        good, bad = (
+            base64.b64encode(oauthbearer_response("u@x.example", token, "127.0.0.1", script.port)).decode()
+            for token in ("tok", "old")
+        )
+        challenge = say(b"+ eyJzdGF0dXMiOiJpbnZhbGlkX3Rva2VuIn0=\r\n")
+        answers |= {"AUTH": GO, good: OK, bad: challenge, "AQ==": say(b"-ERR [AUTH] no\r\n")}
+        async with open_session(script.server(), True) as client:
+            await client.login(TOKEN)
+        assert script.commands[1:3] == ["AUTH OAUTHBEARER", good]
+        async with open_session(script.server(), True) as client:
+            with pytest.raises(LoginRefused, match="no"):
+                await client.login(Credential("u@x.example", "old", token=True))
+        assert script.commands[-2:] == [bad, "AQ=="]
