@@ -21,6 +21,11 @@ class Server:
     tls_fingerprint: str | None = None  # SHA-256 of the only certificate to accept, 64 hex digits
 
 
+def compared_host(host: str) -> str:
+    """Return the name of a host in the form in which two of them are compared. Pure."""
+    return host.strip("[]").rstrip(".").casefold()
+
+
 INBOX = "INBOX"
 """The folder of each IMAP mailbox into which mail is delivered (RFC 9051 section 5.1)."""
 
@@ -120,6 +125,11 @@ class External:
         server = self.pop3 or self.imap
         assert server is not None, "__post_init__ has checked that"
         return server
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """The hosts that get its password or access tokens, as names are compared."""
+        return frozenset(compared_host(server.host) for server in (self.incoming, self.smtp))
 
     @property
     def max_octets(self) -> int | None:

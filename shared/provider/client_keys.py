@@ -43,6 +43,7 @@ def read_key(text: str) -> ReadKey:
         text, owner = str(found.get("private_key", "")), str(found.get("client_email", ""))
         if not text or not owner:
             raise ValueError("is not the JSON key file of a Google service account (client_email, private_key)")
+    text = text.replace("\r\n", "\n")
     if "ENCRYPTED" in text:
         raise ValueError("is protected by a password; give the key without one")
     blocks = {match[1]: match[0] for match in reversed([*_PEM.finditer(text)])}

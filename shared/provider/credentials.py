@@ -221,7 +221,11 @@ class Credentials:
                     return
 
     async def _owner_of_tokens(self, external: External) -> External:
-        """Return the account whose tokens this one uses. :raises Unauthorized: it is not there, or has none."""
+        """Return the account whose tokens this one uses. :raises Unauthorized: it is not there, or has none.
+
+        SECURITY. A token is sent only to the servers of the account that it was given to: else everyone who may add an
+        account could send it to a server of their own.
+        """
         assert external.oauth is not None, "its caller has checked that"
         if (address := external.oauth.same_as) is None:
             return external
@@ -229,6 +233,8 @@ class Credentials:
             owner = await accounts.external_by_address(connection, address)
         if owner is None or owner.oauth is None or owner.oauth.same_as is not None:
             raise Unauthorized(f"{address}: has no access tokens; set oauth.same_as of {external.address} again")
+        if not external.hosts <= owner.hosts:
+            raise Unauthorized(f"{external.address}: has other servers than {address}, whose access tokens it uses")
         self._owners[external.id] = owner.id
         return owner
 

@@ -62,7 +62,7 @@ async def connect(
         async with asyncio.timeout_at(ends):
             await _greet(smtp, external, where, progress)
             if external.smtp_auth:
-                await log_in(smtp, credential, where, encrypted=server.tls != "none")
+                await log_in(smtp, credential, server)
                 progress("logged in", f"as {credential.login}")
         if smtp.transport is None:
             raise ServerUnavailable(f"{where}: the server ended the connection after the login")

@@ -14,6 +14,8 @@ from typing import ClassVar
 import aiosmtplib
 
 from shared.errors import Temporary
+from shared.model import Server
+from shared.net.dial import host_port
 from shared.provider.credentials import RECENT, Credential
 from shared.provider.oauth import xoauth2
 from shared.provider.sasl import oauthbearer_response
@@ -46,7 +48,7 @@ class AuthFailed(Temporary):
     kind: ClassVar[str] = "credentials"
 
 
-async def log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str, *, encrypted: bool) -> None:
+async def log_in(smtp: aiosmtplib.SMTP, credential: Credential, server: Server) -> None:
     """Log in with the mechanisms that the server offers, best first; close the connection if none works.
 
     After a 535 to CRAM-MD5, for which some servers lack the password in clear, PLAIN or LOGIN is tried once, if the
@@ -55,6 +57,7 @@ async def log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str, *, e
     :raises AuthFailed: the credentials are wrong, or no mechanism is accepted.
     :raises ServerUnavailable: a temporary refusal, or no known mechanism is offered.
     """
+    where, encrypted = host_port(server), server.tls != "none"
     supported = TOKEN_MECHANISMS if credential.token else MECHANISMS
     offered = [name for name in supported if name in smtp.server_auth_methods]
     try:
@@ -65,7 +68,7 @@ async def log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str, *, e
             )
         refusals: list[str] = []
         for name in offered:
-            reply = await _exchange(smtp, name, credential)
+            reply = await _exchange(smtp, name, credential, server)
             if reply.accepted:
                 return
             if not reply.refused:
@@ -79,14 +82,14 @@ async def log_in(smtp: aiosmtplib.SMTP, credential: Credential, where: str, *, e
         raise
 
 
-async def _exchange(smtp: aiosmtplib.SMTP, name: str, credential: Credential) -> Reply:
+async def _exchange(smtp: aiosmtplib.SMTP, name: str, credential: Credential, server: Server) -> Reply:
     """Try one mechanism, and return the reply that ends it.
 
     An exchange in which the server asks for more than the mechanism has is cancelled: a refusal of the mechanism.
     """
     login = credential.login.removeprefix(RECENT)
     if credential.token:
-        initial, responses = _token_responses(name, login, credential.secret, smtp.hostname or "", smtp.port or 0)
+        initial, responses = _token_responses(name, login, credential.secret, server)
     else:
         initial, responses = _responses(name, login, credential.secret)
     reply = await smtp.execute_command(b"AUTH", name.upper().encode(), *initial)
@@ -104,11 +107,11 @@ async def _exchange(smtp: aiosmtplib.SMTP, name: str, credential: Credential) ->
 _Responses = tuple[Sequence[bytes], Sequence[Callable[[str], bytes | None]]]
 
 
-def _token_responses(name: str, login: str, token: str, host: str, port: int) -> _Responses:
+def _token_responses(name: str, login: str, token: str, server: Server) -> _Responses:
     """As ``_responses``, with an access token. The challenge is the reason of a refusal, as JSON: an empty response
     (XOAUTH2) or ^A (RFC 7628 section 3.2.3) leads to the final reply."""
     if name == "oauthbearer":
-        return [_base64(oauthbearer_response(login, token, host, port))], [lambda _: _base64(b"\1")]
+        return [_base64(oauthbearer_response(login, token, server.host, server.port))], [lambda _: _base64(b"\1")]
     return [xoauth2(login, token)], [lambda _: b""]
 
 

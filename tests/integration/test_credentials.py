@@ -369,7 +369,7 @@ async def test_going_back_to_a_password_needs_one(database: Database, account: E
             {"issuer": "google", "client_id": "x", "client_secret": 7},
             "support@company.com: oauth.client_secret: is not text",
         ),
-        ({"issuer": "google", "client_id": "x", "more": 1}, "allowed here are issuer, client_id"),
+        ({"issuer": "google", "client_id": "x", "more": 1}, "allowed here are same_as, grant, issuer, client_id"),
     ],
 )
 def test_a_mistake_in_oauth_is_named(oauth: dict[str, Any], words: str) -> None:

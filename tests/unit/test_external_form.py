@@ -49,11 +49,11 @@ def test_a_port_that_was_typed_stays() -> None:
 
 def test_only_the_server_of_the_chosen_protocol_is_saved() -> None:
     typed = {"pop3.host": "pop3.company.com", "imap.host": "imap.company.com", "imap.folders": "INBOX\n\nAufträge\n"}
-    entry = account_fields(Form(sent(NEW, protocol="imap", **typed)), "secret", None)
+    entry = account_fields(Form(sent(NEW, protocol="imap", **typed)), {"password": "secret"}, None)
     assert "pop3" not in entry
     folders = ["INBOX", "Aufträge"]
     assert entry["imap"] == {"host": "imap.company.com", "tls": "implicit", "port": 993, "folders": folders}
-    entry = account_fields(Form(sent(NEW, **typed)), "secret", None)
+    entry = account_fields(Form(sent(NEW, **typed)), {"password": "secret"}, None)
     assert "imap" not in entry and entry["pop3"] == {"host": "pop3.company.com", "tls": "implicit", "port": 995}
 
 

@@ -21,8 +21,10 @@ from services.admin.accounts.plan import (
     AccountsPlan,
     build_external,
     build_local,
+    build_oauth,
     changed_hosts,
     find_password_problem,
+    keeps_client,
     plan_changes,
 )
 from services.admin.formatting import counted
@@ -30,9 +32,8 @@ from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.mime.display_names import normalise
-from shared.model import External, Issuer, Local, OAuth
+from shared.model import External, Local, OAuth
 from shared.provider.credentials import Grant
-from shared.provider.oauth import known_issuer
 from shared.provider.vault import Vault
 from shared.store import account_changes, accounts, inbound, maildrops, polls, relay_status, uidl_ledger
 
@@ -224,41 +225,36 @@ def external_of(wanted: ExternalFields, old: External | None, vault: Vault, acco
     :param old: as it is stored; a secret that is not given is taken from there. :param account_id: 0 for a new account.
     :raises AccountsError: there is no secret, or the stored one is for another server.
     """
-    oauth = _oauth(wanted)
+    oauth = build_oauth(wanted)
     if (problem := find_password_problem(wanted, old)) is not None:
         raise AccountsError([problem])
     return build_external(wanted, old, _secret(wanted, oauth, old, vault), oauth, account_id)
 
 
-def _oauth(wanted: ExternalFields) -> OAuth | None:
-    if wanted.oauth is None:
-        return None
-    given = wanted.oauth.issuer
-    if isinstance(given, str):
-        return OAuth(given, known_issuer(given, wanted.protocol), wanted.oauth.client_id)
-    issuer = Issuer(given.token_url, given.scope, given.device_url, given.authorize_url)
-    return OAuth("", issuer, wanted.oauth.client_id)
-
-
 def _secret(wanted: ExternalFields, oauth: OAuth | None, old: External | None, vault: Vault) -> bytes:
     """Return the sealed secret, the stored one if nothing changes.
 
-    A new client or issuer has no grant yet. A grant is for the servers of its time: with another server a person has to
-    authorize the account again, as a password has to be given again.
+    An authorization is for the client, issuer and servers of its time: with another one a person has to authorize the
+    account again, as a password has to be given again. The secret or key of the client is for the token endpoint alone,
+    and is kept as long as both are the same.
     """
     if oauth is None or wanted.oauth is None:
         if wanted.password is not None and (old is None or not _same_password(vault, old.password, wanted.password)):
             return vault.seal(wanted.password)
         assert old is not None
         return old.password
-    stored = _grant(vault, old.password) if old is not None and old.oauth == oauth else None
-    if stored is not None and old is not None and changed_hosts(wanted, old):
-        stored = Grant(client_secret=stored.client_secret)  # only the token endpoint gets this one
-    grant = stored or Grant()
-    secret = wanted.oauth.client_secret or grant.client_secret
-    if old is not None and not changed_hosts(wanted, old) and stored is not None and secret == stored.client_secret:
-        return old.password
-    return replace(grant, client_secret=secret).seal(vault)
+    stored = _grant(vault, old.password) if old is not None and old.oauth is not None else None
+    grant = Grant()
+    if stored is not None and old is not None and old.oauth is not None:
+        if old.oauth == oauth and not changed_hosts(wanted, old):
+            grant = stored
+        elif keeps_client(oauth, old.oauth):
+            grant = Grant(client_secret=stored.client_secret, client_key=stored.client_key)
+    if wanted.oauth.client_secret is not None:
+        grant = replace(grant, client_secret=wanted.oauth.client_secret, client_key="")
+    elif wanted.oauth.client_key is not None:
+        grant = replace(grant, client_secret="", client_key=wanted.oauth.client_key)
+    return old.password if old is not None and grant == stored else grant.seal(vault)
 
 
 def _grant(vault: Vault, sealed: bytes) -> Grant | None:

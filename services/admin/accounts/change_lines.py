@@ -102,7 +102,11 @@ def _shown(value: object) -> str:
         folders = f" ({', '.join(value.folders)})" if isinstance(value, ImapServer) else ""
         return f"{value.host}:{value.port}/{value.tls}{pinned}{folders}"
     if isinstance(value, OAuth):
-        return f"{value.name or place_of(value.issuer.token_url)} (client {value.client_id})"
+        if value.same_as is not None:
+            return f"the access tokens of {value.same_as}"
+        grant = "" if value.needs_consent else f", {value.grant}"
+        tenant = f", tenant {value.tenant}" if value.tenant else ""
+        return f"{value.name or place_of(value.issuer.token_url)} (client {value.client_id}{grant}{tenant})"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -81,6 +81,7 @@ async def prepare(
         words = "an account keeps its address; add another account, and remove this one"
         raise AccountsError([AccountProblem(words, kind, address=address, field=("address",))])
     _replace_protocol(old, fields)
+    _replace_tokens(old, fields)
     entry = export.merge(old, fields)
     if new:
         return check_new_entry(kind, entry, folder)
@@ -97,6 +98,14 @@ def _replace_protocol(old: dict[str, Any], fields: Mapping[str, Any]) -> None:
     for given, replaced in (("imap", "pop3"), ("pop3", "imap")):
         if fields.get(given) and replaced not in fields:
             old.pop(replaced, None)
+
+
+def _replace_tokens(old: dict[str, Any], fields: Mapping[str, Any]) -> None:
+    """Take the stored way to get access tokens out of the entry if another account's are given instead, or the other
+    way round: so one command changes it."""
+    given, stored = fields.get("oauth"), old.get("oauth")
+    if isinstance(given, dict) and stored and bool(given.get("same_as")) != ("same_as" in stored):
+        del old["oauth"]
 
 
 async def add_name(connection: Connection, address: str, name: str) -> AccountsFile:
@@ -148,7 +157,8 @@ async def check_saved_entry(connection: Connection, kind: Kind, entry: dict[str,
 async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:
     """Remove an account; a person's mail is kept for the retention time.
 
-    :return: what was done, a line each. :raises Permanent: no such account, or users share the external account.
+    :return: what was done, a line each. :raises Permanent: no such account, or it is an external one that people share,
+        or whose access tokens others use.
     """
     await account_changes.lock_for_change(connection)
     await export.find_entry(connection, kind, address)
@@ -159,6 +169,11 @@ async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:
         raise Permanent(
             f"{address}: is shared by {', '.join(sharers)}; remove them first, or let them share "
             "another one with 'local set ... external=...'"
+        )
+    if kind == "external" and (users := await accounts.list_token_users(connection, address)):
+        raise Permanent(
+            f"{address}: its access tokens are used by {', '.join(users)}; remove them first, or give them tokens of "
+            "their own with 'external set'"
         )
     if kind == "local":
         await account_changes.lock_maildrops(connection, [account_id])

@@ -61,8 +61,15 @@ def external_fields(account: External) -> dict[str, Any]:
 
 
 def _oauth_fields(oauth: OAuth) -> dict[str, Any]:
+    if oauth.same_as is not None:
+        return {"same_as": oauth.same_as}
     endpoints = {name: value for name, value in asdict(oauth.issuer).items() if value is not None}
-    return {"issuer": oauth.name or endpoints, "client_id": oauth.client_id}
+    return {
+        **({"grant": oauth.grant} if not oauth.needs_consent else {}),
+        "issuer": oauth.name or endpoints,
+        "client_id": oauth.client_id,
+        **({"tenant": oauth.tenant} if oauth.tenant else {}),
+    }
 
 
 def local_fields(person: Local, externals: list[External], people: list[Local]) -> dict[str, Any]:

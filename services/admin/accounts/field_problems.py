@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from services.admin.accounts.errors import AccountProblem, Kind
 from services.admin.suggestions import did_you_mean, say_unknown
 
-_SECRET = re.compile("^password|^client_secret|_url$")
+_SECRET = re.compile("^password|^client_secret|^client_key$|_url$")
 """Fields whose value no error shows; the path or query of a URL may be a key."""
 _SHOWN = 60
 """Limits a value in an error: characters."""

@@ -28,10 +28,11 @@ from pydantic import (
 
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.field_problems import find_problems, find_unknown_name, show_value
+from services.admin.accounts.oauth_rules import MAX_KEY_OCTETS, check_field, check_tenant_name, read_key_file
 from services.admin.accounts.yaml_text import MAX_OCTETS, find_places, load_yaml
 from shared.errors import Permanent
 from shared.mime.display_names import normalise
-from shared.model import INBOX, FetchProtocol
+from shared.model import INBOX, FetchProtocol, GrantType
 from shared.net.http_client import server_of
 
 PORTS = {
@@ -112,6 +113,7 @@ Folder = Annotated[str, Field(max_length=200), AfterValidator(_folder)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Url = Annotated[str, AfterValidator(_url)]
 Secret = Annotated[str, Field(min_length=1, max_length=1000)]
+Tenant = Annotated[str, AfterValidator(check_tenant_name)]
 
 
 class _Strict(BaseModel):
@@ -150,14 +152,34 @@ class IssuerFields(_Strict):
 
 
 class OAuthFields(_Strict):
-    """Access tokens instead of a password. client_id and client_secret: of the application registered there."""
+    """Access tokens instead of a password. client_id, client_secret, client_key: of the application registered there.
 
+    same_as: address of another account, whose tokens are used; without the other fields. The rules of the others are in
+    ``oauth_rules``. client_key: PEM, after the check.
+    """
+
+    same_as: Address | None = None
+    grant: GrantType = "authorization"
     issuer: Annotated[
-        Annotated[Literal["google", "microsoft"], Tag("known")] | Annotated[IssuerFields, Tag("endpoints")],
-        Discriminator(lambda given: "endpoints" if isinstance(given, dict | IssuerFields) else "known"),
-    ]
-    client_id: Annotated[str, Field(min_length=1, max_length=1000)]
+        Annotated[
+            Annotated[Literal["google", "microsoft"], Tag("known")] | Annotated[IssuerFields, Tag("endpoints")],
+            Discriminator(lambda given: "endpoints" if isinstance(given, dict | IssuerFields) else "known"),
+        ]
+        | None,
+        Field(validate_default=True),
+    ] = None
+    client_id: Annotated[Annotated[str, Field(min_length=1, max_length=1000)] | None, Field(validate_default=True)] = (
+        None
+    )
     client_secret: Secret | None = None
+    client_key: Annotated[str, Field(min_length=1, max_length=MAX_KEY_OCTETS)] | None = None
+    client_key_file: str | None = None
+    tenant: Annotated[Tenant | None, Field(validate_default=True)] = None
+
+    @field_validator("grant", "issuer", "client_id", "client_secret", "client_key", "client_key_file", "tenant")
+    @classmethod
+    def _fits(cls, value: Any, info: ValidationInfo) -> Any:
+        return check_field(str(info.field_name), value, info.data)
 
 
 class ExternalFields(_Strict):
@@ -354,6 +376,11 @@ def _read_entry(
         return find_problems(error, model, kind, index, entry)
     if why := _read_password_file(fields, folder):
         return [AccountProblem(why, kind, index, fields.address, ("password_file",), fields.password_file or "")]
+    if isinstance(fields, ExternalFields) and fields.oauth is not None and (name := fields.oauth.client_key_file):
+        try:
+            fields.oauth.client_key = read_key_file(folder, name, fields.oauth.client_id)
+        except ValueError as error:
+            return [AccountProblem(str(error), kind, index, fields.address, ("oauth", "client_key_file"), name)]
     accepted.append(fields)
     return []
 

@@ -72,8 +72,9 @@ class _PendingRequest:
 
 
 def _fingerprint(external: External) -> Any:
-    oauth = None if external.oauth is None else asdict(external.oauth)
-    return [external.login, external.incoming.host, external.smtp.host, oauth]
+    oauth = external.oauth
+    client = oauth and {"name": oauth.name, "issuer": asdict(oauth.issuer), "client_id": oauth.client_id}
+    return [external.login, external.incoming.host, external.smtp.host, client]
 
 
 async def start_authorization(system: AdminContext, external: External, who: str, redirect: str) -> Progress:
@@ -82,6 +83,8 @@ async def start_authorization(system: AdminContext, external: External, who: str
     :param redirect: loopback URL to which a browser brings the answer if the provider has no device flow.
     :raises Permanent, Temporary: the account or the provider does not allow it.
     """
+    if external.oauth is not None and not external.oauth.needs_consent:
+        raise Permanent(say_no_person_needed(external))
     client = client_of(external, Grant.open(system.vault, external.password))
     async with system.database.transaction() as connection:
         old = await oauth_requests.load_latest(connection, external.id)
@@ -114,8 +117,18 @@ async def start_authorization(system: AdminContext, external: External, who: str
     return _progress(system, request)
 
 
+def say_no_person_needed(external: External) -> str:
+    """Return why nobody has to authorize an account whose access tokens come in another way. Pure."""
+    oauth = external.oauth
+    if oauth is not None and oauth.same_as is not None:
+        return f"{external.address}: uses the access tokens of {oauth.same_as}; if need be, authorize that account"
+    return f"{external.address}: no person has to authorize it; the application gets its access tokens by itself"
+
+
 def is_authorized(system: AdminContext, external: External) -> bool:
-    """Return whether the account has a grant; the provider may have revoked it since."""
+    """Return whether the account needs no authorization by a person, or has one; the provider may have revoked it."""
+    if external.oauth is not None and not external.oauth.needs_consent:
+        return True
     with suppress(Permanent):  # sealed under a lost key
         return bool(Grant.open(system.vault, external.password).refresh_token)
     return False

@@ -12,7 +12,9 @@ from services.admin.accounts.file_format import AccountsFile, ExternalFields, Lo
 from services.admin.accounts.passwords import is_weak
 from services.admin.suggestions import say_unknown
 from shared.mime.display_names import normalise
-from shared.model import External, ImapServer, Local, OAuth, Server, Tls
+from shared.model import External, ImapServer, Issuer, Local, OAuth, Server, Tls, compared_host
+from shared.net.http_client import place_of
+from shared.provider.oauth import known_issuer
 
 Account = TypeVar("Account", External, Local)
 NO_PASSWORD = "is missing, and none is stored"
@@ -51,6 +53,7 @@ def plan_changes(
         *wanted.problems,
         *_find_repeated(wanted),
         *_find_without_password(plan),
+        *_find_without_tokens(plan, externals, people, wanted.refused["external"]),
         *_find_unknown_externals(plan, stored_externals, wanted.refused["external"]),
         *_find_unknown_delegates(plan, stored_locals, wanted.refused["local"]),
         *_find_disabled_delegates(plan, people, wanted.refused["local"]),
@@ -77,7 +80,7 @@ def expected_accounts(
         externals,
         plan.remove_externals,
         [
-            build_external(entry, old, b"", None, old.id if old else -1 - position)
+            build_external(entry, old, b"", build_oauth(entry), old.id if old else -1 - position)
             for position, (entry, old) in enumerate(plan.save_externals)
         ],
     )
@@ -152,20 +155,60 @@ def find_password_problem(wanted: ExternalFields, old: External | None) -> Accou
     SECURITY. A password is sent only to the servers that it was given for: else everyone who may change an account
     could send the password to a server of their own.
     """
-    if wanted.password is not None or wanted.oauth is not None:
+    if wanted.password is not None:
         return None
-    if old is None or old.oauth is not None:
-        return AccountProblem(NO_PASSWORD, "external", address=wanted.address, field=("password",))
-    if changes := changed_hosts(wanted, old):
+    field = "password"
+    if wanted.oauth is not None:
+        needs_one = wanted.oauth.same_as is None and wanted.oauth.grant != "authorization"
+        if not needs_one or wanted.oauth.client_secret is not None or wanted.oauth.client_key is not None:
+            return None
+        field = "oauth.client_key" if wanted.oauth.grant == "jwt_bearer" else "oauth.client_secret"
+    stored = old is not None and (old.oauth is None if wanted.oauth is None else _has_secret(wanted, old.oauth))
+    if old is None or not stored:
+        return AccountProblem(NO_PASSWORD, "external", address=wanted.address, field=tuple(field.split(".")))
+    changes = changed_hosts(wanted, old) + _changed_endpoint(wanted, old)
+    if changes:
         words = "has to be given again, because the stored one is for another server"
         return AccountProblem(
             f"{words} ({', '.join(f'{name} {was} -> {new}' for name, was, new in changes)})",
             "external",
             address=wanted.address,
-            field=("password",),
+            field=tuple(field.split(".")),
             on_page=f"{words} ({', '.join(f'{was} -> {new}' for _, was, new in changes)})",
         )
     return None
+
+
+def _has_secret(wanted: ExternalFields, old: OAuth | None) -> bool:
+    """Whether a secret or key of the application is stored that the grant can use: another grant may have had none."""
+    return (
+        old is not None
+        and wanted.oauth is not None
+        and (old.grant, old.client_id)
+        == (
+            wanted.oauth.grant,
+            wanted.oauth.client_id,
+        )
+    )
+
+
+def _changed_endpoint(wanted: ExternalFields, old: External) -> list[tuple[str, str, str]]:
+    """Return the change of the server that gets the application's secret, as ``changed_hosts``."""
+    new = build_oauth(wanted)
+    if new is None or old.oauth is None or keeps_client(new, old.oauth):
+        return []
+    return [("token_url", place_of(old.oauth.issuer.token_url), place_of(new.issuer.token_url))]
+
+
+def keeps_client(new: OAuth, old: OAuth) -> bool:
+    """Return whether the stored secret of the application is still for this application and this token endpoint.
+
+    SECURITY. As for a password: another host gets it only if it is given again.
+    """
+    return new.same_as is old.same_as is None and (new.client_id, place_of(new.issuer.token_url)) == (
+        old.client_id,
+        place_of(old.issuer.token_url),
+    )
 
 
 def changed_hosts(wanted: ExternalFields, old: External) -> list[tuple[str, str, str]]:
@@ -174,11 +217,62 @@ def changed_hosts(wanted: ExternalFields, old: External) -> list[tuple[str, str,
         (f"{wanted.protocol}.host", old.incoming.host, wanted.incoming.host),
         ("smtp.host", old.smtp.host, wanted.smtp.host),
     )
-    return [(name, was, new) for name, was, new in hosts if _host(was) != _host(new)]
+    return [(name, was, new) for name, was, new in hosts if compared_host(was) != compared_host(new)]
 
 
-def _host(name: str) -> str:
-    return name.strip("[]").rstrip(".").casefold()
+def _find_without_tokens(
+    plan: AccountsPlan, externals: Sequence[External], people: Sequence[Local], refused: Mapping[str, str]
+) -> list[AccountProblem]:
+    """Find the accounts that will use the access tokens of an account without any, or of one with other servers."""
+    after, _ = expected_accounts(plan, externals, people)
+    saved = {entry.address.casefold() for entry, _ in plan.save_externals}
+    known = {external.address.casefold(): external for external in after}
+    problems = []
+    for external in after:
+        given = external.oauth.same_as if external.oauth is not None else None
+        if given is None or given.casefold() in refused:
+            continue
+        owner = known.get(given.casefold())
+        if owner is None or external.address.casefold() in saved:
+            words, field, address = (
+                _say_without_tokens(external, owner, known.values()),
+                "oauth.same_as",
+                external.address,
+            )
+        else:  # the other account is changed
+            words, field, address = _say_used_tokens(external, owner), "oauth", owner.address
+        if words:
+            value = repr(given) if field == "oauth.same_as" else ""
+            problems.append(
+                AccountProblem(words, "external", address=address, field=tuple(field.split(".")), value=value)
+            )
+    return problems
+
+
+def _say_without_tokens(external: External, owner: External | None, known: Iterable[External]) -> str:
+    """Return why an account cannot use the tokens of this one; '' if it can. Pure."""
+    if owner is None:
+        return f"there is no such external account{say_unknown(_same_as(external), [each.address for each in known])}"
+    if owner is external:
+        return "is this account itself; name another one, which has oauth"
+    if owner.oauth is None:
+        return "has no access tokens; name an account with oauth"
+    if owner.oauth.same_as is not None:
+        return f"has no access tokens of its own; name {owner.oauth.same_as}"
+    if not external.hosts <= owner.hosts:
+        return f"has other servers ({', '.join(sorted(owner.hosts))}); access tokens are sent to no other ones"
+    return ""
+
+
+def _say_used_tokens(external: External, owner: External) -> str:
+    """Return why an account has to keep its tokens and servers; '' if it does. Pure."""
+    words = f"{external.address} uses the access tokens of this account; change that first"
+    return words if _say_without_tokens(external, owner, ()) else ""
+
+
+def _same_as(external: External) -> str:
+    assert external.oauth is not None and external.oauth.same_as is not None, "its caller has checked that"
+    return external.oauth.same_as
 
 
 def _find_unknown_externals(
@@ -244,6 +338,22 @@ def _find_unknown(person: LocalFields, name: str, given: str, known: Collection[
 
 
 # ---------------------------------------------------------------------------------------------- one account
+
+
+def build_oauth(wanted: ExternalFields) -> OAuth | None:
+    """Return the OAuth settings of the fields; None if there are none."""
+    given = wanted.oauth
+    if given is None:
+        return None
+    if given.same_as is not None:
+        return OAuth.of_account(given.same_as)
+    assert given.issuer is not None and given.client_id is not None, "oauth_rules has checked that"
+    if isinstance(given.issuer, str):
+        issuer = known_issuer(given.issuer, wanted.protocol, given.grant, given.tenant)
+        return OAuth(given.issuer, issuer, given.client_id, given.grant, given.tenant)
+    fields = given.issuer
+    issuer = Issuer(fields.token_url, fields.scope, fields.device_url, fields.authorize_url)
+    return OAuth("", issuer, given.client_id, given.grant)
 
 
 def build_external(

@@ -22,7 +22,9 @@ Fields = Annotated[
     ),
 ]
 EXTERNAL_FIELDS = (
-    *("enabled", "login", "password", "password_file", "oauth"),
+    *("enabled", "login", "password", "password_file"),
+    *(f"oauth.{name}" for name in ("same_as", "grant", "issuer", "client_id", "client_secret", "client_key")),
+    *("oauth.client_key_file", "oauth.tenant"),
     *(f"pop3.{name}" for name in ("host", "port", "tls", "tls_fingerprint")),
     *(f"imap.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "folders")),
     *(f"smtp.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "auth", "connections")),
@@ -37,7 +39,8 @@ LOCAL_FIELDS = (
 """The fields of a local account, for the help."""
 _TEXTS = (
     *("password", "password_file", "password_hash", "login", "host", "tls", "tls_fingerprint", "user_name", "external"),
-    *("client_id", "client_secret", "token_url", "scope", "device_url", "authorize_url"),
+    *("client_id", "client_secret", "client_key", "client_key_file", "tenant", "same_as", "grant"),
+    *("token_url", "scope", "device_url", "authorize_url"),
 )
 """Fields whose value is always text, even if YAML would read a number or a list."""
 

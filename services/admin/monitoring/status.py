@@ -129,7 +129,10 @@ def _external(
         "last_success": iso(last_success),
         "last_error": error,
         "backlog": poll.backlog if poll else None,
-        "authorize": external.enabled and external.oauth is not None and any(d and d.paused_at for d in (poll, relay)),
+        "authorize": external.enabled
+        and external.oauth is not None
+        and external.oauth.needs_consent
+        and any(d and d.paused_at for d in (poll, relay)),
     }
 
 

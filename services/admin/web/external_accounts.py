@@ -23,7 +23,6 @@ from services.admin.monitoring.status import find_account_problem
 from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.external_form import (
     NEW,
-    TOKENS,
     account_fields,
     account_values,
     fill_in_provider,
@@ -33,6 +32,7 @@ from services.admin.web.external_form import (
     with_usual_ports,
 )
 from services.admin.web.forms import FieldErrors, Form, explain, tell_changes
+from services.admin.web.login_methods import CHOICES, SECRETS, secret_fields
 from services.admin.web.page_context import (
     Administrator,
     NotFound,
@@ -143,8 +143,11 @@ async def remove(request: Request, context: PageDep, user: Administrator, addres
     form = Form(await request.form())
     async with context.system.database.transaction() as connection:
         sharers = [person.address for person in await accounts.page_of_locals(connection, external_id=external.id)]
-    if sharers:
+        users = await accounts.list_token_users(connection, external.address)
+    if sharers or users:
         problem = f"{external.address} is shared by {', '.join(sharers)}; remove or move them first."
+        if not sharers:
+            problem = f"{', '.join(users)} use the access tokens of {external.address}; change or remove them first."
         return await _dialog(request, context, user, external, account_values(external), problems=[problem])
     if not is_confirmed(form):
         effects = [
@@ -190,13 +193,17 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     values = form.typed(NEW)
     if old is not None:
         values["address"] = old.address
-    field, kept = ("oauth.client_secret", "oauth.kept") if values["method"] in TOKENS else ("password", "kept")
-    secret = form.secret(field) or context.kept_secrets.load(user.session_id, values[kept])
+    secrets = _secrets_of(context, user, form, values)
+
+    def keep() -> None:
+        for field, kept in SECRETS.items():
+            values[kept] = context.kept_secrets.store(user.session_id, secrets.get(field))
+
     if form.text("do") == "fill":
         return await _dialog(request, context, user, old, fill_in_provider(values, form.text("provider")))
-    unanswered = find_unanswered(form, secret, old)
+    unanswered = find_unanswered(form, secrets, old)
     try:
-        entry = account_fields(form, secret, old)
+        entry = account_fields(form, secrets, old)
         if form.text("do") == "test":
             requested = edit.check_entry("external", entry if old is not None else {"hold": True} | entry)
             external = apply.external_of(
@@ -204,7 +211,7 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
             )
             undecided = old is None and "history" not in entry
             steps = await connection_check.check_connection(context.system, external, undecided)
-            values[kept] = context.kept_secrets.store(user.session_id, secret)
+            keep()
             values["found"] = next((str(step.mails) for step in steps if step.mails is not None), "")
             return await _dialog(request, context, user, old, values, steps=steps)
         requested = edit.check_entry(
@@ -221,7 +228,7 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
                 await edit.require_version(connection, "external", old.address, values["version"])
             outcome = await context.apply(connection, requested, user)
     except edit.ChangedMeanwhile as error:
-        values[kept] = context.kept_secrets.store(user.session_id, secret)
+        keep()
         values["version"] = error.version
         assert old is not None
         stored = account_values(await load_external(context, old.address))
@@ -229,13 +236,23 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         return await _dialog(request, context, user, old, values, status=409, problems=lines, invalid=invalid)
     except AccountsError as error:
         problems, invalid = explain(error.problems, EXTERNAL, values["address"], unanswered)
-        values[kept] = context.kept_secrets.store(user.session_id, secret)
+        keep()
         return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
     address = requested.external_accounts[0].address
     lines = outcome.lines_on_page or ["Nothing was changed."]
     return await context.redirect(
         user, context.path_to("/external", address), *lines, *await _described(context, outcome.contacts)
     )
+
+
+def _secrets_of(context: PageContext, user: CurrentUser, form: Form, values: dict[str, Any]) -> dict[str, str]:
+    """Return the secrets of the chosen login method, by field: as typed now, or before a test or an error."""
+    fields = secret_fields(values["method"])
+    typed = {field: secret for field in fields if (secret := form.secret(field))}
+    if typed:
+        return typed
+    kept = {field: context.kept_secrets.load(user.session_id, values[SECRETS[field]]) for field in fields}
+    return {field: secret for field, secret in kept.items() if secret}
 
 
 async def _described(context: PageContext, externals: list[External]) -> list[str]:
@@ -287,6 +304,7 @@ async def _dialog(
         problems=problems or [],
         invalid=FieldErrors() if invalid is None else invalid,
         providers=provider_presets.PROVIDERS,
+        methods=CHOICES,
         authorized=external is not None and oauth_flow.is_authorized(context.system, external),
         **facts,
     )

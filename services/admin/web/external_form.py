@@ -13,10 +13,9 @@ from services.admin.accounts.file_format import PORTS
 from services.admin.accounts.labels import EXTERNAL
 from services.admin.accounts.provider_presets import ProviderPreset
 from services.admin.web.forms import Form, shown
+from services.admin.web.login_methods import PASSWORD, method_of, oauth_fields
 from shared.model import INBOX, External, FetchProtocol
 
-TOKENS = ("google", "microsoft", "other")
-"""Login methods with access tokens: the issuers that we know by name, and all others."""
 _ENDPOINTS = tuple(name for name in EXTERNAL if name.startswith("oauth.issuer."))
 
 
@@ -31,10 +30,13 @@ NEW: dict[str, Any] = {
     "address": "",
     "enabled": True,
     "login": "",
-    "method": "password",
+    "method": PASSWORD,
+    "oauth.same_as": "",
     "oauth.client_id": "",
+    "oauth.tenant": "",
     **dict.fromkeys(_ENDPOINTS, ""),
     "oauth.kept": "",
+    "oauth.kept_key": "",
     "protocol": "pop3",
     **_server("pop3"),
     **_server("imap"),
@@ -63,9 +65,7 @@ def account_values(external: External) -> dict[str, Any]:
     values |= _flat(export.external_fields(external))
     for name in PORTS:
         values[f"{name}.shown_tls"] = values[f"{name}.tls"]
-    if external.oauth is not None:
-        values["method"] = external.oauth.name or "other"
-    return values
+    return values | {"method": method_of(external.oauth)}
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -87,8 +87,8 @@ def shown_labels(protocol: str) -> dict[str, str]:
     return {name: label for name, label in EXTERNAL.items() if not name.startswith(hidden)}
 
 
-def account_fields(form: Form, secret: str | None, old: External | None) -> dict[str, Any]:
-    """Return the typed values as an entry of the accounts file. secret: the password, or the OAuth client's secret."""
+def account_fields(form: Form, secrets: Mapping[str, str], old: External | None) -> dict[str, Any]:
+    """Return the typed values as an entry of the accounts file. secrets: by field, those that the login method has."""
     entry: dict[str, Any] = {
         "address": form.text("address") if old is None else old.address,
         "enabled": form.flag("enabled"),
@@ -113,14 +113,10 @@ def account_fields(form: Form, secret: str | None, old: External | None) -> dict
     if protocol == "imap" and (folders := form.lines("imap.folders")):
         entry["imap"]["folders"] = folders
     entry["smtp"] |= {"auth": form.flag("smtp.auth"), "connections": form.number("smtp.connections")}
-    if (method := form.text("method")) in TOKENS:
-        endpoints = {name.rpartition(".")[2]: form.text(name) for name in _ENDPOINTS if form.text(name)}
-        issuer = endpoints if method == "other" else method
-        entry["oauth"] = {"issuer": issuer, "client_id": form.text("oauth.client_id")}
-        if secret:
-            entry["oauth"]["client_secret"] = secret
-    elif secret:
-        entry["password"] = secret
+    if (oauth := oauth_fields(form, secrets)) is not None:
+        entry["oauth"] = oauth
+    elif "password" in secrets:
+        entry["password"] = secrets["password"]
     return entry
 
 
@@ -145,12 +141,12 @@ def with_usual_ports(sent: Mapping[str, Any]) -> dict[str, Any]:
     return form | {"protocol": chosen_protocol(form)}
 
 
-def find_unanswered(form: Form, secret: str | None, old: External | None) -> dict[str, str]:
+def find_unanswered(form: Form, secrets: Mapping[str, str], old: External | None) -> dict[str, str]:
     """Return the errors of the fields that a new account needs and that have no answer yet."""
     if old is not None:
         return {}
     found = {}
-    if not secret and form.text("method") not in TOKENS:
+    if not secrets and oauth_fields(form, {}) is None:
         found["password"] = EMPTY
     if not form.text("history") and form.text("do") != "test":
         found["history"] = "choose whether it is delivered, or stays at the provider"

@@ -15,9 +15,11 @@ from urllib.parse import quote
 
 MAX_OCTETS = 192 * 1024
 """Limit of what is kept: octets as the sign-in page sends them; a form has a few KiB."""
-SECRETS = frozenset({"password", "oauth.client_secret", "old", "new", "again"})
+SECRETS = frozenset({"password", "oauth.client_secret", "oauth.client_key", "old", "new", "again"})
 """The fields of passwords, in all forms."""
-_OF_SESSION = frozenset({"kept", "oauth.kept", "confirmed", "seen"})
+_KEPT = frozenset({"kept", "oauth.kept", "oauth.kept_key"})
+"""Hidden fields that stand for typed passwords."""
+_OF_SESSION = _KEPT | {"confirmed", "seen"}
 """Hidden fields that mean nothing after the session."""
 _STATE = _OF_SESSION | {"version", "found", "pop3.shown_tls", "imap.shown_tls", "smtp.shown_tls"}
 """Hidden fields that do not distinguish one form of a page from another."""
@@ -35,7 +37,7 @@ class TypedForm:
     def of(cls, action: str, sent: Sequence[tuple[str, str]]) -> TypedForm:
         """Return a form without what must not be kept."""
         pairs = [(name, value) for name, value in sent if name not in SECRETS | _OF_SESSION]
-        had = any(value for name, value in sent if name in SECRETS or name in ("kept", "oauth.kept"))
+        had = any(value for name, value in sent if name in SECRETS or name in _KEPT)
         return cls(action, pairs, had)
 
     def as_text(self) -> str:

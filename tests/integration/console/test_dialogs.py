@@ -21,6 +21,7 @@ from tests import console, servers
 from tests.company import KEY
 from tests.console import Browser, forms, stored, text
 from tests.system import until
+from tests.token_server import client_key
 
 SUPPORT = "support@pages.example"
 
@@ -412,7 +413,9 @@ def test_every_field_of_access_tokens_is_typed_shown_and_changed(browser: Browse
     assert "added" in text(page) and "secret-of-client" not in page.text
     [(oauth, sealed)] = stored(store, "select oauth, password from external_accounts")
     issuer = {"token_url": "https://login.example/token", "scope": "mail", "device_url": "https://login.example/device"}
-    assert oauth == {"name": "", "issuer": issuer | {"authorize_url": None}, "client_id": "us"}
+    nothing = {"tenant": None, "same_as": None}
+    issuer_stored = issuer | {"authorize_url": None}
+    assert oauth == {"name": "", "issuer": issuer_stored, "client_id": "us", "grant": "authorization"} | nothing
     assert Grant.open(Vault(KEY), sealed).client_secret == "secret-of-client"
     for name in issuer:
         assert f'name="oauth.issuer.{name}" type="text" value="{issuer[name]}"' in page.text
@@ -425,6 +428,61 @@ def test_every_field_of_access_tokens_is_typed_shown_and_changed(browser: Browse
     assert "Log in with: https://login.example (client us) -> google (client us)" in text(page)
     assert re.search(r'<option value="google" selected', page.text)
     assert "not reachable now: nobody has authorized it" in text(page)
+
+
+APPLICATION = {
+    "method": "microsoft-app",
+    "password": "",
+    "oauth.client_id": "us",
+    "oauth.tenant": "company.onmicrosoft.com",
+}
+
+
+def test_an_application_s_key_is_pasted_kept_and_never_shown(browser: Browser, store: str) -> None:
+    # given a key as a browser sends it, and a mistake
+    key = client_key(certified=True).pem
+    pasted = key.replace("\n", "\r\n")
+    page = browser.post("/external/new", external(**APPLICATION | {"oauth.client_key": pasted, "oauth.tenant": ""}))
+    assert "Tenant: is missing: the name or id of your organisation" in text(page)
+    assert "PRIVATE KEY" not in page.text and "The one you typed is kept" in text(page)
+    [kept] = re.findall(r'name="oauth.kept_key" value="([^"]+)"', page.text)
+    # when
+    page = browser.post("/external/new", external(**APPLICATION | {"oauth.kept_key": kept}))
+    # then nobody is asked to authorize it
+    assert "added" in text(page) and "PRIVATE KEY" not in page.text
+    assert "authorized this account yet" not in text(page) and "nobody has to agree" in text(page)
+    assert re.search(r'<option value="microsoft-app" selected', page.text)
+    assert "nobody has to authorize" in text(browser.get(f"/external/{SUPPORT}/authorize")).lower()
+    [(oauth, sealed)] = stored(store, "select oauth, password from external_accounts")
+    assert (oauth["grant"], oauth["tenant"]) == ("client_credentials", "company.onmicrosoft.com")
+    assert "/company.onmicrosoft.com/" in oauth["issuer"]["token_url"]
+    assert Grant.open(Vault(KEY), sealed) == Grant(client_key=key)
+    # and saving the shown form changes nothing; a secret replaces the key, also one that was typed and not saved
+    assert "Nothing was changed" in text(browser.post(f"/external/{SUPPORT}", external(**APPLICATION)))
+    typed = APPLICATION | {"oauth.client_secret": "secret-of-client", "oauth.kept_key": kept}
+    assert "changed Login password" in text(browser.post(f"/external/{SUPPORT}", external(**typed)))
+    [(sealed,)] = stored(store, "select password from external_accounts")
+    assert Grant.open(Vault(KEY), sealed) == Grant(client_secret="secret-of-client")
+    # and neither is in the audit
+    assert not re.search("secret-of-client|PRIVATE", str(stored(store, "select * from audit")))
+
+
+def test_an_account_uses_the_tokens_of_another_one_as_long_as_it_is_there(browser: Browser, store: str) -> None:
+    # given
+    browser.post("/external/new", external(**APPLICATION | {"oauth.client_secret": "secret-of-client"}))
+    shared = {"address": "b@pages.example", "method": "same", "password": ""}
+    page = browser.post("/external/new", external(**shared | {"oauth.same_as": "c@pages.example"}))
+    assert "Account with the access tokens: 'c@pages.example': there is no such external account" in text(page)
+    # when
+    page = browser.post("/external/new", external(**shared | {"oauth.same_as": SUPPORT}))
+    # then
+    assert "added" in text(page) and f"This account uses the access tokens of {SUPPORT}" in text(page)
+    assert re.search(r'<option value="same" selected', page.text)
+    assert f"uses the access tokens of {SUPPORT}" in text(browser.get("/external/b@pages.example/authorize"))
+    page = browser.post(f"/external/{SUPPORT}/remove")
+    assert f"b@pages.example use the access tokens of {SUPPORT}" in text(page)
+    browser.agree("/external/b@pages.example/remove")
+    assert "removed" in text(browser.agree(f"/external/{SUPPORT}/remove"))
 
 
 def test_no_part_of_an_endpoint_but_its_host_is_in_the_audit(browser: Browser, store: str) -> None:
