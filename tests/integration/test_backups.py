@@ -30,6 +30,7 @@ from services.sender.submission_worker import SubmissionWorker
 from shared.db.database import Database
 from shared.db.migrations.migrate import migrate
 from shared.errors import MAX_FAILURES, Permanent
+from shared.provider.credentials import Grant
 from shared.provider.vault import Vault, new_key
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import QueueWorker, run_worker
@@ -40,6 +41,7 @@ from tests.polling import until
 from tests.scripted_smtp import scripted_smtp
 from tests.sender_harness import SenderHarness, sending
 from tests.servers import opened, scratch, wait_for
+from tests.token_server import client_key
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
 ANN, BOB, CAT = "ann@customer.org", "bob@customer.org", "cat@customer.org"
@@ -260,6 +262,29 @@ def test_a_command_prepares_a_database_that_pg_restore_has_loaded(
         assert (json.loads(done.stdout)["queue"], json.loads(done.stdout)["held"]) == ([id_], True)
     finally:
         postgres.drop("loaded")
+
+
+def test_the_key_of_an_application_comes_back_from_a_backup(
+    postgres: Postgres, database_url: str, tmp_path: Path
+) -> None:
+    application = {"grant": "client_credentials", "issuer": "microsoft", "client_id": "us", "tenant": "company.com"}
+    given, file = client_key(certified=True).pem, tmp_path / "backup"
+
+    async def before() -> None:
+        async with opened(database_url) as database:
+            entry = external(oauth=application | {"client_key": given})
+            await apply(database, {"external_accounts": [{k: v for k, v in entry.items() if k != "password"}]})
+        backups.write(file, database_url, KEY, AT)
+
+    async def after(url: str) -> None:
+        async with opened(url) as database:
+            account = (await everyone(database))[0][SUPPORT]
+            assert Grant.open(Vault(KEY), account.password) == Grant(client_key=given)
+            assert account.oauth is not None and account.oauth.tenant == "company.com"
+
+    asyncio.run(before())
+    with restored(postgres, file) as url:
+        asyncio.run(after(url))
 
 
 def test_without_the_key_only_the_upstream_passwords_are_missing(

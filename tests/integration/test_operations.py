@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -20,12 +21,14 @@ from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from shared.db.database import Database
 from shared.errors import MAX_FAILURES, Permanent
+from shared.provider.credentials import Grant
 from shared.provider.vault import Vault, new_key
 from shared.store import account_changes, accounts, inbound, maildrops
 from tests import servers
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
 from tests.sender_harness import sending
+from tests.token_server import client_key
 
 T = TypeVar("T")
 ALEX, ANN, BOB = "alex@local.com", "ann@customer.org", "bob@customer.org"
@@ -304,6 +307,40 @@ def test_a_key_is_rotated_while_both_are_set_unreadable_ones_are_named(database_
     assert done.exit_code == 1
     assert "opened by none of the keys" in done.stderr and SUPPORT in done.stderr
     assert Commands(database_url, key)("rotate-key").exit_code == 0
+
+
+def test_an_application_s_key_is_given_by_a_file_and_rotated(database_url: str, tmp_path: Path) -> None:
+    run, key, given = Commands(database_url), new_key(), client_key(certified=True).pem
+    prepared(database_url, lambda database: apply(database, COMPANY))
+    (tmp_path / "app.pem").write_text(given)
+    application = ("oauth.grant=client_credentials", "oauth.issuer=microsoft", "oauth.client_id=us")
+    # given a mistake: it is named with what is missing
+    refused = run("external", "set", SUPPORT, *application)
+    assert refused.exit_code == 2 and "oauth.tenant: is missing" in refused.stderr
+    # when
+    file = f"oauth.client_key_file={tmp_path}/app.pem"
+    done = run("external", "set", SUPPORT, *application, "oauth.tenant=c.com", file)
+    assert done.exit_code == 0 and "microsoft (client us, client_credentials, tenant c.com)" in done.stdout
+    done = run("external", "set", SALES, f"oauth.same_as={SUPPORT}")
+    assert done.exit_code == 0 and f"the access tokens of {SUPPORT}" in done.stdout
+    # then no export has the key, and the account that others use stays
+    exported = run("export")
+    assert exported.exit_code == 0 and "tenant: c.com" in exported.stdout and "PRIVATE" not in exported.stdout
+    assert run.json("external", "show", SALES)["oauth"] == {"same_as": SUPPORT}
+    refused = run("external", "authorize", SUPPORT)
+    assert refused.exit_code == 1 and "no person has to authorize it" in refused.stderr
+    # when the key that seals it is rotated
+    assert Commands(database_url, f"{key},{KEY}")("rotate-key").exit_code == 0
+
+    async def read(database: Database) -> bytes:
+        return (await everyone(database))[0][SUPPORT].password
+
+    assert Grant.open(Vault(key), prepared(database_url, read)) == Grant(client_key=given)
+    # and back to tokens of its own, by one command
+    done = Commands(database_url, key)(
+        "external", "set", SALES, "oauth.issuer=google", "oauth.client_id=us", "oauth.client_secret=hush"
+    )
+    assert done.exit_code == 0 and "google (client us)" in done.stdout and "hush" not in done.stdout
 
 
 def test_a_removed_account_is_restored_once(database_url: str) -> None:

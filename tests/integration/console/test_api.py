@@ -17,7 +17,7 @@ from shared import __version__
 from tests import console, servers
 from tests.company import COMPANY, SALES, SUPPORT, external, local
 from tests.console import Browser, stored, text
-from tests.token_server import account_fields, device_code, token_server
+from tests.token_server import account_fields, client_key, device_code, token_server
 
 LONG = "API_LONG" in os.environ  # make api
 HOW = ("--max-examples", "50") if LONG else ("--max-examples", "4", "--phases", "examples,coverage,fuzzing")
@@ -156,6 +156,39 @@ def test_a_person_is_retired_by_one_request(browser: Browser, url: str, store: s
     shown = script.call("GET", "/local-accounts/ann@local.com").json()
     assert (shown["enabled"], shown["delegate"]) == (False, "ben@local.com")
     assert script.call("POST", "/local-accounts/nobody@local.com/retire", {}).status_code == 404
+
+
+def test_tokens_of_an_application_are_for_a_script_as_for_a_file(browser: Browser, url: str) -> None:
+    script, owner, user = Script(url, token(browser, "administrator")), "owner@company.com", "user@company.com"
+    robot = {"grant": "jwt_bearer", "issuer": "google", "client_id": "robot@p.example"}
+    account = {name: value for name, value in external(owner).items() if name != "password"}
+    # given mistakes, and a file of the server's machine
+    answer = script.call("PUT", "/external-accounts", account | {"oauth": robot | {"client_key": "hush-hush"}})
+    assert answer.status_code == 422 and "not one private key" in answer.text and "hush-hush" not in answer.text
+    answer = script.call("PUT", "/external-accounts", account | {"oauth": robot | {"client_key_file": "/etc/hostname"}})
+    assert answer.status_code == 422 and "give the key itself" in answer.text
+    answer = script.call("PUT", "/external-accounts", account | {"oauth": robot})
+    assert answer.status_code == 422 and "oauth.client_key" in answer.text
+    # when
+    given = client_key().as_google_json("robot@p.example")
+    assert script.call("PUT", "/external-accounts", account | {"oauth": robot | {"client_key": given}}).ok
+    # then the key is in no answer, and what is shown can be sent again
+    shown = script.call("GET", f"/external-accounts/{owner}")
+    assert shown.json()["oauth"] == robot and "PRIVATE" not in shown.text
+    assert script.call("PUT", "/external-accounts", shown.json()).json() == {"changed": []}
+    # and no person authorizes it
+    answer = script.call("POST", f"/external-accounts/{owner}/authorization")
+    assert answer.status_code == 409 and "no person has to authorize it" in answer.text
+    # and an account that uses its tokens keeps it
+    other = account | {"address": user, "oauth": {"same_as": owner}}
+    assert script.call("PUT", "/external-accounts", other).ok
+    assert script.call("GET", f"/external-accounts/{user}").json()["oauth"] == {"same_as": owner}
+    answer = script.call("POST", f"/external-accounts/{user}/authorization")
+    assert answer.status_code == 409 and f"uses the access tokens of {owner}" in answer.text
+    answer = script.call("DELETE", f"/external-accounts/{owner}")
+    assert answer.status_code == 409 and f"its access tokens are used by {user}" in answer.text
+    assert script.call("DELETE", f"/external-accounts/{user}").ok
+    assert script.call("DELETE", f"/external-accounts/{owner}").ok
 
 
 def test_a_mistake_is_named_and_a_password_not_sent_back(browser: Browser, url: str) -> None:

@@ -13,11 +13,18 @@ from services.admin.web.api.schemas.users import SessionEntry
 
 
 class ExternalAccount(ResponseModel):
-    """An external account as in the accounts file, without its password. It has one of ``pop3`` and ``imap``."""
+    """An external account as in the accounts file, without its password or key. It has one of ``pop3`` and ``imap``.
+
+    oauth: missing for an account that logs in with a password.
+    """
 
     address: str = Field(examples=["support@company.com"])
     enabled: bool
     login: str = Field(examples=["support@company.com"])
+    oauth: dict[str, Any] | None = Field(
+        None,
+        examples=[{"grant": "client_credentials", "issuer": "microsoft", "client_id": "us", "tenant": "company.com"}],
+    )
     pop3: dict[str, Any] | None = Field(None, examples=[{"host": "pop3.company.com", "port": 995, "tls": "implicit"}])
     imap: dict[str, Any] | None = Field(
         None, examples=[{"host": "imap.company.com", "port": 993, "tls": "implicit", "folders": ["INBOX"]}]
