@@ -383,4 +383,4 @@ def test_the_first_page_shows_a_new_state_without_a_reload(page: Page, system: S
     system.run("local", "disable", "alex@local.com")
     system.run("local", "disable", "jim@local.com")
     customer_writes(system, "support@company.com", "for nobody")
-    expect(page.get_by_text("mails are on hold")).to_be_visible(timeout=60_000)
+    expect(page.get_by_text("mail is on hold")).to_be_visible(timeout=60_000)
