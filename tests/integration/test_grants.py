@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 from psycopg.types.json import Jsonb
 
+from services.admin.accounts.apply import external_of
+from services.admin.accounts.connection_check import check_connection
+from services.admin.accounts.file_format import check
+from services.admin.context import AdminContext
 from services.sender.connection_pool import ConnectionPool
+from shared.auth.passwords import HashingPool
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.model import External, Server
@@ -21,13 +26,14 @@ from shared.provider.oauth import Unauthorized, xoauth2
 from shared.provider.sasl import oauthbearer_response
 from shared.provider.smtp_login import AuthFailed
 from shared.provider.vault import Vault
+from shared.settings import Settings
 from shared.store import account_changes, polls
 from tests.company import KEY, SALES, SUPPORT, apply, everyone, external
 from tests.fetcher_harness import fails, fetching, has
 from tests.polling import until
 from tests.scripted_pop3 import ScriptedPop3, say
 from tests.scripted_smtp import ScriptedSmtp
-from tests.sender_harness import provider_fixture
+from tests.sender_harness import provider_fixture, sending
 from tests.token_server import Registered, TokenServer, account_fields, client_key, token_server
 
 VAULT = Vault(KEY)
@@ -117,6 +123,25 @@ async def test_code_of_an_earlier_version_takes_the_account_for_unauthorized(
     assert oauth is not None and oauth.needs_consent and oauth.tenant is oauth.same_as is None
 
 
+async def test_a_test_of_an_account_uses_the_fields_that_are_not_saved_yet(
+    database: Database, server: TokenServer
+) -> None:
+    # given an account with a password, and one whose application has another secret by now
+    await apply(database, {"external_accounts": [external(), account_fields(server, **BOTH) | {"address": SALES}]})
+    server.clients = {"us": Registered("new-secret")}
+    system = AdminContext(Settings(secret_key=KEY, allow_private_upstream=True), database, HashingPool())
+    for address in (SUPPORT, SALES, "new@company.com"):
+        for secret, problem in (("new-secret", "POP3: connect"), ("wrong", "access token")):
+            entry = account_fields(server, **BOTH, client_secret=secret) | {"address": address}
+            [fields] = check({"external_accounts": [entry]}).external_accounts
+            old = (await everyone(database))[0].get(address)
+            # when
+            steps = await check_connection(system, external_of(fields, old, VAULT, old.id if old else 0))
+            # then the right one fails only at the server, which is not there
+            assert next(step.name for step in steps if not step.ok) == problem
+    assert Grant.open(VAULT, (await stored(database, SALES)).password) == Grant(client_secret="hush")
+
+
 # ------------------------------------------------------------------------------------------------ another account's
 
 
@@ -137,6 +162,16 @@ async def test_one_token_is_fetched_for_all_accounts_that_share_it(
         ours.discard_token(account, refused)
         assert (await ours.credential_for(account)).secret == "access-2"
     assert len(server.requests) == 2
+
+
+async def test_a_token_is_sent_to_no_server_but_those_of_its_own_account(
+    database: Database, server: TokenServer, ours: Credentials
+) -> None:
+    await apply(database, {"external_accounts": [account_fields(server, **BOTH), sharing()]})
+    elsewhere = replace(await stored(database, SALES), smtp=Server("192.0.2.1", 465, "implicit"))
+    with pytest.raises(Unauthorized, match=f"{SALES}: has other servers than {SUPPORT}"):
+        await ours.credential_for(elsewhere)
+    assert not server.requests
 
 
 async def test_an_account_whose_tokens_have_gone_is_told_which(
@@ -282,6 +317,20 @@ async def test_the_fetcher_renews_tokens_in_the_background(
         await harness.add(SUPPORT, script.port, password=sealed, oauth=settings)
         # then
         await until(lambda: len(server.requests) >= 4)
+
+
+async def test_the_sender_renews_tokens_in_the_background(
+    database_url: str, server: TokenServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.sender.background.RENEWAL_SECONDS", 0.05)
+    async with sending(database_url) as harness:
+        await apply(harness.database, {"external_accounts": [account_fields(server, **BOTH)]})
+        account, own = await stored(harness.database), harness.relaying.credentials
+        assert (await own.credential_for(account)).secret == "access-1"
+        # when it ends soon, and nobody sends a mail
+        ends_in(own, account, 500)
+        # then
+        await until(lambda: own._tokens[account.id].access == "access-2")
 
 
 # ------------------------------------------------------------------------------------------------ at the provider

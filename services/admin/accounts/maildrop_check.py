@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from services.admin.accounts.forecast import describe_policy
@@ -84,9 +84,12 @@ def open_maildrop(
 
 async def credential_for(system: AdminContext, external: External) -> Credential:
     """Return the account's credential. :raises Temporary, Permanent: there is none, as ``Credentials``."""
-    return await Credentials(system.database, system.vault, system.settings.allow_private_upstream).credential_for(
-        external
-    )
+    allow = system.settings.allow_private_upstream
+    if external.oauth is not None and not external.oauth.needs_consent and external.oauth.same_as is None:
+        # Its tokens need nothing that is stored, and the fields that are not saved yet are to be tested. A refresh
+        # token, however, may be good once: it is read from the database, and its successor stored there.
+        external = replace(external, id=0)
+    return await Credentials(system.database, system.vault, allow).credential_for(external)
 
 
 async def count_mails(system: AdminContext, external: External) -> int:
