@@ -244,6 +244,41 @@ def test_the_dialog_shows_one_protocol_and_the_usual_port(chromium: Browser, sys
     context.close()
 
 
+def _of_tokens(*more: str) -> set[str]:
+    return {"Client id", *more}
+
+
+_ENDPOINTS = ("Token endpoint", "Scope")
+LOGIN_FIELDS = {
+    "password": {"Login password"},
+    "google": _of_tokens("Client secret"),
+    "google-service": _of_tokens("Private key"),
+    "microsoft": _of_tokens("Client secret", "Private key", "Tenant"),
+    "microsoft-app": _of_tokens("Client secret", "Private key", "Tenant"),
+    "other": _of_tokens("Client secret", "Private key", *_ENDPOINTS, "Device endpoint", "Authorization page"),
+    "other-app": _of_tokens("Client secret", "Private key", *_ENDPOINTS),
+    "other-signed": _of_tokens("Private key", *_ENDPOINTS),
+    "same": {"Account with the access tokens"},
+}
+"""The fields that each way to log in shows."""
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no script"])
+def test_the_dialog_shows_the_fields_of_the_way_to_log_in(chromium: Browser, system: System, script: bool) -> None:
+    context = chromium.new_context(java_script_enabled=script)
+    page = context.new_page()
+    page.goto(system.instance.urls()["console"])
+    sign_in(page, system)
+    page.goto(f"{system.instance.urls()['console']}/external/new")
+    method = page.get_by_label("Log in with")
+    for chosen, shown in LOGIN_FIELDS.items():
+        method.select_option(chosen)
+        for label in set[str]().union(*LOGIN_FIELDS.values()):
+            field = page.get_by_label(label, exact=True)
+            (expect(field).to_be_visible if label in shown else expect(field).to_be_hidden)()
+    context.close()
+
+
 def _search(page: Page, words: str) -> bool:
     page.get_by_role("searchbox").fill(words)
     with page.expect_navigation():
