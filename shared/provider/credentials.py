@@ -163,13 +163,19 @@ class Credentials:
         if external.oauth is None:
             return Credential(external.login, self._vault.open(external.password))
         owner = await self._owner_of_tokens(external)
-        async with self._locks[owner.id]:
-            token = self._tokens.get(owner.id)
-            if token is not None and token.origin != _origin(owner, Grant.open(self._vault, owner.password)):
-                token = None
-            if token is None or token.must_be_renewed(time.monotonic()):
-                token = await self._renew(owner, token)
+        origin = _origin(owner, Grant.open(self._vault, owner.password))
+        token = self._cached(owner.id, origin)
+        if token is None or token.must_be_renewed(time.monotonic()):  # otherwise no renewal is waited for
+            async with self._locks[owner.id]:
+                token = self._cached(owner.id, origin)
+                if token is None or token.must_be_renewed(time.monotonic()):
+                    token = await self._renew(owner, token)
         return Credential(external.login, token.access, token=True)
+
+    def _cached(self, external_id: int, origin: tuple[object, ...]) -> _Token | None:
+        """Return the cached token of an account, if it was requested with these settings."""
+        token = self._tokens.get(external_id)
+        return token if token is not None and token.origin == origin else None
 
     def discard_token(self, external: External, refused: Credential | None = None) -> None:
         """Discard the cached token of an account, because the provider refused it.

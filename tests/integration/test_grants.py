@@ -297,6 +297,8 @@ async def test_a_slow_issuer_delays_only_its_own_accounts(
         renewing = asyncio.create_task(ours.renew_ahead())
         await until(lambda: len(other.requests) == 2)
         await until(lambda: ours._tokens[accounts[1].id].access == "access-2")
+        # then no login waits for it, of these accounts either
+        assert (await ours.credential_for(accounts[0])).secret == "access-1"
         go_on.set()
         await renewing
     assert ours._tokens[accounts[0].id].access == "access-2"

@@ -10,6 +10,7 @@ from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields, ServerFields
 from services.admin.accounts.passwords import is_weak
+from services.admin.accounts.token_users import find_token_problems
 from services.admin.suggestions import say_unknown
 from shared.mime.display_names import normalise
 from shared.model import External, ImapServer, Issuer, Local, OAuth, Server, Tls, compared_host
@@ -53,7 +54,7 @@ def plan_changes(
         *wanted.problems,
         *_find_repeated(wanted),
         *_find_without_password(plan),
-        *_find_without_tokens(plan, externals, people, wanted.refused["external"]),
+        *find_token_problems(expected_accounts(plan, externals, people)[0], *_externals_of(wanted)),
         *_find_unknown_externals(plan, stored_externals, wanted.refused["external"]),
         *_find_unknown_delegates(plan, stored_locals, wanted.refused["local"]),
         *_find_disabled_delegates(plan, people, wanted.refused["local"]),
@@ -62,6 +63,11 @@ def plan_changes(
     if problems:
         raise AccountsError(wanted.locate(problems))
     return plan
+
+
+def _externals_of(wanted: AccountsFile) -> tuple[set[str], Mapping[str, str]]:
+    """Return the folded addresses of the external accounts in the file: the valid ones, and the refused ones."""
+    return {entry.address.casefold() for entry in wanted.external_accounts}, wanted.refused["external"]
 
 
 def _addresses_of(wanted: AccountsFile) -> set[tuple[Kind, str]]:
@@ -218,61 +224,6 @@ def changed_hosts(wanted: ExternalFields, old: External) -> list[tuple[str, str,
         ("smtp.host", old.smtp.host, wanted.smtp.host),
     )
     return [(name, was, new) for name, was, new in hosts if compared_host(was) != compared_host(new)]
-
-
-def _find_without_tokens(
-    plan: AccountsPlan, externals: Sequence[External], people: Sequence[Local], refused: Mapping[str, str]
-) -> list[AccountProblem]:
-    """Find the accounts that will use the access tokens of an account without any, or of one with other servers."""
-    after, _ = expected_accounts(plan, externals, people)
-    saved = {entry.address.casefold() for entry, _ in plan.save_externals}
-    known = {external.address.casefold(): external for external in after}
-    problems = []
-    for external in after:
-        given = external.oauth.same_as if external.oauth is not None else None
-        if given is None or given.casefold() in refused:
-            continue
-        owner = known.get(given.casefold())
-        if owner is None or external.address.casefold() in saved:
-            words, field, address = (
-                _say_without_tokens(external, owner, known.values()),
-                "oauth.same_as",
-                external.address,
-            )
-        else:  # the other account is changed
-            words, field, address = _say_used_tokens(external, owner), "oauth", owner.address
-        if words:
-            value = repr(given) if field == "oauth.same_as" else ""
-            problems.append(
-                AccountProblem(words, "external", address=address, field=tuple(field.split(".")), value=value)
-            )
-    return problems
-
-
-def _say_without_tokens(external: External, owner: External | None, known: Iterable[External]) -> str:
-    """Return why an account cannot use the tokens of this one; '' if it can. Pure."""
-    if owner is None:
-        return f"there is no such external account{say_unknown(_same_as(external), [each.address for each in known])}"
-    if owner is external:
-        return "is this account itself; name another one, which has oauth"
-    if owner.oauth is None:
-        return "has no access tokens; name an account with oauth"
-    if owner.oauth.same_as is not None:
-        return f"has no access tokens of its own; name {owner.oauth.same_as}"
-    if not external.hosts <= owner.hosts:
-        return f"has other servers ({', '.join(sorted(owner.hosts))}); access tokens are sent to no other ones"
-    return ""
-
-
-def _say_used_tokens(external: External, owner: External) -> str:
-    """Return why an account has to keep its tokens and servers; '' if it does. Pure."""
-    words = f"{external.address} uses the access tokens of this account; change that first"
-    return words if _say_without_tokens(external, owner, ()) else ""
-
-
-def _same_as(external: External) -> str:
-    assert external.oauth is not None and external.oauth.same_as is not None, "its caller has checked that"
-    return external.oauth.same_as
 
 
 def _find_unknown_externals(
