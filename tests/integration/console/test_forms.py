@@ -157,7 +157,7 @@ def typed_values(form: HtmlForm) -> dict[str, list[str]]:
         if name and kind not in ("hidden", "checkbox") and "readonly" not in attributes:
             last = attributes.get("options", "").rpartition(" ")[2]
             values[name] = [last if kind == "select" else value or f"typed & <{name}>"]
-        if kind == "password":
+        if kind == "password" or name == "oauth.client_key":  # a text area: a key has many lines
             values[name] = ["typed-secret"]
     return values
 
