@@ -3,7 +3,8 @@
 Summary: claims due external accounts, logs in (``poll``), compares each maildrop with the ledger
 (``maildrop_identity``; ``plan``, pure), fetches new mail (``fetch_session``), commits it (``committer``), and deletes
 upstream what the account's settings and the ledger allow. A list that is the same as when there was nothing to do is
-not compared again until the next due time, at most for an hour.
+not compared again until the next due time, at most for an hour. Where an IMAP server offers IDLE, a session of its own
+waits for new mail and makes the account due at once (``mailbox_watch``).
 
 Consumes: nothing; a periodic check finds the due accounts.
 Publishes: ``fetched.<external>`` for the router, after the commit.

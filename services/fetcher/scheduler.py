@@ -20,6 +20,7 @@ from functools import partial
 import structlog
 from prometheus_client import Counter, Gauge
 
+from services.fetcher.mailbox_watch import MailboxWatch
 from services.fetcher.memory_budget import OverflowBudget
 from services.fetcher.poll import Polling
 from services.fetcher.poll_interval import PollResult, after_failure, after_success, kind_of
@@ -88,12 +89,16 @@ async def serve(service: Service, credentials: Credentials) -> None:
         ),
         name="token renewal",
     )
+    news = asyncio.Event()
+    watch = MailboxWatch(service, credentials, news)
+    background.append(asyncio.create_task(watch.run(), name="mailbox watch"))
     try:
         with hold_process_lock(service.settings.data / FOLDER, service.owner):
-            await _poll_all(service, credentials)
+            await _poll_all(service, credentials, news)
             await renewal
     finally:
         await cancel_tasks([*background, renewal])
+        await watch.release()
 
 
 async def _take_over_dead_fetchers(service: Service) -> None:
@@ -124,7 +129,7 @@ async def _measure(service: Service) -> None:
             ERRORS.labels(external.address, kind)
 
 
-async def _poll_all(service: Service, credentials: Credentials) -> None:
+async def _poll_all(service: Service, credentials: Credentials, news: asyncio.Event) -> None:
     running: dict[asyncio.Task[None], Polling] = {}
     servers: dict[asyncio.Task[None], tuple[str, int]] = {}  # of the running polls
     budget = OverflowBudget(LARGE_MAILS * service.settings.max_message_bytes)
@@ -147,7 +152,7 @@ async def _poll_all(service: Service, credentials: Credentials) -> None:
             log.warning("due accounts not claimed, retrying", error=str(error), retry_seconds=pause)
         except Exception as error:  # a fault of ours: the next claim may succeed, and running polls go on
             log.exception("claim of due accounts crashed, retrying", error=repr(error), retry_seconds=pause)
-        if await service.wait_for_stop(pause):
+        if await _wait(service, news, pause):
             break
     for task, polling in list(running.items()):
         if not polling.transferring:
@@ -155,6 +160,18 @@ async def _poll_all(service: Service, credentials: Credentials) -> None:
     if running:
         _, unfinished = await asyncio.wait(set(running), timeout=STOP_SECONDS)
         await cancel_tasks(unfinished)
+
+
+async def _wait(service: Service, news: asyncio.Event, seconds: float) -> bool:
+    """Wait for so long, or until an account has news. Return whether the service is to stop."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in (service.stopping, news)]
+    try:
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+    news.clear()
+    return service.stopping.is_set()
 
 
 async def _claim_due(

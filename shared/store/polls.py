@@ -18,6 +18,10 @@ from shared.model import POLLER_DIED, Poll, PollOutcome
 LEASE_SECONDS = 15.0
 """Lease of an account: seconds without renewal after which another process may poll it."""
 
+WATCH_SECONDS = 120.0
+"""Lease of the watch of a mailbox: seconds without renewal after which another process may watch it. Until then its
+mail waits for the next poll."""
+
 
 class LeaseLost(Temporary):
     """Another process polls this account: this one must write nothing more for it."""
@@ -52,6 +56,43 @@ async def poll_now(connection: Connection, external_id: int) -> None:
            where external_id = %s""",
         (external_id,),
     )
+
+
+async def hurry(connection: Connection, external_id: int) -> None:
+    """Make an account due at once because mail has arrived there, if its polls work; others keep their pauses."""
+    await connection.execute(
+        """update polls set next_poll_at = clock_timestamp(), quiet_list = null
+           where external_id = %s and failures = 0 and paused_at is null""",
+        (external_id,),
+    )
+
+
+async def claim_watches(connection: Connection, watcher: str, max_accounts: int) -> list[int]:
+    """Claim accounts that are fetched by IMAP, whose polls work and that no other process watches; renew the own ones.
+
+    :param connection: in a transaction. :return: the ids of all accounts that this process watches now.
+    """
+    free = """(p.watch_expires is null
+               or p.watch_expires not between now() and now() + make_interval(secs => %(seconds)s * 2))"""
+    watched = """select p.external_id from polls p join external_accounts e on e.id = p.external_id
+                 where p.active and e.imap_host is not null and p.failures = 0 and p.last_success_at is not null"""
+    await connection.execute(
+        f"""update polls p set watcher = %(watcher)s, watch_expires = now() + make_interval(secs => %(seconds)s)
+            where external_id = any(array({watched} and (p.watcher = %(watcher)s or {free})
+                                          order by p.watcher = %(watcher)s desc nulls last limit %(limit)s))
+              and ({free} or p.watcher = %(watcher)s
+                             and p.watch_expires < now() + make_interval(secs => %(seconds)s / 2))""",
+        {"watcher": watcher, "seconds": WATCH_SECONDS, "limit": max_accounts},
+    )
+    cursor = await connection.execute(
+        f"{watched} and p.watcher = %s and p.watch_expires > now() limit %s", (watcher, max_accounts)
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
+async def release_watches(connection: Connection, watcher: str) -> None:
+    """Leave the accounts that this process watches to others."""
+    await connection.execute("update polls set watcher = null, watch_expires = null where watcher = %s", (watcher,))
 
 
 async def forget_maildrop(connection: Connection, external_id: int) -> None:
