@@ -14,7 +14,7 @@ import structlog
 
 from services.admin.mail import operations
 from services.admin.monitoring.status import find_account_problem
-from services.fetcher import provider_session, scheduler
+from services.fetcher import scheduler
 from services.fetcher.memory_budget import MemoryShare, OverflowBudget
 from shared.model import Tls
 from shared.provider import pop3_client, session_stream
@@ -42,7 +42,7 @@ async def harness(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
 def wait_for_providers(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Set the timeouts of the POP3 client to ``seconds`` instead of a minute."""
     patient = partial(pop3_client.open_session, connect_seconds=seconds, read_seconds=seconds)
-    monkeypatch.setattr(provider_session, "open_session", patient)
+    monkeypatch.setattr(pop3_client, "open_session", patient)
     monkeypatch.setattr(session_stream, "CONNECT_SECONDS", seconds)
 
 
