@@ -166,7 +166,7 @@ def test_an_account_is_added_with_an_answer_and_started(system: System, monkeypa
     # when no answer is given, nothing is added
     refused = system.run(*add)
     assert (refused.exit_code, "history: is missing" in refused.stderr) == (2, True)
-    # and all that is missing is told at once
+    # and all that is missing is named at once
     refused = system.run("external", "add", SUPPORT, "poll_seconds=0")
     missing = re.findall(r"(\w+): is missing", refused.stderr)
     assert (refused.exit_code, missing) == (2, ["history", "password", "pop3", "smtp"]), refused.stderr

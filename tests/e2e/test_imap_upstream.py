@@ -31,7 +31,7 @@ def test_mail_by_imap_goes_to_the_people_and_is_deleted_in_time(system: System) 
     company = system.company()
     company["external_accounts"][0] = by_imap(system, "starttls", delete_after_days=0)
     system.apply(company)
-    until(lambda: status_of(system)["last_success"])  # mail that lies there at the first contact is never deleted
+    until(lambda: status_of(system)["last_success"])  # mail from before the first contact is never deleted
     # when customers write, without a name and with one
     for to, people in ((SUPPORT, [ALEX, JIM]), (f'"Alex" <{SUPPORT}>', [ALEX])):
         message = letter(to, text=f"To {to}\n")
