@@ -22,7 +22,7 @@ import statistics
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
@@ -188,15 +188,18 @@ class Side:
 
 
 async def _is_read(database: Database, mail: int, person: int) -> bool:
-    """Read a mail and list a mailbox. Return False if PostgreSQL has ended that: a read and the drop of a partition may
-    wait for each other."""
-    with suppress(Temporary):
+    """Read a mail and list a mailbox. Return False after a deadlock: a read and the drop of a partition may wait for each
+    other, and PostgreSQL ends one of them."""
+    try:
         async with database.transaction() as connection:
             await blobs.heads(connection, [mail])
         async with database.transaction() as connection:
             await maildrops.list_mails(connection, person)
-        return True
-    return False
+    except Temporary as error:
+        if not isinstance(error.__cause__, psycopg.errors.DeadlockDetected):
+            raise
+        return False
+    return True
 
 
 async def _keep_blobs(connection: Connection, ids: object) -> int:

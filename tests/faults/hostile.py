@@ -23,9 +23,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from requests.adapters import HTTPAdapter
 from ruamel.yaml import YAML
-from urllib3 import Retry
 
 from shared.settings import SERVICES
 from tests.company import local
@@ -214,8 +212,6 @@ def _send_honest(system: System, honest: Honest, stop: threading.Event) -> None:
 def _open_pages(system: System, honest: Honest, stop: threading.Event) -> None:
     """Open the pages of the console one after the other."""
     browser = Browser(system.instance.urls()["console"])
-    # as every browser does: a server may close an idle connection at the moment of the next request
-    browser.session.mount("http://", HTTPAdapter(max_retries=Retry(total=1, read=1)))
     browser.sign_in(password=system.settings.admin_password or "")
     while not stop.is_set():
         for page in PAGES:
