@@ -34,6 +34,8 @@ MAX_WATCHES = 1000
 """Limit of mailboxes that one process watches; the others wait for their polls, or for another process."""
 LOGINS = 16
 """Limit of watches that are connecting at the same time: after a start of the process hundreds would."""
+LEAST_SECONDS = 1.0
+"""Least time between two times at which news make an account due: seconds. Each poll logs in, and providers count."""
 WAIT_SECONDS = 3600.0
 """Longest wait in one call; the session lasts on."""
 RETRY_SECONDS = 5.0
@@ -147,6 +149,8 @@ class MailboxWatch:
                     await self._hurry(account)
 
     async def _hurry(self, account: External) -> None:
+        """Make the account due, and let more news gather for a moment: the next wait finds it."""
         async with self._service.database.statement() as connection:
             await polls.hurry(connection, account.id)
         self._news.set()
+        await asyncio.sleep(LEAST_SECONDS)
