@@ -188,8 +188,8 @@ class Side:
 
 
 async def _is_read(database: Database, mail: int, person: int) -> bool:
-    """Read a mail and list a mailbox. Return False after a deadlock: a read and the drop of a partition may wait for each
-    other, and PostgreSQL ends one of them."""
+    """Read a mail and list a mailbox. Return False after a deadlock: PostgreSQL ends a read if it and the drop of a
+    partition wait for each other."""
     try:
         async with database.transaction() as connection:
             await blobs.heads(connection, [mail])
