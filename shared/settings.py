@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     # Host of a service's metrics port, for commands; {name} is the service, {host} the same with - for _; None: bind.
     service_host: str | None = None
     mail_host: str | None = Field(None, pattern=HOST)  # for mail clients; None: see host_for_clients
+    smtp_host: str | None = Field(
+        None, pattern=HOST
+    )  # for mail clients, where SMTP has a name of its own; None: the same
     pop3_port: int = Field(1110, ge=1, le=65535)
     pop3s_port: int = Field(1995, ge=1, le=65535)
     smtp_port: int = Field(1025, ge=1, le=65535)
@@ -207,6 +210,10 @@ class Settings(BaseSettings):
             return self.mail_host
         return self.bind if self.bind not in ANYWHERE else seen_as or socket.gethostname()
 
+    def smtp_host_for_clients(self, seen_as: str | None = None) -> str:
+        """Return the host of the SMTP servers for the configuration of mail clients; as ``host_for_clients``."""
+        return self.smtp_host or self.host_for_clients(seen_as)
+
 
 def readers_of(setting: str) -> tuple[str, ...]:
     """Return the services that read a setting."""
@@ -231,6 +238,7 @@ def is_loopback(host: str) -> bool:
 
 _FORMS = {
     "MAILGROUP_MAIL_HOST": "has to be a host name or an IP address",
+    "MAILGROUP_SMTP_HOST": "has to be a host name or an IP address",
     "MAILGROUP_EHLO_NAME": "has to be a full host name such as mail.company.com, or an address such as [192.0.2.1]",
     "MAILGROUP_RUNBOOK_URL": "has to be a URL that begins with https:// or http://",
 }

@@ -3,7 +3,7 @@
 # replaced: the script names it, creates those that are missing, and ends with status 1.
 #   deploy/k8s/secrets.sh small         all: keys, database, broker, a self-signed certificate
 #   deploy/k8s/secrets.sh production    keys only; the operators create the others
-# Needs kubectl and openssl. MAILGROUP_MAIL_HOST is the name in the certificate (mail.local).
+# Needs kubectl and openssl. MAILGROUP_MAIL_HOST and MAILGROUP_SMTP_HOST are the names in the certificate (mail.local).
 set -eu
 
 case ${1-} in small | production) overlay=$1 ;; *) sed -n '2,6s/^# *//p' "$0" >&2; exit 2 ;; esac
@@ -54,7 +54,7 @@ FIELDS
   folder=$(mktemp -d)
   trap 'rm -rf "$folder"' EXIT
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 825 -subj "/CN=$host" \
-    -addext "subjectAltName=DNS:$host" -keyout "$folder/key" -out "$folder/certificate" 2>/dev/null
+    -addext "subjectAltName=DNS:$host,DNS:${MAILGROUP_SMTP_HOST:-$host}" -keyout "$folder/key" -out "$folder/certificate" 2>/dev/null
   secret mailgroup-tls <<FIELDS
 tls.crt: |
 $(sed 's/^/  /' "$folder/certificate")

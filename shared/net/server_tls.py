@@ -160,20 +160,25 @@ def self_signed_file(settings: Settings) -> Path:
 
 
 def drop_outdated_self_signed(settings: Settings) -> None:
-    """Remove a self-signed certificate without the host name that mail clients use now. Call before services start."""
+    """Remove a self-signed certificate without the host names that mail clients use now. Call before services start."""
     path = settings.data / "tls" / "self-signed.pem"
     if settings.tls_cert_file is None and path.exists():
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         hosts = {str(name) for kind in (x509.DNSName, x509.IPAddress) for name in names.get_values_for_type(kind)}
-        if settings.host_for_clients() not in hosts:
+        if not {settings.host_for_clients(), settings.smtp_host_for_clients()} <= hosts:
             path.unlink()
 
 
 def _self_signed(settings: Settings) -> bytes:
     addresses = [ipaddress.ip_address("127.0.0.1"), ipaddress.ip_address("::1")]
     names = ["localhost"]
-    for host in (socket.gethostname(), settings.bind, settings.host_for_clients()):
+    for host in (
+        socket.gethostname(),
+        settings.bind,
+        settings.smtp_host_for_clients(),
+        settings.host_for_clients(),
+    ):
         try:
             address = ipaddress.ip_address(host)
         except ValueError:

@@ -20,6 +20,7 @@ from shared.settings import Settings, SettingsError, load
 
 SERVERS = ClientServers(
     "mail.local.com",
+    "smtp.local.com",
     (Endpoint(995, "implicit"), Endpoint(110, "starttls")),
     (Endpoint(465, "implicit"), Endpoint(587, "starttls")),
 )
@@ -41,13 +42,18 @@ ALEX = "alex+sales&co@local.com"
 def test_clients_are_sent_to_the_host_that_the_operator_named(
     flags: dict[str, str], seen_as: str | None, host: str
 ) -> None:
-    assert client_autoconfig.servers(load(**flags), seen_as).host == host
+    found = client_autoconfig.servers(load(**flags), seen_as)
+    assert (found.incoming_host, found.outgoing_host) == (host, host)
+    named = client_autoconfig.servers(load(**flags, smtp_host="smtp.local.com"), seen_as)
+    assert (named.incoming_host, named.outgoing_host) == (host, "smtp.local.com")
 
 
 @pytest.mark.parametrize("host", ["mail host", "<b>", "a/b", ""])
-def test_an_invalid_host_name_is_refused_as_the_mail_host(host: str) -> None:
+def test_an_invalid_host_name_is_refused_as_a_host_for_clients(host: str) -> None:
     with pytest.raises(SettingsError, match="MAILGROUP_MAIL_HOST"):
         load(mail_host=host)
+    with pytest.raises(SettingsError, match="MAILGROUP_SMTP_HOST"):
+        load(smtp_host=host)
 
 
 def test_ports_are_the_settings_ones_and_in_clear_only_if_it_is_allowed() -> None:
@@ -99,7 +105,7 @@ def test_thunderbird_gets_pop3_and_smtp_the_best_way_first() -> None:
         assert [server.findtext("port") for server in found] == list(ports)
         assert [server.findtext("socketType") for server in found] == ["SSL", "STARTTLS"]
         for server in found:
-            assert server.findtext("hostname") == "mail.local.com"
+            assert server.findtext("hostname") == {"pop3": "mail.local.com", "smtp": "smtp.local.com"}[kind]
             assert server.findtext("username") == "%EMAILADDRESS%"
             assert server.findtext("authentication") == "password-cleartext"
 
@@ -131,11 +137,11 @@ def test_outlook_gets_a_reply_in_its_schema() -> None:
         {item.tag.partition("}")[2]: item.text for item in protocol}
         for protocol in account.findall("a:Protocol", space)
     ]
-    both = {"Server": "mail.local.com", "LoginName": ALEX, "SSL": "on", "Encryption": "SSL", "AuthRequired": "on"}
+    both = {"LoginName": ALEX, "SSL": "on", "Encryption": "SSL", "AuthRequired": "on"}
     both |= {"SPA": "off", "DomainRequired": "off"}
     assert found == [
-        {"Type": "POP3", "Port": "995"} | both,
-        {"Type": "SMTP", "Port": "465", "UsePOPAuth": "on", "SMTPLast": "off"} | both,
+        {"Type": "POP3", "Server": "mail.local.com", "Port": "995"} | both,
+        {"Type": "SMTP", "Server": "smtp.local.com", "Port": "465", "UsePOPAuth": "on", "SMTPLast": "off"} | both,
     ]
 
 
@@ -183,8 +189,8 @@ def test_apples_profile_sets_up_pop_and_smtp_with_tls_and_no_password() -> None:
     assert account["PayloadType"] == "com.apple.mail.managed"
     assert account["EmailAccountType"] == "EmailTypePOP"
     assert account["EmailAddress"] == ALEX
-    for side, port in (("Incoming", 995), ("Outgoing", 465)):
-        assert account[f"{side}MailServerHostName"] == "mail.local.com"
+    for side, host, port in (("Incoming", "mail.local.com", 995), ("Outgoing", "smtp.local.com", 465)):
+        assert account[f"{side}MailServerHostName"] == host
         assert account[f"{side}MailServerPortNumber"] == port
         assert account[f"{side}MailServerUseSSL"] is True
         assert account[f"{side}MailServerUsername"] == ALEX
@@ -276,7 +282,7 @@ def test_a_page_that_others_cannot_reach_says_what_to_set(
     chosen = Settings(**settings)  # type: ignore[arg-type]  # pydantic converts
     found = client_autoconfig.base_url_for_others(f"http://{seen}:8080", chosen)
     assert found == base
-    warnings = client_autoconfig.find_warnings(chosen.host_for_clients(seen), found, chosen)
+    warnings = client_autoconfig.find_warnings(client_autoconfig.servers(chosen, seen), found, chosen)
     assert len(warnings) == len(said)
     for warning, words in zip(warnings, said, strict=True):
         assert re.search(words, warning), warning

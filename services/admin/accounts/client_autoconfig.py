@@ -51,7 +51,8 @@ class Endpoint:
 class ClientServers:
     """The servers for mail clients. The user name is the address, with one password for both servers."""
 
-    host: str
+    incoming_host: str
+    outgoing_host: str
     incoming: tuple[Endpoint, ...]  # POP3 with TLS, the best first
     outgoing: tuple[Endpoint, ...]  # SMTP with TLS, the best first
     incoming_in_clear: tuple[Endpoint, ...] = ()  # POP3 without TLS
@@ -63,6 +64,7 @@ def servers(settings: Settings, seen_as: str | None = None) -> ClientServers:
     clear = settings.allow_plaintext_auth != "no"
     return ClientServers(
         settings.host_for_clients(seen_as),
+        settings.smtp_host_for_clients(seen_as),
         (Endpoint(settings.pop3s_port, "implicit"), Endpoint(settings.pop3_port, "starttls")),
         (Endpoint(settings.smtps_port, "implicit"), Endpoint(settings.submission_port, "starttls")),
         (Endpoint(settings.pop3_port, "none"),) if clear else (),
@@ -93,14 +95,14 @@ def mozilla_autoconfig(servers: ClientServers, domains: list[str]) -> bytes:
         _add(provider, domain=domain)
     _add(provider, displayName="mailgroup", displayShortName="mailgroup")
     names = {"implicit": "SSL", "starttls": "STARTTLS", "none": "plain"}
-    for tag, kind, endpoints in (
-        ("incomingServer", "pop3", servers.incoming),
-        ("outgoingServer", "smtp", servers.outgoing),
+    for tag, kind, host, endpoints in (
+        ("incomingServer", "pop3", servers.incoming_host, servers.incoming),
+        ("outgoingServer", "smtp", servers.outgoing_host, servers.outgoing),
     ):
         for endpoint in endpoints:
             _add(
                 SubElement(provider, tag, type=kind),
-                hostname=servers.host,
+                hostname=host,
                 port=str(endpoint.port),
                 socketType=names[endpoint.tls],
                 authentication="password-cleartext",
@@ -119,12 +121,15 @@ def autodiscover(servers: ClientServers, address: str) -> bytes:
     _add(SubElement(response, "User"), DisplayName=address)
     account = SubElement(response, "Account")
     _add(account, AccountType="email", Action="settings")
-    for kind, endpoint in (("POP3", servers.incoming[0]), ("SMTP", servers.outgoing[0])):
+    for kind, host, endpoint in (
+        ("POP3", servers.incoming_host, servers.incoming[0]),
+        ("SMTP", servers.outgoing_host, servers.outgoing[0]),
+    ):
         protocol = SubElement(account, "Protocol")
         _add(
             protocol,
             Type=kind,
-            Server=servers.host,
+            Server=host,
             Port=str(endpoint.port),
             LoginName=address,
             DomainRequired="off",
@@ -181,7 +186,7 @@ def mobileconfig(servers: ClientServers, address: str, name: str | None = None) 
 
     :param name: display name of the person; only for a user who has logged in.
     """
-    identity = uuid.uuid5(_IDENTITIES, f"{servers.host} {address.casefold()}")
+    identity = uuid.uuid5(_IDENTITIES, f"{servers.incoming_host} {address.casefold()}")
     incoming, outgoing = servers.incoming[0], servers.outgoing[0]
     account: dict[str, object] = {
         "PayloadType": "com.apple.mail.managed",
@@ -193,12 +198,12 @@ def mobileconfig(servers: ClientServers, address: str, name: str | None = None) 
         "EmailAccountDescription": address,
         "EmailAddress": address,
         "IncomingMailServerAuthentication": "EmailAuthPassword",
-        "IncomingMailServerHostName": servers.host,
+        "IncomingMailServerHostName": servers.incoming_host,
         "IncomingMailServerPortNumber": incoming.port,
         "IncomingMailServerUseSSL": True,
         "IncomingMailServerUsername": address,
         "OutgoingMailServerAuthentication": "EmailAuthPassword",
-        "OutgoingMailServerHostName": servers.host,
+        "OutgoingMailServerHostName": servers.outgoing_host,
         "OutgoingMailServerPortNumber": outgoing.port,
         "OutgoingMailServerUseSSL": True,
         "OutgoingMailServerUsername": address,
@@ -272,18 +277,21 @@ def base_url_for_others(base_url: str, settings: Settings) -> str:
     return urlunsplit(parts._replace(netloc=f"{place}:{parts.port}" if parts.port else place))
 
 
-def find_warnings(mail_host: str, base_url: str, settings: Settings) -> tuple[str, ...]:
+def find_warnings(servers: ClientServers, base_url: str, settings: Settings) -> tuple[str, ...]:
     """Return why other machines cannot use these settings, with what to set. Pure.
 
-    :param mail_host: of the mail servers. :param base_url: of ``base_url_for_others``.
+    :param base_url: of ``base_url_for_others``.
     """
     warnings = []
-    if is_loopback(mail_host) or (mail_host != settings.mail_host and not is_for_others(mail_host)):
-        listen = " and MAILGROUP_BIND to 0.0.0.0" if is_loopback(settings.bind) else ""
-        warnings.append(
-            f"Mail clients on other machines cannot reach {mail_host}. The administrator sets MAILGROUP_MAIL_HOST to "
-            f"the name or address that this machine has in your network{listen}."
-        )
+    hosts = {servers.outgoing_host: "MAILGROUP_SMTP_HOST", servers.incoming_host: "MAILGROUP_MAIL_HOST"}
+    for mail_host, setting in hosts.items():
+        named = mail_host in (settings.mail_host, settings.smtp_host)
+        if is_loopback(mail_host) or not (named or is_for_others(mail_host)):
+            listen = " and MAILGROUP_BIND to 0.0.0.0" if is_loopback(settings.bind) else ""
+            warnings.append(
+                f"Mail clients on other machines cannot reach {mail_host}. The administrator sets {setting} to the "
+                f"name or address that this machine has in your network{listen}."
+            )
     host = urlsplit(base_url).hostname or ""
     if not is_for_others(host):
         listen = "sets MAILGROUP_ADMIN_BIND to 0.0.0.0, then you open" if is_loopback(settings.admin_bind) else "opens"

@@ -27,10 +27,10 @@ def print_client_settings(settings: Settings) -> None:
         "Settings for mail clients; the user name is the address, for both servers",
         ("Server", "Host", "Port", "Encryption"),
         [
-            (name, servers.host, endpoint.port, _ENCRYPTION[endpoint.tls])
-            for name, endpoints in (
-                ("Incoming (POP3)", servers.incoming + servers.incoming_in_clear),
-                ("Outgoing (SMTP)", servers.outgoing + servers.outgoing_in_clear),
+            (name, host, endpoint.port, _ENCRYPTION[endpoint.tls])
+            for name, host, endpoints in (
+                ("Incoming (POP3)", servers.incoming_host, servers.incoming + servers.incoming_in_clear),
+                ("Outgoing (SMTP)", servers.outgoing_host, servers.outgoing + servers.outgoing_in_clear),
             )
             for endpoint in endpoints
         ],

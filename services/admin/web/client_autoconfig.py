@@ -38,7 +38,7 @@ def servers_and_links(request: Request, context: PageContext, address: str) -> t
     """Return the servers and links that the page of a local account shows for one of its addresses."""
     servers, settings = _servers(request, context), context.system.settings
     base_url = client_autoconfig.base_url_for_others(_base_url(request), settings)
-    warnings = client_autoconfig.find_warnings(servers.host, base_url, settings)
+    warnings = client_autoconfig.find_warnings(servers, base_url, settings)
     return servers, client_autoconfig.links(base_url, address, warnings)
 
 
