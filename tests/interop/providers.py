@@ -1,26 +1,79 @@
-"""Private servers of other vendors: GNU Mailutils and Courier for POP3, Exim for SMTP.
-
-Debian does not install two mail servers at once, nor some pairs of POP3 servers. So Courier and Exim are not installed:
-their packages are unpacked over the machine's files in an overlay file system, which ends with the process and is the
-root of the server. That needs root, as the demo provider does.
-"""
+"""Private servers of other vendors: GNU Mailutils for POP3, Courier for both, Cyrus for IMAP, Exim for SMTP."""
 
 from __future__ import annotations
 
+import imaplib
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, Protocol
 
 from deploy.machine import ports
-from deploy.machine.programs import PATH, Process, Program, give
-from tests.interop.programs import Failed, run
+from deploy.machine.programs import give
+from tests.interop.package_roots import downloaded, in_root, running, version_in, version_of
+from tests.interop.programs import run
 from tests.interop.stand import Tls
 from tests.system import PASSWORD
 
-_START_SECONDS = 20.0
+
+class Boxes(Protocol):
+    """The mailboxes of a provider, by address."""
+
+    def put(self, address: str, mail: bytes) -> None:
+        """Put a mail into a mailbox, byte for byte. :param mail: with LF line ends."""
+
+    def mail_of(self, address: str) -> list[bytes]:
+        """Return the mails of a mailbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maildirs:
+    """Mailboxes that are Maildirs."""
+
+    folder: Callable[[str], Path]  # from an address
+
+    def put(self, address: str, mail: bytes) -> None:
+        """See ``Boxes.put``."""
+        name = f"{time.time_ns()}.{secrets.token_hex(4)}.interop"
+        (self.folder(address) / "new" / name).write_bytes(mail)
+        give(self.folder(address), _USER)
+
+    def mail_of(self, address: str) -> list[bytes]:
+        """See ``Boxes.mail_of``."""
+        return [file.read_bytes() for name in ("new", "cur") for file in (self.folder(address) / name).glob("*")]
+
+
+@dataclass(frozen=True, slots=True)
+class ImapBoxes:
+    """Mailboxes that only their server knows: another client uses IMAP in clear."""
+
+    port: int
+
+    def put(self, address: str, mail: bytes) -> None:
+        """See ``Boxes.put``."""
+        with self._client(address) as client:
+            status, said = client.append("INBOX", "", "", mail.replace(b"\n", b"\r\n"))
+            assert status == "OK", said
+
+    def mail_of(self, address: str) -> list[bytes]:
+        """See ``Boxes.mail_of``."""
+        with self._client(address) as client:
+            client.select("INBOX", readonly=True)
+            _, [found] = client.search(None, "ALL")
+            mails = []
+            for number in found.split():
+                _, [data, *_] = client.fetch(number.decode(), "(BODY.PEEK[])")
+                assert isinstance(data, tuple), data
+                mails.append(data[1])
+            return mails
+
+    def _client(self, address: str) -> imaplib.IMAP4:
+        client = imaplib.IMAP4("127.0.0.1", self.port)
+        client.login(address, PASSWORD)
+        return client
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,25 +82,25 @@ class Provider:
 
     name: str
     version: str
-    pop3: Mapping[Tls, int]  # ports by TLS mode; empty: no POP3
-    smtp: Mapping[Tls, int]  # ports by TLS mode; empty: no SMTP
-    box: Callable[[str], Path]  # from an address to the Maildir of its mailbox
+    boxes: Boxes
+    # Ports by TLS mode; empty: the server does not know the protocol.
+    pop3: Mapping[Tls, int] = field(default_factory=dict)
+    imap: Mapping[Tls, int] = field(default_factory=dict)
+    smtp: Mapping[Tls, int] = field(default_factory=dict)
 
-    def put(self, address: str, mail: bytes) -> None:
-        """Put a mail into a mailbox, byte for byte."""
-        name = f"{time.time_ns()}.{secrets.token_hex(4)}.interop"
-        file = self.box(address) / "new" / name
-        file.write_bytes(mail)
-        give(self.box(address), _USER)
-
-    def mail_of(self, address: str) -> list[bytes]:
-        """Return the mails of a mailbox."""
-        return [file.read_bytes() for name in ("new", "cur") for file in (self.box(address) / name).glob("*")]
+    def fetching(self, protocol: Literal["pop3", "imap"]) -> Mapping[Tls, int]:
+        """The ports of the protocol that mail is fetched by."""
+        return self.pop3 if protocol == "pop3" else self.imap
 
 
 _USER = "mail"
 _MAIL_ID = 8
 """Numeric id of the user and of its group, the same on every Debian."""
+
+
+def by_tls(clear: int, tls: int) -> dict[Tls, int]:
+    """Return the ports by TLS mode of a server with STARTTLS (STLS) on its port in clear."""
+    return {"none": clear, "starttls": clear, "implicit": tls}
 
 
 def _make_boxes(folder: Path, addresses: Sequence[str], inside: str = "") -> None:
@@ -86,23 +139,22 @@ server 127.0.0.1:{clear} {{ tls-mode ondemand; }};
 server 127.0.0.1:{tls} {{ tls-mode connection; }};
 """
     )
-    with _running("pop3d", ["pop3d", f"--config-file={configuration}"], folder, {clear: b"+OK"}):
+    with running("pop3d", ["pop3d", f"--config-file={configuration}"], folder, {clear: b"+OK"}):
         yield Provider(
             "GNU Mailutils",
             version_of("mailutils-pop3d"),
-            {"none": clear, "starttls": clear, "implicit": tls},
-            {},
-            lambda address: folder / "mail" / address / "INBOX",
+            Maildirs(lambda address: folder / "mail" / address / "INBOX"),
+            pop3=by_tls(clear, tls),
         )
 
 
-_COURIER = ("courier-pop", "courier-authlib-userdb")
+_COURIER = ("courier-pop", "courier-imap", "courier-authlib-userdb")
 
 
 @contextmanager
 def courier(folder: Path, certificate: Path, addresses: Sequence[str]) -> Iterator[Provider]:
-    """Run Courier's POP3 server and its authentication daemon for the block, in their own root."""
-    clear, tls = ports.choose(2, str(folder), ports.PROVIDER)
+    """Run Courier's POP3 and IMAP servers and their authentication daemon for the block, in their own root."""
+    clear, tls, imap_clear, imap_tls = ports.choose(4, str(folder), ports.PROVIDER)
     _make_boxes(folder / "mail", addresses)
     lines = [
         f"{address}\tuid={_MAIL_ID}|gid={_MAIL_ID}|home={folder}/mail/{address}|mail={folder}/mail/{address}"
@@ -135,23 +187,88 @@ install -m 644 {certificate} /etc/courier/server.pem
 set -a
 . /etc/courier/pop3d
 . /etc/courier/pop3d-ssl
+. /etc/courier/imapd
+. /etc/courier/imapd-ssl
 unset TLS_DHPARAMS TLS_CACHEFILE TLS_TRUSTCERTS
 TLS_CERTFILE=/etc/courier/server.pem MAXPERIP=40 POP3AUTH=LOGIN POP3AUTH_TLS="LOGIN PLAIN"
 login=/usr/lib/courier/courier/courierpop3login serve=/usr/lib/courier/courier/courierpop3d
 POP3_TLS=1 POP3_STARTTLS=NO couriertcpd -address=127.0.0.1 $TCPDOPTS {tls} \\
   /usr/bin/couriertls -server -tcpd $login $serve Maildir &
 POP3_STARTTLS=YES couriertcpd -address=127.0.0.1 $TCPDOPTS {clear} $login $serve Maildir &
+login=/usr/lib/courier/courier/imaplogin serve=/usr/bin/imapd
+IMAP_TLS=1 IMAP_STARTTLS=NO couriertcpd -address=127.0.0.1 $TCPDOPTS {imap_tls} \\
+  /usr/bin/couriertls -server -tcpd $login $serve Maildir &
+IMAP_STARTTLS=YES couriertcpd -address=127.0.0.1 $TCPDOPTS {imap_clear} $login $serve Maildir &
 wait
 """
-    packages = _downloaded(folder, _COURIER)
-    with _running("courier", _in_root(folder, packages, script), folder, {clear: b"+OK"}):
+    packages = downloaded(folder, _COURIER)
+    greetings = {clear: b"+OK", imap_clear: b"* OK"}
+    with running("courier", in_root(folder, packages, script), folder, greetings):
         yield Provider(
             "Courier",
-            _version_in(packages, "courier-pop"),
-            {"none": clear, "starttls": clear, "implicit": tls},
-            {},
-            lambda address: folder / "mail" / address,
+            version_in(packages, "courier-pop"),
+            Maildirs(lambda address: folder / "mail" / address),
+            pop3=by_tls(clear, tls),
+            imap=by_tls(imap_clear, imap_tls),
         )
+
+
+_CYRUS = ("cyrus-imapd", "sasl2-bin", "libsasl2-modules")
+
+
+@contextmanager
+def cyrus(folder: Path, certificate: Path, addresses: Sequence[str]) -> Iterator[Provider]:
+    """Run Cyrus' IMAP server for the block, in its own root; a mailbox is made at its first login.
+
+    Folders of mailboxes are named after their users: the unique names that Cyrus makes for them repeat themselves here.
+    """
+    clear, tls = ports.choose(2, str(folder), ports.PROVIDER)
+    users = "\n".join(
+        "echo {} | saslpasswd2 -p -c -f $data/sasldb -u {} {}".format(PASSWORD, *reversed(address.split("@")))
+        for address in addresses
+    )
+    script = f"""\
+echo 'cyrus:x:{_MAIL_ID}:{_MAIL_ID}::/:/bin/false' >>/etc/passwd
+data={folder}/cyrus
+mkdir -p $data/spool /run/cyrus/proc /run/cyrus/lock /run/cyrus/socket
+cp {certificate} $data/server.pem
+cat >/etc/imapd.conf <<END
+configdirectory: $data
+partition-default: $data/spool
+proc_path: /run/cyrus/proc
+mboxname_lockpath: /run/cyrus/lock
+idlesocket: /run/cyrus/socket/idle
+virtdomains: userid
+unixhierarchysep: yes
+autocreate_quota: 0
+mailbox_legacy_dirs: yes
+allowplaintext: yes
+sasl_pwcheck_method: auxprop
+sasl_auxprop_plugin: sasldb
+sasl_sasldb_path: $data/sasldb
+sasl_mech_list: PLAIN LOGIN
+tls_server_cert: $data/server.pem
+tls_server_key: $data/server.pem
+END
+cat >/etc/cyrus.conf <<'END'
+START {{
+  recover cmd="/usr/lib/cyrus/bin/ctl_cyrusdb -r"
+  idled cmd="/usr/lib/cyrus/bin/idled"
+}}
+SERVICES {{
+  imap cmd="/usr/lib/cyrus/bin/imapd" listen="127.0.0.1:{clear}" prefork=1
+  imaps cmd="/usr/lib/cyrus/bin/imapd -s" listen="127.0.0.1:{tls}" prefork=0
+}}
+EVENTS {{
+}}
+END
+{users}
+chown -R mail:mail $data /run/cyrus
+exec /usr/lib/cyrus/bin/master -D
+"""
+    packages = downloaded(folder, _CYRUS)
+    with running("cyrus", in_root(folder, packages, script), folder, {clear: b"* OK"}):
+        yield Provider("Cyrus", version_in(packages, "cyrus-imapd"), ImapBoxes(clear), imap=by_tls(clear, tls))
 
 
 _EXIM = ("exim4-daemon-light",)
@@ -217,87 +334,11 @@ END
 exim4 -bdf -oX {clear}:{tls} -oP /run/exim.pid &
 wait
 """
-    packages = _downloaded(folder, _EXIM)
-    with _running("exim", _in_root(folder, packages, script), folder, {clear: b"220"}):
+    packages = downloaded(folder, _EXIM)
+    with running("exim", in_root(folder, packages, script), folder, {clear: b"220"}):
         yield Provider(
             "Exim",
-            _version_in(packages, "exim4-daemon-light"),
-            {},
-            {"none": clear, "starttls": clear, "implicit": tls},
-            lambda address: folder / "mail" / address,
+            version_in(packages, "exim4-daemon-light"),
+            Maildirs(lambda address: folder / "mail" / address),
+            smtp=by_tls(clear, tls),
         )
-
-
-# ---------------------------------------------------------------------------------------------- roots of their own
-
-
-def _downloaded(folder: Path, packages: Sequence[str]) -> Path:
-    """Download Debian packages and their missing dependencies, which apt determines. Return the folder of the files.
-
-    :raises Failed: the download failed.
-    """
-    place = folder / "packages"
-    place.mkdir()
-    planned = run(["apt-get", "-q", "--simulate", "--no-install-recommends", "install", *packages], place).decode()
-    lacking = [line.split()[1] for line in planned.splitlines() if line.startswith("Inst ")]
-    run(["apt-get", "-q", "download", *{*packages, *lacking}], place)
-    return place
-
-
-def _in_root(folder: Path, packages: Path, script: str) -> list[str]:
-    """Return the command that runs a shell script in a new root file system with these packages."""
-    root = folder / "root"
-    root.mkdir()
-    (folder / "inside.sh").write_text(script)
-    (folder / "around.sh").write_text(
-        f"""\
-set -e
-mount -t tmpfs none {root}
-cd {root}
-mkdir package upper work root
-for each in {packages}/*.deb; do dpkg-deb -x "$each" package; done
-# On this machine /lib is a symbolic link.
-if [ -d package/lib ]; then mkdir -p package/usr/lib; cp -a package/lib/. package/usr/lib/; rm -r package/lib; fi
-mount -t overlay none -o lowerdir=package:/,upperdir=upper,workdir=work root
-for each in proc dev tmp; do mount --rbind /$each root/$each; done
-mount -t tmpfs none root/run
-exec chroot root sh {folder}/inside.sh
-"""
-    )
-    # In a PID namespace, all processes that the script has started end with it.
-    return ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", str(folder / "around.sh")]
-
-
-# -------------------------------------------------------------------------------------------------------- processes
-
-
-@contextmanager
-def _running(name: str, command: list[str], folder: Path, greetings: Mapping[int, bytes]) -> Iterator[None]:
-    """Run a server for the block, and wait for its greetings. :raises Failed: a greeting does not come."""
-    program = Program(name, tuple(command), {"PATH": PATH, "LC_ALL": "C.UTF-8"}, folder, 1, stop_seconds=10)
-    process = program.start(folder / f"{name}.log")
-    try:
-        _wait(process, greetings)
-        yield
-    finally:
-        process.stop()
-
-
-def _wait(process: Process, greetings: Mapping[int, bytes]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    for port, greeting in greetings.items():
-        while not ports.greets(port, greeting):
-            if process.child.poll() is not None or time.monotonic() > deadline:
-                said = process.log.read_text(errors="replace")[-400:]
-                raise Failed(f"{process.program.name} does not greet: {said}")
-            time.sleep(0.1)
-
-
-def version_of(package: str) -> str:
-    """Return the version of an installed Debian package."""
-    return run(["dpkg-query", "--show", "--showformat=${Version}", package], Path("/")).decode()
-
-
-def _version_in(packages: Path, package: str) -> str:
-    [file] = packages.glob(f"{package}_*.deb")
-    return run(["dpkg-deb", "--field", str(file), "Version"], packages).decode().strip()

@@ -84,7 +84,7 @@ def server_row(system: System, name: str) -> Row:
         with upstream.provider(name, system) as provider:
             return Row(name, provider.version, *upstream.outcomes(system, provider))
     except Failed as error:
-        return Row(name, "?", [str(error)] * len(WAYS), [None] * len(WAYS))
+        return Row(name, "?", [str(error)] * (2 * len(WAYS)), [None] * len(WAYS))
 
 
 def _version_of(client: Client) -> str:

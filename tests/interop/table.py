@@ -40,7 +40,10 @@ sender, with a password; every octet compared, except the replaced address and h
 
 """
 _CLIENT_HEAD = ("client", "version", "read: in clear", "STLS", "TLS", "sent: in clear", "STARTTLS", "TLS")
-_SERVER_HEAD = ("server", "version", "fetched: in clear", "STLS", "TLS", "sent: in clear", "STARTTLS", "TLS")
+_SERVER_HEAD = (
+    *("server", "version", "fetched by POP3: in clear", "STLS", "TLS", "by IMAP: in clear", "STARTTLS", "TLS"),
+    *("sent: in clear", "STARTTLS", "TLS"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,9 @@ class Row:
 
     name: str
     version: str
-    read: Sequence[str | None]  # the problem in each TLS mode; "": none; None: not supported
+    read: Sequence[
+        str | None
+    ]  # the problem in each TLS mode, for a server by POP3, then by IMAP; "": none; None: cannot
     sent: Sequence[str | None]  # as read
     composes: bool = False  # the client writes the mails that it sends
 

@@ -1,4 +1,7 @@
-"""Tests fetcher and sender with a provider's servers: one external account for each TLS mode, each with one person."""
+"""Tests fetcher and sender with a provider's servers: one external account for each TLS mode, each with one person.
+
+The accounts are made anew for each protocol that mail is fetched by.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +9,30 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from tests.company import local
 from tests.interop import providers
 from tests.interop.mails import KINDS, Letter, letter
-from tests.interop.providers import Provider
+from tests.interop.package_roots import version_of
+from tests.interop.providers import Maildirs, Provider
 from tests.interop.stand import WAYS, Tls, as_relayed, compared
 from tests.servers import scratch
 from tests.system import PASSWORD, System, until
 
 CUSTOMER = "anna@customer.example"
-NAMES = ("Dovecot", "Postfix", "GNU Mailutils", "Courier", "Exim")
+NAMES = ("Dovecot", "Postfix", "GNU Mailutils", "Courier", "Cyrus", "Exim")
+
+Fetching = Literal["pop3", "imap"]
 
 _SECONDS = 90.0
 """Limit of each wait for mail: seconds; Courier allows one login every ten seconds."""
-_OTHERS = {"GNU Mailutils": providers.mailutils, "Courier": providers.courier, "Exim": providers.exim}
+_OTHERS = {
+    "GNU Mailutils": providers.mailutils,
+    "Courier": providers.courier,
+    "Cyrus": providers.cyrus,
+    "Exim": providers.exim,
+}
 
 
 @contextmanager
@@ -34,28 +45,38 @@ def provider(name: str, system: System) -> Iterator[Provider]:
             certificate = stand_in.folder / "tls" / "server.pem"
             yield stack.enter_context(_OTHERS[name](folder, certificate, [*map(_external, WAYS), CUSTOMER]))
         else:
-            pop3: dict[Tls, int] = {"none": stand_in.pop3_port, "starttls": stand_in.pop3_port}
-            smtp: dict[Tls, int] = {"none": stand_in.smtp_port, "starttls": stand_in.smtp_port}
-            package = {"Dovecot": "dovecot-pop3d", "Postfix": "postfix"}[name]
-            yield Provider(
-                name,
-                providers.version_of(package),
-                pop3 | {"implicit": stand_in.pop3s_port} if name == "Dovecot" else {},
-                smtp | {"implicit": stand_in.smtps_port} if name == "Postfix" else {},
-                lambda address: stand_in.folder / "mail" / address,
-            )
+            boxes = Maildirs(lambda address: stand_in.folder / "mail" / address)
+            if name == "Dovecot":
+                yield Provider(
+                    name,
+                    version_of("dovecot-imapd"),
+                    boxes,
+                    pop3=providers.by_tls(stand_in.pop3_port, stand_in.pop3s_port),
+                    imap=providers.by_tls(stand_in.imap_port, stand_in.imaps_port),
+                )
+            else:
+                smtp = providers.by_tls(stand_in.smtp_port, stand_in.smtps_port)
+                yield Provider(name, version_of("postfix"), boxes, smtp=smtp)
 
 
 def outcomes(system: System, provider: Provider) -> tuple[list[str | None], list[str | None]]:
     """Fetch from a provider and send to it in each TLS mode.
 
-    :return: the problems of fetching and of sending; "": none; None: the provider does not support the mode.
+    :return: the problems of fetching by POP3, then by IMAP, and of sending; "": none; None: the provider does not
+        support the protocol or the mode.
     """
-    _make_accounts(system, provider)
-    return (
-        [_tried(_fetch, system, provider, tls) if tls in provider.pop3 else None for tls in WAYS],
-        [_tried(_send, system, provider, tls) if tls in provider.smtp else None for tls in WAYS],
-    )
+    fetched: list[str | None] = []
+    sent: list[str | None] = [None] * len(WAYS)
+    protocols: tuple[Fetching, ...] = ("pop3", "imap")
+    for protocol in protocols:
+        offered = provider.fetching(protocol)
+        if offered:
+            _make_accounts(system, provider, protocol)
+        fetched += [_tried(_fetch, system, provider, tls) if tls in offered else None for tls in WAYS]
+    if provider.smtp:
+        _make_accounts(system, provider, "pop3")
+        sent = [_tried(_send, system, provider, tls) if tls in provider.smtp else None for tls in WAYS]
+    return fetched, sent
 
 
 def _tried(how: Callable[[System, Provider, Tls], str], system: System, provider: Provider, tls: Tls) -> str:
@@ -68,9 +89,9 @@ def _tried(how: Callable[[System, Provider, Tls], str], system: System, provider
 def _fetch(system: System, provider: Provider, tls: Tls) -> str:
     letters = _letters(CUSTOMER, _external(tls))
     for each in letters:
-        provider.put(_external(tls), each.raw.replace(b"\r\n", b"\n"))
+        provider.boxes.put(_external(tls), each.raw.replace(b"\r\n", b"\n"))
     until(lambda: len(system.mails(_person(tls))) >= len(letters), _SECONDS)
-    until(lambda: not provider.mail_of(_external(tls)), _SECONDS)  # deleted there after they are stored here
+    until(lambda: not provider.boxes.mail_of(_external(tls)), _SECONDS)  # deleted there after they are stored here
     return compared(letters, system.mails(_person(tls)))
 
 
@@ -82,7 +103,9 @@ def _send(system: System, provider: Provider, tls: Tls) -> str:
     relayed = [replace(each, raw=as_relayed(each.raw, outside)) for each in letters]
 
     def arrived() -> list[bytes]:
-        return [mail for mail in provider.mail_of(CUSTOMER) if any(each.token.encode() in mail for each in letters)]
+        return [
+            mail for mail in provider.boxes.mail_of(CUSTOMER) if any(each.token.encode() in mail for each in letters)
+        ]
 
     until(lambda: len(arrived()) >= len(letters), _SECONDS)
     return compared(relayed, arrived())
@@ -92,19 +115,25 @@ def _letters(author: str, to: str) -> list[Letter]:
     return [letter(kind, secrets.token_hex(6), author, (to,)) for kind in KINDS]
 
 
-def _make_accounts(system: System, provider: Provider) -> None:
-    """Make an external account for each TLS mode. The demo provider serves protocols that this provider lacks."""
+def _make_accounts(system: System, provider: Provider, protocol: Fetching) -> None:
+    """Make an external account for each TLS mode. The demo provider serves protocols that this provider lacks.
+
+    :param protocol: mail is fetched by it.
+    """
     system.empty()
     system.provider.add_mailbox(CUSTOMER, PASSWORD)
     externals = []
     for tls in WAYS:
         fields: dict[str, Any] = {"delete_after_days": 0, "delete_history": True}
-        for protocol, offered in (("pop3", provider.pop3), ("smtp", provider.smtp)):
+        for name, offered in ((protocol, provider.fetching(protocol)), ("smtp", provider.smtp)):
             if tls in offered:
                 server = {"host": "localhost", "port": offered[tls], "tls": tls}
                 pin = {} if tls == "none" else {"tls_fingerprint": system.provider.fingerprint}
-                fields[protocol] = server | pin
-        externals.append(system.external(_external(tls), **fields))
+                fields[name] = server | pin
+        account = system.external(_external(tls), **fields)
+        if "imap" in fields:
+            del account["pop3"]
+        externals.append(account)
     people = [local(_name(tls), _external(tls)) for tls in WAYS]
     system.apply({"external_accounts": externals, "local_accounts": people})
 
