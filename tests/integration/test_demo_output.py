@@ -41,6 +41,19 @@ def test_what_demo_prints_can_be_used_as_it_stands(folder: Path) -> None:
         assert demo.stop() == 0
 
 
+def test_the_story_holds_with_a_provider_that_is_fetched_from_by_imap(folder: Path) -> None:
+    demo = Command(folder, "demo", "--imap", "--exit", "--json")
+    assert demo.end() == 0, demo.said
+    played, _ = json.JSONDecoder().raw_decode(demo.said[demo.said.index("{") :])  # progress stands around it
+    assert [step["ok"] for step in played["steps"]] == [True] * 6
+    # the company's mail came by IMAP alone
+    log = (folder / "provider" / "dovecot.log").read_text()
+    for address in ("support@company.com", "sales@company.com"):
+        assert f"imap-login: Info: Login: user=<{address}>" in log
+        assert f"pop3-login: Info: Login: user=<{address}>" not in log
+    assert warnings(folder) == []
+
+
 def shell(command: str) -> str:
     return subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True).stdout
 

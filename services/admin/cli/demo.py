@@ -1,7 +1,7 @@
 """The example of the manual's section 4.3 on real servers: what each customer sends, and who receives it.
 
 The company is the manual's: Alex and Jim share support@company.com, Kim and Tom share sales@company.com. The provider
-is a real Dovecot and Postfix; the mailboxes are read by POP3, as a mail client does.
+is a real Dovecot and Postfix, fetched from by POP3 or IMAP; people's mailboxes are read as a mail client does.
 """
 
 from __future__ import annotations
@@ -173,7 +173,8 @@ def _headers(host: str, port: int, user: str, password: str) -> Iterator[Any]:
         session.quit()
 
 
-async def _create_company(data: Path, provider: DemoProvider) -> None:
+async def _create_company(data: Path, provider: DemoProvider, imap: bool) -> None:
+    fetching, port = ("imap", provider.imap_port) if imap else ("pop3", provider.pop3_port)
     accounts = check(
         {
             "external_accounts": [
@@ -181,7 +182,7 @@ async def _create_company(data: Path, provider: DemoProvider) -> None:
                     "address": address,
                     "password": PASSWORD,
                     "poll_seconds": 1,
-                    "pop3": {"host": provider.host, "port": provider.pop3_port, "tls": "none"},
+                    fetching: {"host": provider.host, "port": port, "tls": "none"},
                     "smtp": {"host": provider.host, "port": provider.smtp_port, "tls": "none"},
                 }
                 for address in (SUPPORT, SALES)
@@ -197,8 +198,12 @@ async def _create_company(data: Path, provider: DemoProvider) -> None:
         await apply.apply(connection, accounts, system.vault, system.passwords)
 
 
-def play(data: Path | None, stay: bool, json: bool) -> int:
-    """Start the system, play the example, print the result. :return: exit status, 0 if every step succeeded."""
+def play(data: Path | None, stay: bool, json: bool, imap: bool = False) -> int:
+    """Start the system, play the example, print the result.
+
+    :param stay: keep the system up afterwards. :param imap: fetch from the provider by IMAP instead of POP3.
+    :return: exit status, 0 if every step succeeded.
+    """
     settings = _settings(data)
 
     def say(line: str) -> None:
@@ -221,7 +226,7 @@ def play(data: Path | None, stay: bool, json: bool) -> int:
             stack.enter_context(system)
         except instance.Interrupted:
             return 1
-        asyncio.run(_create_company(settings.data, provider))
+        asyncio.run(_create_company(settings.data, provider, imap))
         example = DemoStory(system.settings, provider, settings.data)
         example.play(say)
         well = all(step.ok for step in example.steps)
@@ -258,6 +263,7 @@ def _document(story: DemoStory, provider: DemoProvider, system: Instance) -> dic
         ],
         "provider": {
             "pop3": f"{provider.host}:{provider.pop3_port}",
+            "imap": f"{provider.host}:{provider.imap_port}",
             "smtp": f"{provider.host}:{provider.smtp_port}",
         },
         "gateway": system.urls(),

@@ -66,6 +66,7 @@ def _show_addresses(running: instance.Instance) -> None:
 
 def demo(
     exit_: Annotated[bool, typer.Option("--exit", help="Exit after the example.")] = False,
+    imap: Annotated[bool, typer.Option("--imap", help="Fetch mail from the provider by IMAP, not POP3.")] = False,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -76,7 +77,7 @@ def demo(
     Example: mailgroup demo --exit
     """
     with report_errors():
-        raise typer.Exit(demo_play.play(data, stay=not exit_, json=json))
+        raise typer.Exit(demo_play.play(data, stay=not exit_, json=json, imap=imap))
 
 
 def migrate(
