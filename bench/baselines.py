@@ -35,17 +35,20 @@ _START_SECONDS = 30.0
 _PASS_ON_TERM = ("sh", "-c", """trap 'kill $child' TERM; setsid "$@" & child=$!; wait $child; wait $child""", "sh")
 _NEEDED = {
     "dovecot-pop3d": "/usr/lib/dovecot/pop3",
+    "dovecot-imapd": "/usr/lib/dovecot/imap",
     "postfix": "/usr/sbin/postfix",
     "mpop": "/usr/bin/mpop",
     "fetchmail": "/usr/bin/fetchmail",
     "maildrop": "/usr/bin/maildrop",
+    "getmail6": "/usr/bin/getmail",
+    "isync": "/usr/bin/mbsync",
 }
 
 
 def require() -> None:
     """Check what the benchmarks need. :raises Permanent: this is not root, or it names the missing Debian packages."""
     if os.geteuid() != 0:
-        raise Permanent("the benchmark needs root: Dovecot, Postfix, mpop and fetchmail run as users of their own")
+        raise Permanent("the benchmark needs root: Dovecot, Postfix, and fetchers run as users of their own")
     missing = [package for package, file in _NEEDED.items() if not Path(file).exists()]
     if missing:
         raise Permanent(f"these Debian packages are missing: {', '.join(missing)}; 'make bench' installs them")
@@ -104,20 +107,24 @@ class Baseline(ABC):
 
 
 class Dovecot(Baseline):
-    """POP3 with Maildirs, and the authentication for Postfix. Users: see ``USERS``, and those of single benchmarks."""
+    """POP3 and IMAP with Maildirs, and the authentication for Postfix.
+
+    Users: see ``USERS``, and those of single benchmarks.
+    """
 
     name = "dovecot"
     greeting = b"+OK"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        (self.imap_port,) = ports.choose(1, f"{folder} imap", PORTS)
         users = [f"{kind}{number}" for kind in "ul" for number in range(USERS)] + [
             "big", "source", "some", "few", "polled10", "polled1000", "sized10240", "sized75000",
         ]  # fmt: skip
         (folder / "mail").mkdir(exist_ok=True)
         shutil.chown(folder / "mail", "mail", "mail")
         (folder / "passwd").write_text("".join(f"{user}:{{PLAIN}}{PASSWORD}\n" for user in users), encoding="ascii")
-        text = dovecot.configuration(_dovecot(folder, self.port), dovecot.installed_version())
+        text = dovecot.configuration(_dovecot(folder, self.port, self.imap_port), dovecot.installed_version())
         (folder / "dovecot.conf").write_text(text, encoding="utf-8")
 
     def maildir(self, user: str) -> Path:
@@ -222,11 +229,12 @@ def await_until(what: Callable[[], bool], seconds: float, pause: float = 0.01) -
         time.sleep(pause)
 
 
-def _dovecot(folder: Path, port: int) -> DovecotServer:
+def _dovecot(folder: Path, port: int, imap_port: int) -> DovecotServer:
     return DovecotServer(
         run=folder / "run",
         log=folder / "dovecot.log",
         port=port,
+        imap_port=imap_port,
         passwords=f"{folder}/passwd",
         home=f"{folder}/mail/{USER}",
         maildir=f"{folder}/mail/{USER}/Maildir",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench import fanout, idle, latency, pipeline, relay, scaling, serving, submission
+from bench import fanout, idle, imap_provider, latency, pipeline, relay, scaling, serving, submission
 from bench.environment import Environment
 from bench.table import Line
 
@@ -32,8 +32,11 @@ BENCHMARKS: Sequence[Benchmark] = (
     Benchmark("idle-sessions", "serving", "memory of idle POP3 sessions (PSS)", serving.idle_sessions),
     Benchmark("submission", "smtp", "SMTP submission with AUTH, durable", submission.submission),
     Benchmark("pipeline", "pipeline", "from the provider's maildrop to readable by POP3", pipeline.pipeline),
+    Benchmark("imap", "pipeline", "from the provider's mailbox by IMAP to readable by POP3", imap_provider.throughput),
     Benchmark("relay", "smtp", "relaying to the provider", relay.relay),
     Benchmark("latency", "latency", "latency on an idle system", latency.latency),
+    Benchmark("news", "latency", "news of an IMAP mailbox", imap_provider.news),
+    Benchmark("idle-accounts", "idle", "accounts that wait for news", imap_provider.idle_accounts),
     Benchmark("sharers", "pipeline", "a mail to many", fanout.sharers),
     Benchmark("growth", "growth", "what a store that has grown costs", scaling.growth),
     Benchmark("idle", "idle", "the whole system with nothing to do", idle.idle),

@@ -244,6 +244,19 @@ def external(address: str, pop3_port: int = 1, smtp_port: int = 1, **fields: Any
     } | fields
 
 
+def imap_external(address: str, port: int, fingerprint: str | None = None, **fields: Any) -> dict[str, Any]:
+    """Return an external account that is fetched from by IMAP, else as ``external``.
+
+    :param fingerprint: of the certificate of a server with implicit TLS; None: a server without TLS.
+    """
+    server = {"host": "127.0.0.1", "port": port, "tls": "none"}
+    if fingerprint is not None:
+        server |= {"tls": "implicit", "tls_fingerprint": fingerprint}
+    account = external(address, **fields) | {"imap": server}
+    del account["pop3"]
+    return account
+
+
 def person(name: str, of: str, **fields: Any) -> dict[str, Any]:
     """Return the local account ``name@bench.local``, as in the accounts file. of: the external address it shares."""
     return {

@@ -51,13 +51,13 @@ def latency(environment: Environment, pairs: int) -> list[Line]:
             ("delivery: from the poll's RETR to readable by POP3", delivered, 50, 150),
         )
         for line in (
-            Line(f"{work}, median", (_percentile(seconds, 0.5),), "ms", Goal("≤", median, "ms")),
-            Line(f"{work}, 99th percentile", (_percentile(seconds, 0.99),), "ms", Goal("≤", most, "ms")),
+            Line(f"{work}, median", (percentile(seconds, 0.5),), "ms", Goal("≤", median, "ms")),
+            Line(f"{work}, 99th percentile", (percentile(seconds, 0.99),), "ms", Goal("≤", most, "ms")),
         )
     ]
 
 
-def _percentile(seconds: list[float], share: float) -> float:
+def percentile(seconds: list[float], share: float) -> float:
     """Return a percentile in milliseconds. :param share: from 0 to 1."""
     return sorted(seconds)[min(len(seconds) - 1, int(len(seconds) * share))] * 1e3
 
@@ -153,14 +153,15 @@ async def _follow(url: str, source: _Source, readers: list[str], mails: int) -> 
             async with asyncio.timeout(_LONGEST_SECONDS):
                 while not source.asked:  # noqa: ASYNC110  # the server has no event for it
                     await asyncio.sleep(_LOOK_SECONDS)
-                while await _count(connection, readers) < len(readers) * (number + 1):  # noqa: ASYNC110  # nor has it
+                while await count_mails(connection, readers) < len(readers) * (number + 1):  # noqa: ASYNC110  # nor has it
                     await asyncio.sleep(_LOOK_SECONDS)
             found.append(time.perf_counter() - source.asked)
             await asyncio.sleep(_PAUSE_SECONDS * random.random())
     return found
 
 
-async def _count(connection: psycopg.AsyncConnection, readers: list[str]) -> int:
+async def count_mails(connection: psycopg.AsyncConnection, readers: list[str]) -> int:
+    """Return the number of mails in these people's mailboxes."""
     cursor = await connection.execute(
         """select count(*) from maildrop_mails r join local_accounts l on l.id = r.local_id
            where l.address = any(%s)""",

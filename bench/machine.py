@@ -20,6 +20,8 @@ _PACKAGES = {
     "mpop": "mpop",
     "fetchmail": "fetchmail",
     "maildrop": "maildrop",
+    "getmail6": "getmail6",
+    "mbsync": "isync",
 }
 
 

@@ -18,7 +18,7 @@ from bench import Wrong
 from bench.baselines import PASSWORD
 from bench.environment import ROUND_TRIP, Environment
 from bench.fetchers import fetch
-from bench.gateway import Gateway, external, person
+from bench.gateway import Gateway, external, imap_external, person
 from bench.mails import ADDRESS, fill_maildir, mail
 from bench.processes import Run, measured
 from bench.table import Goal, Line, rate_line
@@ -78,18 +78,20 @@ def near(
 
 def deliver(
     gateway: Gateway, port: int, login: str, mails: int, sharers: int = 1, octets: int = OCTETS,
-    used: Callable[[], Mapping[str, float]] | None = None,
+    used: Callable[[], Mapping[str, float]] | None = None, imap: bool = False,
 ) -> Run:  # fmt: skip
-    """Fetch a maildrop for a new account and deliver it to its sharers.
+    """Fetch a mailbox for a new account and deliver it to its sharers.
 
-    :param used: as for ``measured``; None: that of the gateway.
+    :param port: of POP3, or of IMAP. :param used: as for ``measured``; None: that of the gateway. :param imap: fetch by
+        IMAP. Such an account is polled as soon as it is there, so the time counts from then.
     :raises Wrong: the mails that POP3 returns are not those at the provider.
     """
     number = next(_numbers)
     address = f"source{number}@provider.example"
     people = [person(f"reader{number}x{which}", address) for which in range(sharers)]
     people[0]["user_name"] = "Alex" if sharers == 1 else people[0]["user_name"]
-    due = gateway.add([external(address, port, login=login, aliases=[ADDRESS])], people, _DUE_IN)
+    account = (imap_external if imap else external)(address, port, login=login, aliases=[ADDRESS])
+    due = gateway.add([account], people, 0.0 if imap else _DUE_IN)
     names = [fields["address"] for fields in people]
     time.sleep(max(0.0, due - time.time() - _BEFORE))
     run = measured(
