@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import shared
 from shared.errors import Temporary
+from shared.imap.names import quoted
 from shared.model import Server
 from shared.net.dial import ProgressCallback, TlsError, host_port, no_progress
 from shared.provider import imap_listing
@@ -22,7 +23,6 @@ from shared.provider.imap_folders import Folders, WatchedFolder
 from shared.provider.imap_idle import wait_for_news
 from shared.provider.imap_listing import ImapListReply
 from shared.provider.imap_login import CapabilityNews, fetch_capabilities, log_in
-from shared.provider.imap_names import quoted
 from shared.provider.imap_stream import ImapStream
 from shared.provider.imap_transfer import ImapTransfer
 from shared.provider.retrieval import Listing, MailRequest, ReserveMemory, Retrieved, UndeletedMails

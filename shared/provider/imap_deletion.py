@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from shared.imap.sets import write_sets
 from shared.provider.imap_folders import Folders, WatchedFolder
 from shared.provider.imap_listing import number_of_mail, uids_by_folder
 from shared.provider.imap_responses import Response
-from shared.provider.imap_sets import write_sets
 from shared.provider.imap_stream import ImapStream
 from shared.provider.retrieval import UndeletedMails
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.imap.names import decode_name, encode_utf7, is_inbox
 from shared.net.dial import host_port
 from shared.provider.imap_capabilities import ImapCapabilities
-from shared.provider.imap_names import decode_name, encode_utf7, is_inbox
 from shared.provider.imap_responses import (
     ListedFolder,
     MalformedResponse,

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from shared.imap.sets import UID_LIMIT, read_numbers, read_set, write_sets
 from shared.net.dial import host_port
 from shared.provider.imap_folders import Folders, FolderUnavailable, WatchedFolder
-from shared.provider.imap_names import folder_key
+from shared.provider.imap_keys import folder_key
 from shared.provider.imap_responses import MalformedResponse, Response, fetch_attributes, number_of
-from shared.provider.imap_sets import UID_LIMIT, read_numbers, read_set, write_sets
 from shared.provider.imap_stream import LIST_OCTETS, ImapStream
 from shared.provider.retrieval import Listing
 from shared.provider.session_errors import ProtocolError

@@ -11,8 +11,8 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 
+from shared.imap.names import quoted
 from shared.model import Server
-from shared.provider.imap_names import quoted
 from shared.provider.imap_responses import (
     Literal,
     MalformedResponse,

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 
+from shared.imap.sets import UID_LIMIT
 from shared.provider.imap_folders import Folders
 from shared.provider.imap_responses import MalformedResponse, Response, Value, fetch_attributes, number_of
-from shared.provider.imap_sets import UID_LIMIT
 from shared.provider.imap_stream import MAX_UNTAGGED, ImapStream
 from shared.provider.mail_text import MailText
 from shared.provider.retrieval import HEAD_OCTETS, MailRequest, ReserveMemory, Retrieved

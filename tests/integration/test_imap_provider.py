@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from deploy.machine.dovecot_postfix import DemoProvider
+from shared.imap.names import encode_utf7, quoted
 from shared.model import Server, Tls
 from shared.net.dial import CertificateRefused
 from shared.provider.credentials import Credential
 from shared.provider.imap_client import ImapClient, open_session
-from shared.provider.imap_names import encode_utf7, quoted
 from shared.provider.retrieval import MailRequest
 from shared.provider.session_errors import LoginRefused
 from tests.fetcher_harness import mail

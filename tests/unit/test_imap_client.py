@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from shared.imap.names import encode_utf7
 from shared.net.dial import ConnectTimeout, TlsError, Unreachable
 from shared.provider import imap_stream
 from shared.provider.credentials import Credential
 from shared.provider.imap_client import ImapClient, open_session
 from shared.provider.imap_deletion import WITHOUT_UIDPLUS
-from shared.provider.imap_names import encode_utf7
 from shared.provider.retrieval import MailRequest
 from shared.provider.session_errors import ConnectionLost, ProtocolError, ServerBusy
 from tests.scripted_imap import CAPABILITIES, ScriptedFolder, ScriptedImap

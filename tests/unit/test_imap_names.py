@@ -1,4 +1,4 @@
-"""shared/provider/imap_names.py and imap_sets.py: folders' names, keys, and sets of UIDs."""
+"""shared/imap/: folders' names, and sets of UIDs; shared/provider/imap_keys.py: keys of the ledger."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.provider.imap_names import decode_name, encode_utf7, folder_key, quoted
-from shared.provider.imap_sets import SET_OCTETS, read_numbers, read_set, write_sets
+from shared.imap.names import decode_name, encode_utf7, quoted
+from shared.imap.sets import SET_OCTETS, read_numbers, read_set, write_sets
+from shared.provider.imap_keys import folder_key
 
 NAMES = st.text(st.characters(codec="utf-8"), min_size=1, max_size=40)
 

@@ -1,20 +1,13 @@
-"""Names of IMAP folders: modified UTF-7 (RFC 3501 section 5.1.3), strings in commands, keys for the ledger. Pure."""
+"""Names of IMAP folders: modified UTF-7 (RFC 3501 section 5.1.3); quoted strings. Pure."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import re
-import urllib.parse
-
-KEY_CHARACTERS = 160
-"""Longest name of a folder in a key: characters; a longer one is replaced by its digest."""
 
 _PLAIN = re.compile(r"[\x20-\x25\x27-\x7e]+")
 _SHIFTED = re.compile(rb"&([A-Za-z0-9+,]*)-")
-_SAFE = "/+,=@&()!*'#$;"
-"""Characters of a name that are themselves in a key, beside letters, digits and ``_.-~``."""
 
 
 def encode_utf7(name: str) -> bytes:
@@ -77,15 +70,3 @@ def quoted(octets: bytes) -> bytes | None:
     if any(octet in b"\0\r\n" or octet > 126 for octet in octets):
         return None
     return b'"' + octets.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
-
-
-def folder_key(name: str, uidvalidity: int) -> str:
-    """Return the beginning of the ledger's keys of a folder's mails. The UID follows.
-
-    At most 180 characters of printable ASCII without blanks. Two folders, and a folder before and after a change of
-    its UIDVALIDITY, never have the same one.
-    """
-    coded = "INBOX" if is_inbox(name) else urllib.parse.quote(name, safe=_SAFE)
-    if len(coded) > KEY_CHARACTERS:
-        coded = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
-    return f"{coded}:{uidvalidity}:"

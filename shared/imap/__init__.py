@@ -1,0 +1,1 @@
+"""What both sides of IMAP need, client and server: names of folders, sets of numbers. Pure."""
