@@ -7,6 +7,7 @@ import binascii
 import re
 
 _PLAIN = re.compile(r"[\x20-\x25\x27-\x7e]+")
+_UNQUOTABLE = re.compile(rb"[\0\r\n\x7f-\xff]")
 _SHIFTED = re.compile(rb"&([A-Za-z0-9+,]*)-")
 
 
@@ -67,6 +68,6 @@ def is_inbox(name: str) -> bool:
 
 def quoted(octets: bytes) -> bytes | None:
     """Return a quoted string (RFC 3501 section 4.3); None if these octets need a literal."""
-    if any(octet in b"\0\r\n" or octet > 126 for octet in octets):
+    if _UNQUOTABLE.search(octets):
         return None
     return b'"' + octets.replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'
