@@ -48,8 +48,9 @@ _STEPS = (
     (
         "",
         "people",
-        """insert into maildrops (local_id, uidl_prefix, version)
-           select %(local_accounts)s + n, md5(n::text), %(mails)s from generate_series(0, %(people)s - 1) n""",
+        """insert into folders (local_id, name, special_use, uidl_prefix, uidvalidity, uidnext, version)
+           select %(local_accounts)s + n, 'INBOX', 'inbox', md5(n::text), 1, %(mails)s + 1, %(mails)s
+           from generate_series(0, %(people)s - 1) n""",
     ),
     (
         "blobs",
@@ -78,11 +79,19 @@ _STEPS = (
         "",
         "mails",
         # Mail is deleted a day or two before `kept`, roughly in the order of its arrival.
-        """insert into maildrop_mails (local_id, blob_id, inbound_id, octets, version, deleted_at)
-           select %(local_accounts)s + n %% %(people)s, m.id, %(inbound)s + n, m.octets, n + 1,
+        """insert into folder_mails (folder_id, uid, blob_id, mail_id, octets, version, expunged_at, expunged_as)
+           select f.id, n + 1, m.id, %(inbound)s + n, m.octets, n + 1,
                case when n < %(deleted)s then %(kept)s::timestamptz - interval '2 days'
-                   + (n::float8 / %(deleted)s + random() / 10) * interval '1 day' end
-           from generate_series(0, %(mails)s - 1) n join blobs m on m.id = %(blobs)s + n order by n""",
+                   + (n::float8 / %(deleted)s + random() / 10) * interval '1 day' end,
+               case when n < %(deleted)s then 'deleted' end
+           from generate_series(0, %(mails)s - 1) n join blobs m on m.id = %(blobs)s + n
+               join folders f on f.local_id = %(local_accounts)s + n %% %(people)s order by n""",
+    ),
+    (
+        "",
+        "mails",
+        """insert into delivered (inbound_id, local_id)
+           select %(inbound)s + n, %(local_accounts)s + n %% %(people)s from generate_series(0, %(mails)s - 1) n""",
     ),
     (
         "",

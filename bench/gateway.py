@@ -29,9 +29,9 @@ from shared.errors import Temporary
 from shared.model import Content
 from shared.provider.vault import Vault
 from shared.settings import SERVICES, Settings
-from shared.store import account_changes, accounts, blobs, inbound, maildrops
+from shared.store import account_changes, accounts, blobs, folder_mails, inbound
+from shared.store.folder_mails import Copy
 from shared.store.inbound import Arrival
-from shared.store.maildrops import Copy
 from tests.company import HASH, KEY
 
 DOMAIN = "bench.local"
@@ -215,7 +215,7 @@ class Gateway:
                 arrivals = [Arrival("local", blob_id, recipients=((local_id, "bench"),)) for blob_id in stored]
                 ids = await inbound.add_inbound(connection, arrivals)
                 copies = await inbound.load_routed(connection, ids)
-                await maildrops.deliver_copies(
+                await folder_mails.deliver_copies(
                     connection, [Copy([local_id], copy.inbound_id, copy.blob_id, copy.octets) for copy in copies]
                 )
                 await inbound.record_delivered(connection, copies, [], ids)

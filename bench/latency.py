@@ -163,7 +163,8 @@ async def _follow(url: str, source: _Source, readers: list[str], mails: int) -> 
 async def count_mails(connection: psycopg.AsyncConnection, readers: list[str]) -> int:
     """Return the number of mails in these people's mailboxes."""
     cursor = await connection.execute(
-        """select count(*) from maildrop_mails r join local_accounts l on l.id = r.local_id
+        """select count(*) from folder_mails r join folders f on f.id = r.folder_id and f.special_use = 'inbox'
+           join local_accounts l on l.id = f.local_id
            where l.address = any(%s)""",
         (readers,),
     )

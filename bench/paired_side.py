@@ -73,7 +73,8 @@ def pipeline(environment: Any) -> None:
     with counted(gateway, MAILS):
         gateway.await_value(
             MAILS,
-            """select count(*) from maildrop_mails r join local_accounts l on l.id = r.local_id
+            """select count(*) from folder_mails r join folders f on f.id = r.folder_id and f.special_use = 'inbox'
+           join local_accounts l on l.id = f.local_id
                where l.address = %s and l.removed_at is null""",
             reader,
         )

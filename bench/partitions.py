@@ -43,12 +43,19 @@ _ROWS = (
         ),
     ),
     _Table("deliveries", "inbound_id", False, "inbound_id, local_id"),
+    _Table("delivered", "inbound_id", False, "inbound_id, local_id"),
     _Table(
-        "maildrop_mails",
-        "inbound_id",
-        True,
-        "inbound_id, local_id",
-        ("(id)", "(local_id, version)", "(deleted_at) where deleted_at is not null"),
+        "folder_mails",
+        "blob_id",
+        False,
+        "blob_id, folder_id, uid",
+        (
+            "(folder_id, uid)",
+            "(folder_id, version)",
+            "(folder_id, message_id) where message_id is not null",
+            "(expunged_at) where expunged_at is not null",
+            "(expunged_at) where expunged_as = 'draft'",
+        ),
     ),
 )
 _REFERENCES = (
@@ -56,7 +63,8 @@ _REFERENCES = (
     ("inbound", "blob_id", "blobs", ""),
     ("submissions", "blob_id", "blobs", ""),
     ("deliveries", "inbound_id", "inbound", "on delete cascade"),
-    ("maildrop_mails", "inbound_id", "inbound", ""),
+    ("delivered", "inbound_id", "inbound", "on delete cascade"),
+    ("folder_mails", "blob_id", "blobs", ""),
     ("uidl_ledger", "inbound_id", "inbound", "on delete set null"),
     ("shared_mails", "mail_id", "inbound", "on delete cascade"),
 )
@@ -111,7 +119,7 @@ def drop_whole(number: int, each: int) -> Iterator[str]:
             own_copies = purged_mails.own_copies + excluded.own_copies"""
     yield f"""update uidl_ledger set inbound_id = null
         where inbound_id > {number * each} and inbound_id <= {(number + 1) * each}"""
-    for name in ("deliveries", "maildrop_mails", "inbound"):
+    for name in ("deliveries", "delivered", "folder_mails", "inbound"):
         yield f"alter table {name} detach partition {name}_{number}"
         yield f"drop table {name}_{number}"
     yield from drop_bytes(number)

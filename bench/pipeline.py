@@ -28,7 +28,8 @@ MAILS, SOME, FEW = 2_000, 500, 200
 """Mails in the maildrops ``source``, ``some`` and ``few``. The slow fetchmail reads the last: enough for its rate."""
 _DUE_IN, _BEFORE = 1.5, 0.2
 """Seconds from adding an account to its poll, and from the start of the measurement to this poll."""
-_ARRIVED = """select count(*) from maildrop_mails r join local_accounts l on l.id = r.local_id
+_ARRIVED = """select count(*) from folder_mails r join folders f on f.id = r.folder_id and f.special_use = 'inbox'
+           join local_accounts l on l.id = f.local_id
               where l.address = %s and l.removed_at is null"""
 _numbers = itertools.count(1)
 

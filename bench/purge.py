@@ -39,7 +39,7 @@ from services.admin.maintenance.retention import Purge
 from shared.db.database import Connection, Database
 from shared.db.migrations.migrate import migrate
 from shared.errors import Temporary
-from shared.store import blobs, maildrops
+from shared.store import blobs, folder_admin
 from tests.servers import opened, postgres
 
 FILE = Path(__file__).with_name("PURGE.md")
@@ -48,7 +48,7 @@ PEOPLE, EXTERNALS = 1_000, 200
 READ_PAUSE_SECONDS, IDLE_SECONDS = 0.01, 10.0
 """Pause between two reads, and time for which reads are measured without a purge: seconds."""
 _RETENTION_DAYS = 14
-_VACUUMED = ("blobs", "blob_chunks", "inbound", "deliveries", "maildrop_mails", "uidl_ledger", "sent_mail")
+_VACUUMED = ("blobs", "blob_chunks", "inbound", "deliveries", "folder_mails", "uidl_ledger", "sent_mail")
 _MEBI = 2**20
 
 
@@ -134,7 +134,7 @@ class Side:
             with self.cost(result.again):
                 await self._rows(database).run()
         wanted = self._options.mails - self._options.purged
-        for table in ("blobs", "inbound", "deliveries", "maildrop_mails"):
+        for table in ("blobs", "inbound", "deliveries", "folder_mails"):
             if (found := self.value(f"select count(*) from {table}")) != wanted:
                 raise Wrong(f"{self.name}: {table} has {found} rows instead of {wanted}")
         result.after = self.value("select pg_database_size(current_database())")
@@ -163,7 +163,7 @@ class Side:
         chance = random.Random(1)
         kept = self.value("select min(id) from blobs") + self._options.purged
         left = self._options.mails - self._options.purged
-        people = self.value("select min(local_id) from maildrops")
+        people = self.value("select min(local_id) from folders")
 
         async def read() -> None:
             while not over.is_set():
@@ -194,7 +194,7 @@ async def _is_read(database: Database, mail: int, person: int) -> bool:
         async with database.transaction() as connection:
             await blobs.heads(connection, [mail])
         async with database.transaction() as connection:
-            await maildrops.list_mails(connection, person)
+            await folder_admin.list_mails(connection, person)
     except Temporary as error:
         if not isinstance(error.__cause__, psycopg.errors.DeadlockDetected):
             raise

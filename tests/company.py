@@ -91,12 +91,13 @@ async def arrive(database: Database, external_id: int, mails: Sequence[bytes]) -
 
 
 async def mailbox_of(database: Database, address: str) -> list[bytes]:
-    """The mails in a mailbox, in its order."""
+    """The mails in an INBOX, in its order."""
     async with database.transaction() as connection:
         cursor = await connection.execute(
-            """select m.head from maildrop_mails r join blobs m on m.id = r.blob_id
-               join local_accounts l on l.id = r.local_id
-               where lower(l.address) = lower(%s) and r.deleted_at is null and l.removed_at is null
+            """select m.head from folder_mails r join blobs m on m.id = r.blob_id
+               join folders f on f.id = r.folder_id and f.special_use = 'inbox'
+               join local_accounts l on l.id = f.local_id
+               where lower(l.address) = lower(%s) and r.expunged_at is null and l.removed_at is null
                order by r.uid""",
             (address,),
         )

@@ -1,4 +1,4 @@
-"""Queue ``mailbox`` -> Mailbox -> the maildrops that pop3_out serves."""
+"""Queue ``mailbox`` -> Mailbox -> the folder INBOX of its recipients, which pop3_out serves."""
 
 from services.mailbox.worker import MailboxWorker
 from shared.runtime.process import Service, run

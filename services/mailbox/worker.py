@@ -13,9 +13,9 @@ from shared.amqp.broker import Publication
 from shared.db.database import Connection, Database
 from shared.metrics import FETCH_TO_READABLE, READABLE_SECONDS
 from shared.runtime.queue_worker import FailureCounter
-from shared.store import inbound, maildrops, maillog
+from shared.store import folder_mails, inbound, maillog
+from shared.store.folder_mails import Copy
 from shared.store.inbound import RoutedMail
-from shared.store.maildrops import Copy
 
 LOCK_SECONDS = 1.0
 """Time limit of a delivery that waits for locked mailboxes: seconds; other people's mail waits with it."""
@@ -66,7 +66,7 @@ class MailboxWorker:
         """
         async with self._database.transaction() as connection:
             await inbound.lock_routed(connection, ids)
-            ours = await maildrops.lock_recipients(connection, ids, wait=locked == "wait")
+            ours = await folder_mails.lock_recipients(connection, ids, wait=locked == "wait")
             copies = await inbound.load_routed(connection, ids)
             unfinished: set[int] = set()
             if locked != "wait":
@@ -85,7 +85,7 @@ class MailboxWorker:
                     ]
             deliverable = [copy for copy in copies if not copy.gone]
             returned = [copy for copy in copies if copy.gone]
-            await maildrops.deliver_copies(
+            await folder_mails.deliver_copies(
                 connection,
                 [
                     Copy(copy.local_ids, copy.inbound_id, copy.blob_id, copy.octets, copy.own_copy)

@@ -9,8 +9,8 @@ Consumes: nothing from the broker.
 
 Publishes: nothing.
 
-Tables: reads local_accounts, last_logins, maildrops, maildrop_mails, blobs, blob_chunks; writes maildrops,
-maildrop_mails (tombstones), last_logins and maillog.
+Tables: reads local_accounts, last_logins, folders, folder_mails (INBOX), blobs, blob_chunks; writes folders,
+folder_mails (tombstones), last_logins and maillog.
 
 Security: passwords are accepted with TLS, and without TLS where ALLOW_PLAINTEXT_AUTH allows it; pipelined input after
 STLS is dropped. The client address of a PROXY header is used only from load balancers that the settings name

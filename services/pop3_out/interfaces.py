@@ -30,7 +30,7 @@ class MailboxStore(Protocol):
     async def read_span(self, blob_id: int, start: int, length: int) -> bytes:
         """Return some bytes of a mail."""
 
-    async def delete_mails(self, local: Local, row_ids: Sequence[int]) -> None:
+    async def delete_mails(self, local: Local, uids: Sequence[int]) -> None:
         """Delete all of these mails, or none."""
 
 

@@ -14,7 +14,7 @@ from shared.db.batch_loader import BatchLoader
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
 from shared.model import Local
-from shared.store import blobs, inbound, maildrops, maillog
+from shared.store import blobs, folder_mails, folders, inbound, maillog
 from shared.store.maillog import MailEvent
 
 MAX_CACHED_MAILS = 500_000
@@ -85,18 +85,18 @@ class DatabaseStore:
 
     async def _read_versions(self, local_ids: Sequence[int]) -> dict[int, int]:
         async with self._database.statement(VERSION_SECONDS) as connection:
-            return await maildrops.load_versions(connection, local_ids)
+            return await folders.load_inbox_versions(connection, local_ids)
 
     async def _read(self, local_id: int, old: Snapshot | None) -> Snapshot:
         """Read a mailbox, or only the changes since an old snapshot."""
         async with self._snapshot_reads, self._database.statement() as connection:
             changes = None
             if old is not None and old.version > 0:
-                changes = await maildrops.load_changes(connection, local_id, old.version, MAX_CHANGES)
+                changes = await folder_mails.load_changes(connection, local_id, old.version, MAX_CHANGES)
             if old is not None and changes is not None:
                 current = snapshot.apply_changes(old, changes)
             else:
-                current = snapshot.build_snapshot(local_id, await maildrops.load_contents(connection, local_id))
+                current = snapshot.build_snapshot(local_id, await folder_mails.load_contents(connection, local_id))
         if self._open_mails() + len(current) > self._max_open_mails:
             self._clear_cache()
             others = self._open_mails()  # without the cache: those of open sessions
@@ -153,18 +153,18 @@ class DatabaseStore:
         async with self._span_reads, self._database.statement() as connection:
             return await blobs.read_span(connection, blob_id, start, length)
 
-    async def delete_mails(self, local: Local, row_ids: Sequence[int]) -> None:
+    async def delete_mails(self, local: Local, uids: Sequence[int]) -> None:
         """Delete all of these mails from the account's mailbox, or none.
 
         :raises Permanent: the account was removed or disabled since the login.
         :raises Temporary: the database is unavailable; if only its reply was lost, the mails are deleted.
         """
         async with self._database.transaction() as connection:
-            deleted = await maildrops.tombstone_mails(connection, local.id, row_ids, only_enabled=True)
-            origins = await inbound.load_origins(connection, deleted)
+            deleted = await folder_mails.tombstone_mails(connection, local.id, uids, only_enabled=True)
+            origins = await inbound.find_inbound(connection, deleted)
             events = [
-                MailEvent("deleted", inbound_id=inbound_id, who=local.address, origin_id=origins.get(inbound_id))
-                for inbound_id in deleted
+                MailEvent("deleted", inbound_id=inbound_id, who=local.address, origin_id=origin)
+                for inbound_id, origin in origins.items()
             ]
             await maillog.record_events(connection, events)
         for start in range(0, len(events), _EVENTS_IN_TURN):

@@ -372,7 +372,7 @@ class Pop3Session:
         """Delete the marked mails, then reply (RFC 1939 section 6)."""
         self.release_memory()
         try:
-            await self._store.delete_mails(local, [self._snapshot.rows[number - 1] for number in sorted(self._deleted)])
+            await self._store.delete_mails(local, [self._snapshot.uids[number - 1] for number in sorted(self._deleted)])
         except Exception as failure:  # after any failure the reply must not say that the mails are deleted
             if not isinstance(failure, Temporary | Permanent):
                 log.exception("deletion failed unexpectedly", **self._client)

@@ -1,7 +1,7 @@
 """The state of a mailbox at the start of a session, shared by all sessions with the same state.
 
-A snapshot belongs to one version of the mailbox (shared/store/maildrops.py). While the version stays the same, a login
-reads only the version, and STAT, LIST and UIDL are answered from the snapshot.
+A mailbox is the folder INBOX. A snapshot belongs to one version of it (shared/store/folders.py). While the version
+stays the same, a login reads only the version, and STAT, LIST and UIDL are answered from the snapshot.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from shared.store import maildrops
-from shared.store.maildrops import Changes, Contents
+from shared.store import folder_mails
+from shared.store.folder_mails import Changes, Contents
 
 LINES_PER_PIECE = 1000
 """Lines of a long reply that are built at once: about a millisecond."""
@@ -27,9 +27,9 @@ class Snapshot:
     local_id: int
     uidl_prefix: str
     version: int
-    rows: array[int]  # ids in the mailbox
+    uids: array[int]  # of IMAP, ascending
     blob_ids: array[int]  # ids of the bytes
-    uids: array[int]
+    uidls: array[int]  # the numbers in the UIDLs
     octets: array[int]  # size of each mail without dot-stuffing
     total: int = field(init=False)  # octets of all mails
     keeps_replies: bool = field(default=False, init=False)  # 45 octets of memory a mail; the columns use 16
@@ -41,11 +41,11 @@ class Snapshot:
         self.total = sum(self.octets)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.uids)
 
     def uidl(self, number: int) -> str:
         """The unique id of a mail."""
-        return maildrops.uidl(self.uidl_prefix, self.uids[number - 1])
+        return folder_mails.uidl(self.uidl_prefix, self.uidls[number - 1])
 
     def list_reply(self, deleted: Collection[int]) -> Iterable[bytes]:
         """The reply to LIST without these numbers, piece by piece."""
@@ -70,9 +70,9 @@ class Snapshot:
         return _reply_pieces(f"{len(self) - len(deleted)} messages ({octets} octets)", lines)
 
     def _build_uidl_reply(self, deleted: Collection[int]) -> Iterator[bytes]:
-        name, prefix = maildrops.uidl, self.uidl_prefix
+        name, prefix = folder_mails.uidl, self.uidl_prefix
         lines = (
-            f"{number} {name(prefix, uid)}\r\n" for number, uid in enumerate(self.uids, 1) if number not in deleted
+            f"{number} {name(prefix, uidl)}\r\n" for number, uidl in enumerate(self.uidls, 1) if number not in deleted
         )
         return _reply_pieces("unique-id listing follows", lines)
 
@@ -112,23 +112,25 @@ def empty_snapshot(local_id: int = 0, uidl_prefix: str = "") -> Snapshot:
 
 def build_snapshot(local_id: int, contents: Contents) -> Snapshot:
     """A snapshot of the whole mailbox."""
-    columns = map(_compact, (contents.rows, contents.blob_ids, contents.uids, contents.octets))
+    columns = map(_compact, (contents.uids, contents.blob_ids, contents.uidls, contents.octets))
     return Snapshot(local_id, contents.uidl_prefix, contents.version, *columns)
 
 
 def apply_changes(old: Snapshot, changes: Changes) -> Snapshot:
     """The snapshot after these changes. ``old`` is not modified, because sessions use it."""
-    changed = {row.id for row in changes.rows}
-    added = sorted((row for row in changes.rows if not row.deleted), key=lambda row: row.uid)
-    columns = [old.rows, old.blob_ids, old.uids, old.octets]
-    if not changed.isdisjoint(old.rows):
-        unchanged = [index for index, row in enumerate(old.rows) if row not in changed]
-        columns = [array(column.typecode, [column[index] for index in unchanged]) for column in columns]
-    # New and restored mails have higher uids than all others: they go to the end.
+    # A mail never changes in what POP3 shows; a change of its flags is none here.
+    gone = {row.uid for row in changes.rows if row.deleted}
+    # Later mail has higher uids than all others: it goes to the end.
+    last = old.uids[-1] if old.uids else 0
+    added = [row for row in changes.rows if not row.deleted and row.uid > last]
+    columns = [old.uids, old.blob_ids, old.uidls, old.octets]
+    if not gone.isdisjoint(old.uids):
+        kept = [index for index, uid in enumerate(old.uids) if uid not in gone]
+        columns = [array(column.typecode, [column[index] for index in kept]) for column in columns]
     new_columns = (
-        [row.id for row in added],
-        [row.blob_id for row in added],
         [row.uid for row in added],
+        [row.blob_id for row in added],
+        [row.uidl for row in added],
         [row.octets for row in added],
     )
     return Snapshot(old.local_id, changes.uidl_prefix, changes.version, *map(_extended, columns, new_columns))

@@ -24,13 +24,13 @@ async def lock_for_change(connection: Connection) -> None:
     await connection.execute("select pg_advisory_xact_lock(hashtext('mailgroup accounts'))")
 
 
-async def lock_maildrops(connection: Connection, local_ids: Collection[int]) -> None:
-    """Lock the mailboxes of these accounts, in the order of all writers, before the accounts are disabled or removed.
+async def lock_folders(connection: Connection, local_ids: Collection[int]) -> None:
+    """Lock all folders of these accounts, in the order of all writers, before the accounts are disabled or removed.
 
     A delivery locks them, too, and checks the accounts then: it is done before the change, or sees it.
     """
     await connection.execute(
-        "select from maildrops where local_id = any(%s) order by local_id for update", (sorted(local_ids),)
+        "select from folders where local_id = any(%s) order by id for update", (sorted(local_ids),)
     )
 
 
@@ -206,7 +206,7 @@ async def _save(connection: Connection, table: str, values: dict[str, object]) -
 
 
 async def remove_account(connection: Connection, kind: Literal["external", "local"], account_id: int) -> None:
-    """Hide an account; its mail is kept for the retention time. For a local account: after ``lock_maildrops``.
+    """Hide an account; its mail is kept for the retention time. For a local account: after ``lock_folders``.
 
     Whose delegate it was keep it as such, and are reported (``accounts.load_absent_delegates``).
     """

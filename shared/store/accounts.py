@@ -209,7 +209,7 @@ async def removed_locals(connection: Connection, limit: int = PAGE) -> list[tupl
     """List the removed local accounts that still have a mailbox, with the time of removal; the latest first."""
     cursor = await connection.execute(
         f"""{_LOCAL.replace(" from local_accounts", ", removed_at from local_accounts")} l
-            where removed_at is not null and exists (select from maildrops m where m.local_id = l.id)
+            where removed_at is not null and exists (select from folders f where f.local_id = l.id)
             order by removed_at desc limit %s""",
         (limit,),
     )

@@ -196,5 +196,6 @@ async def list_orphans(
 
 
 _UNREFERENCED = """not exists (select from inbound i where i.blob_id = m.id)
-    and not exists (select from submissions s where s.blob_id = m.id)"""
-"""SQL: no row refers to the mail ``m``. Mailboxes refer to ``inbound``, which refers to the bytes."""
+    and not exists (select from submissions s where s.blob_id = m.id)
+    and not exists (select from folder_mails r where r.blob_id = m.id)"""
+"""SQL: no row refers to the mail ``m``."""

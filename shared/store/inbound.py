@@ -206,7 +206,7 @@ async def load_routed(connection: Connection, ids: Sequence[int]) -> list[Routed
     """Load the undelivered copies of these mails.
 
     The accounts are read as they are now: the caller has locked the mails (``lock_routed``), then the mailboxes
-    (``maildrops.lock_recipients``), so they stay like this until it commits.
+    (``folder_mails.lock_recipients``), so they stay like this until it commits.
     """
     cursor = await connection.execute(
         """select i.id, i.blob_id, m.octets, i.own_copy, e.address, d.rule, d.reason, i.source,
@@ -288,9 +288,14 @@ _STAGES = {"fetched": "router", "routed": "mailbox"}  # the stage that works on 
 
 async def load_origins(connection: Connection, ids: Sequence[int]) -> dict[int, int]:
     """Return the submissions that these mails come from, by id of the mail. Fetched mail has none."""
+    found = await find_inbound(connection, ids)
+    return {mail_id: submission_id for mail_id, submission_id in found.items() if submission_id is not None}
+
+
+async def find_inbound(connection: Connection, ids: Sequence[int]) -> dict[int, int | None]:
+    """Return those of these mail ids that are inbound mails, each with the submission that it comes from."""
     cursor = await connection.execute(
-        "select id, submission_id from inbound where id = any(%s::bigint[]) and submission_id is not null",
-        (array_literal(ids),),
+        "select id, submission_id from inbound where id = any(%s::bigint[])", (array_literal(ids),)
     )
     return dict(await cursor.fetchall())
 

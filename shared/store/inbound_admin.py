@@ -65,13 +65,13 @@ _BOOKED = {
 async def count_lost(connection: Connection) -> dict[int, int]:
     """Count the fetched mails that are delivered but in no mailbox, by id of the external account.
 
-    A mailbox keeps at least a tombstone of each mail, and the mail is purged with the last one. This reads all
+    A folder keeps at least a tombstone of each mail, and the mail is purged with the last one. This reads all
     delivered mails.
     """
     cursor = await connection.execute(
         """select external_id, count(*) from inbound i
            where source = 'fetched' and state = 'delivered'
-               and not exists (select from maildrop_mails r where r.inbound_id = i.id) group by external_id"""
+               and not exists (select from folder_mails r where r.blob_id = i.blob_id) group by external_id"""
     )
     return dict(await cursor.fetchall())
 
@@ -270,11 +270,13 @@ async def list_holders(connection: Connection, inbound_id: int) -> list[Copyhold
     cursor = await connection.execute(
         """select d.local_id, l.address, l.user_name, d.rule, d.reason,
                   coalesce(d.done_at, case i.state when 'delivered' then i.state_at end),
-                  r.id is not null and r.deleted_at is null
+                  d.local_id in (
+                      select f.local_id from inbound o join folder_mails r on r.blob_id = o.blob_id and r.mail_id = o.id
+                          join folders f on f.id = r.folder_id
+                      where o.id = %(id)s and r.expunged_at is null)
            from deliveries d join inbound i on i.id = d.inbound_id join local_accounts l on l.id = d.local_id
-               left join maildrop_mails r on r.local_id = d.local_id and r.inbound_id = d.inbound_id
-           where d.inbound_id = %s order by l.address""",
-        (inbound_id,),
+           where d.inbound_id = %(id)s order by l.address""",
+        {"id": inbound_id},
     )
     return [Copyholder(*row) for row in await cursor.fetchall()]
 
@@ -322,10 +324,10 @@ async def add_holder(connection: Connection, inbound_id: int, local_id: int, rea
 
 
 async def add_holders(connection: Connection, ids: Collection[int], local_id: int, reason: str) -> None:
-    """As ``add_holder`` for many mails."""
+    """As ``add_holder`` for many mails; ids of other mails are left out."""
     await connection.execute(
         """insert into deliveries (inbound_id, local_id, reason, done_at)
-           select id, %s, %s, now() from unnest(%s::bigint[]) id on conflict do nothing""",
+           select id, %s, %s, now() from inbound where id = any(%s::bigint[]) on conflict do nothing""",
         (local_id, reason, array_literal(ids)),
     )
 
@@ -333,17 +335,17 @@ async def add_holders(connection: Connection, ids: Collection[int], local_id: in
 # ---------------------------------------------------------------------------------------------- purging
 
 
-async def purge_inbound(connection: Connection, ids: Sequence[int]) -> list[int]:
-    """Delete those of these mails that are finished and have no copy left.
+async def purge_inbound(connection: Connection, blob_ids: Collection[int]) -> int:
+    """Delete the finished mails with these bytes, if no folder has the bytes any more.
 
     Their counts move to purged_mails, their Message-IDs to sent_mail.
 
-    :return: the ids of their bytes.
+    :return: the number of mails.
     """
     cursor = await connection.execute(
         f"""with purged as (
-               delete from inbound i where id = any(%s::bigint[]) and state in ('delivered', 'discarded')
-                   and not exists (select from maildrop_mails r where r.inbound_id = i.id)
+               delete from inbound i where blob_id = any(%s::bigint[]) and state in ('delivered', 'discarded')
+                   and not exists (select from folder_mails r where r.blob_id = i.blob_id)
                returning external_id, source, own_copy and state = 'delivered' as own_copy, blob_id, message_id),
            ids_from_outside as ({sent_mail.FROM_PURGED}),
            counted as (
@@ -352,16 +354,17 @@ async def purge_inbound(connection: Connection, ids: Sequence[int]) -> list[int]
                where source = 'fetched' and external_id is not null group by external_id
                on conflict (external_id) do update set delivered = purged_mails.delivered + excluded.delivered,
                    own_copies = purged_mails.own_copies + excluded.own_copies)
-           select blob_id from purged""",
-        (array_literal(ids),),
+           select from purged""",
+        (array_literal(blob_ids),),
     )
-    return [int(row[0]) for row in await cursor.fetchall()]
+    return cursor.rowcount
 
 
 async def list_discarded(connection: Connection, before: datetime.datetime, limit: int) -> list[int]:
-    """List the mails that the operator discarded before this time."""
+    """List the bytes of the mails that the operator discarded before this time, by blob id."""
     cursor = await connection.execute(
-        "select id from inbound where state = 'discarded' and state_at < %s order by state_at limit %s", (before, limit)
+        "select blob_id from inbound where state = 'discarded' and state_at < %s order by state_at limit %s",
+        (before, limit),
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 

@@ -15,8 +15,8 @@ from shared.db.database import Database, is_read_only
 from shared.db.migrations.migrate import migrate
 from shared.errors import Temporary
 from shared.model import Local
-from shared.store import maildrops
-from shared.store.maildrops import Copy
+from shared.store import folder_mails
+from shared.store.folder_mails import Copy
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone
 from tests.failover.pair import Pair
 from tests.faults.proxy import Proxy
@@ -76,7 +76,7 @@ async def deliver(database: Database, person: Local, text: str) -> set[int]:
             "select i.id, b.id, b.octets from inbound i join blobs b on b.id = i.blob_id where i.id = any(%s)", (ids,)
         )
         rows = await cursor.fetchall()
-        await maildrops.deliver_copies(connection, [Copy((person.id,), *row) for row in sorted(rows)])
+        await folder_mails.deliver_copies(connection, [Copy((person.id,), *row) for row in sorted(rows)])
     return set(ids)
 
 
@@ -108,12 +108,12 @@ async def test_an_id_of_a_lost_commit_is_not_assigned_to_another_mail(gateway: G
     after = await DatabaseStore(gateway.database).load_snapshot(alex.id)
     assert after.uids[:MAILS] == before.uids[:MAILS]
     assert len(after) == 2 * MAILS
-    for column in ("uids", "rows", "blob_ids"):
+    for column in ("uids", "uidls", "blob_ids"):
         assert set(getattr(after, column)[MAILS:]).isdisjoint(getattr(before, column)), column
     assert new.isdisjoint(kept | lost)
     # and a process that had cached the lost mails shows the current mailbox
     shown = await store.load_snapshot(alex.id)
-    assert (shown.uids, shown.rows, shown.blob_ids) == (after.uids, after.rows, after.blob_ids)
+    assert (shown.uids, shown.uidls, shown.blob_ids) == (after.uids, after.uidls, after.blob_ids)
     assert await store.read_mails(before.blob_ids[MAILS:], 100_000) == {}
 
 

@@ -23,7 +23,7 @@ RETRY_SECONDS = "FAULTS_RETRY_SECONDS"
 
 READERS = {
     "router": {"router": "shared.routing:read_facts"},
-    "mailbox": {"mailbox": "shared.store.maildrops:deliver_copies"},
+    "mailbox": {"mailbox": "shared.store.folder_mails:deliver_copies"},
     "sender": {
         "sender": "services.sender.submission_worker:inside_arrivals",
         "relay": "services.sender.outgoing_message:parse_header",

@@ -69,7 +69,7 @@ STEPS = (
     *_steps(
         "mailbox",
         batch_taken="<services.mailbox.worker:MailboxWorker.handle",
-        copies_written_not_committed=">shared.store.maildrops:deliver_copies",
+        copies_written_not_committed=">shared.store.folder_mails:deliver_copies",
         finished_not_committed=">shared.store.inbound:record_delivered",
         committed_not_acknowledged="<shared.amqp.broker:Consumer.ack",
     ),
@@ -95,8 +95,8 @@ STEPS = (
     ),
     *_steps(
         "pop3_out",
-        tombstones_not_committed=">shared.store.maildrops:tombstone_mails",
-        mailbox_read=">shared.store.maildrops:load_contents",
+        tombstones_not_committed=">shared.store.folder_mails:tombstone_mails",
+        mailbox_read=">shared.store.folder_mails:load_contents",
     ),
 )
 

@@ -17,7 +17,7 @@ from shared.db.database import Database
 from shared.errors import Temporary
 from shared.provider.credentials import Grant
 from shared.provider.vault import Vault
-from shared.store import account_changes, accounts, maildrops
+from shared.store import account_changes, accounts, folder_mails
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local
 
 
@@ -333,7 +333,7 @@ async def test_who_leaves_waits_for_a_delivery_and_a_delivery_for_them(database:
     externals, people = await everyone(database)
     [inbound_id] = await arrive(database, externals[SUPPORT].id, [b"Subject: x\r\n\r\n"])
     blob_id = await scalar(database, "select blob_id from inbound")
-    copy = maildrops.Copy([people["Alex"].id, people["Jim"].id], inbound_id, blob_id, 15)
+    copy = folder_mails.Copy([people["Alex"].id, people["Jim"].id], inbound_id, blob_id, 15)
 
     async def leave() -> None:
         if how == "remove":
@@ -345,7 +345,7 @@ async def test_who_leaves_waits_for_a_delivery_and_a_delivery_for_them(database:
         await apply(database, COMPANY | {"local_accounts": [*alex, *staying]}, prune=True)
 
     async with database.transaction() as connection:
-        await maildrops.deliver_copies(connection, [copy])
+        await folder_mails.deliver_copies(connection, [copy])
         leaving = asyncio.create_task(leave())
         await asyncio.sleep(0.5)
         # then Alex leaves only after it
@@ -355,10 +355,10 @@ async def test_who_leaves_waits_for_a_delivery_and_a_delivery_for_them(database:
     assert not await scalar(database, "select enabled and removed_at is null from local_accounts order by id limit 1")
     # and the other way round: a delivery waits until it is known whether Alex stays
     async with database.transaction() as connection:
-        await account_changes.lock_maildrops(connection, [people["Alex"].id])
+        await account_changes.lock_folders(connection, [people["Alex"].id])
         with pytest.raises(Temporary):
             async with database.transaction(0.5) as other:
-                await maildrops.deliver_copies(other, [copy])
+                await folder_mails.deliver_copies(other, [copy])
 
 
 async def scalar(database: Database, query: str) -> Any:

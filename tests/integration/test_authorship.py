@@ -8,7 +8,7 @@ import pytest
 
 from services.admin.maintenance import retention
 from shared.db.database import Database
-from shared.store import inbound_admin, maildrops, sent_mail
+from shared.store import folder_admin, folder_mails, inbound_admin, sent_mail
 from tests.company import COMPANY, SALES, SUPPORT, apply, everyone
 from tests.correspondence import ALEX, JIM, SENT, customer_mail, fetch, purge, readers, submit
 
@@ -24,8 +24,8 @@ async def delete_everywhere(database: Database) -> None:
     _, people = await everyone(database)
     async with database.transaction() as connection:
         for person in people.values():
-            listed = await maildrops.list_mails(connection, person.id)
-            await maildrops.tombstone_mails(connection, person.id, [entry.id for entry in listed])
+            listed = await folder_admin.list_mails(connection, person.id)
+            await folder_mails.tombstone_mails(connection, person.id, [entry.uid for entry in listed])
 
 
 # ---------------------------------------------------------------------------------------------- first authors

@@ -35,7 +35,7 @@ from shared.provider.vault import Vault, new_key
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import QueueWorker, run_worker
 from shared.settings import Settings
-from shared.store import accounts, maildrops
+from shared.store import accounts, folder_admin
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.polling import until
 from tests.scripted_smtp import scripted_smtp
@@ -159,7 +159,7 @@ def test_mail_of_every_stage_continues_after_a_restore_without_repeats(
             await RouterWorker(harness.database, 5).handle(rows)
             await MailboxWorker(harness.database, 5).handle(rows)
             async with harness.database.transaction() as connection:
-                last = (await maildrops.list_mails(connection, people["Alex"].id))[-1].uidl
+                last = (await folder_admin.list_mails(connection, people["Alex"].id))[-1].uidl
             provider.gates["END"].set()
             return last
 
@@ -177,7 +177,7 @@ def test_mail_of_every_stage_continues_after_a_restore_without_repeats(
             await until_holds(database, ALEX, 4)
             assert "later" in await subjects(database, ALEX)
             async with database.snapshot() as connection:
-                listed = await maildrops.list_mails(connection, people["Alex"].id)
+                listed = await folder_admin.list_mails(connection, people["Alex"].id)
                 assert last_uidl not in [entry.uidl for entry in listed]
                 stuck = await operations.list_parked(connection)
                 texts = [problem.text for problem in problems.find_parked(await problems.load_facts(connection))]

@@ -26,6 +26,6 @@ def test_every_variant_purges_the_oldest_mails_alone(
         assert side.value("select sum(delivered) from purged_mails") == 10
         assert side.value("select count(*) from sent_mail where author_id is null") == 10
         assert side.value("select count(*) from uidl_ledger where inbound_id is null") == 10
-        assert side.value("select min(inbound_id) from maildrop_mails") == 11
+        assert side.value("select min(mail_id) from folder_mails") == 11
     finally:
         side.close()

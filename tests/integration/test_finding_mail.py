@@ -15,7 +15,7 @@ from services.admin.mail.trace import trace
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from shared.db.database import Database
-from shared.store import maildrops
+from shared.store import folder_admin
 from tests import servers
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone, external, local
 from tests.scripted_smtp import scripted_smtp
@@ -107,8 +107,7 @@ async def test_held_and_deleted_mails_are_listed_with_subject_and_found(database
         await RouterWorker(database, 5).handle([*ids, *held])
         await MailboxWorker(database, 5).handle(ids)
         async with database.transaction() as connection:
-            rows = await maildrops.row_ids(connection, people["Alex"].id, ids)
-            await maildrops.tombstone_mails(connection, people["Alex"].id, rows)
+            await folder_admin.delete_everywhere(connection, people["Alex"].id, ids)
             # before it is indexed a mail has no subject
             assert [row["subject"] for row in await operations.list_deleted(connection, ALEX)] == ["", ""]
         await index(database)

@@ -23,7 +23,7 @@ import pytest
 from deploy.machine import ports as free_ports
 from shared.db.database import Database
 from shared.settings import SERVICES
-from shared.store import maildrops
+from shared.store import folders
 from tests.submission_harness import add_office
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy/k8s/components/mail-proxy/haproxy.cfg"
@@ -86,7 +86,7 @@ def configuration(ports: dict[str, int], direct: dict[str, int], health: int) ->
 async def proxied(database: Database, database_url: str, broker_url: str, tmp_path: Path) -> AsyncIterator[Proxied]:
     people = await add_office(database)
     async with database.transaction() as connection:
-        await maildrops.create_maildrop(connection, people["jim"])
+        await folders.create_standard_folders(connection, people["jim"])
     numbers = free_ports.choose(13, str(tmp_path))
     direct, ports = dict(zip(PORTS, numbers, strict=False)), dict(zip(PORTS, numbers[5:], strict=False))
     variables = {f"MAILGROUP_{name}_PORT": str(port) for name, port in direct.items()} | {

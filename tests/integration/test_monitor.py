@@ -176,7 +176,7 @@ async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
         await look(process)
         assert shown(process)["mailgroup_books_difference_messages"] == 0
         # when its row is deleted past the system
-        await change(database, "delete from maildrop_mails")
+        await change(database, "delete from folder_mails")
         await change(database, "delete from inbound")
         await look(process)
         await later(database, 2)
@@ -418,7 +418,7 @@ async def test_alarms_wait_neither_for_the_books_nor_for_a_failing_search(
     async with watcher(database_url, tmp_path) as process:
         await process.check()
         async with database.transaction() as connection:
-            await connection.execute("lock table maildrop_mails")
+            await connection.execute("lock table folder_mails")
             reading = asyncio.create_task(process.read_books())
             # when
             await later(database, 2)

@@ -23,7 +23,7 @@ from shared.db.database import Database
 from shared.errors import MAX_FAILURES, Permanent
 from shared.provider.credentials import Grant
 from shared.provider.vault import Vault, new_key
-from shared.store import account_changes, accounts, inbound, maildrops
+from shared.store import account_changes, accounts, folder_admin, folder_mails, inbound
 from tests import servers
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
@@ -142,14 +142,14 @@ async def test_an_undeleted_mail_comes_back_under_another_uidl(database: Databas
     [row] = await deliver(database, mail())
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        [entry] = await maildrops.list_mails(connection, people["Alex"].id)
-        await maildrops.tombstone_mails(connection, people["Alex"].id, [entry.id])
+        [entry] = await folder_admin.list_mails(connection, people["Alex"].id)
+        await folder_mails.tombstone_mails(connection, people["Alex"].id, [entry.uid])
         [shown] = await operations.list_deleted(connection, ALEX)
         assert (shown["id"], shown["octets"]) == (row, len(mail())) and shown["deleted_at"].endswith("Z")
         # when
         assert await operations.undelete(connection, ALEX, [row, 9_999]) == OperationResult([row], [9_999])
         # then
-        [back] = await maildrops.list_mails(connection, people["Alex"].id)
+        [back] = await folder_admin.list_mails(connection, people["Alex"].id)
         assert back.uidl != entry.uidl
         assert await operations.list_deleted(connection, ALEX) == []
         with pytest.raises(Permanent, match="no such local account"):
@@ -273,8 +273,8 @@ def test_commands_print_json_and_exit_with_1_if_a_mail_was_left_out(database_url
             for row in parked:
                 for _ in range(MAX_FAILURES):
                     await inbound.count_failure(connection, row, "router: router", "boom")
-            [entry] = await maildrops.list_mails(connection, people["Alex"].id)
-            await maildrops.tombstone_mails(connection, people["Alex"].id, [entry.id])
+            [entry] = await folder_admin.list_mails(connection, people["Alex"].id)
+            await folder_mails.tombstone_mails(connection, people["Alex"].id, [entry.uid])
         return [*rows, *parked]
 
     deleted, first, second = prepared(database_url, prepare)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared.db.database import Database
-from shared.store import inbound_admin, maildrops
+from shared.store import folder_admin, inbound_admin
 from tests.company import COMPANY, SUPPORT, apply, everyone, mailbox_of
 from tests.correspondence import ALEX, BODY, JIM, SENT, customer_mail, fetch, purge, readers, submit
 
@@ -29,9 +29,9 @@ async def test_an_own_copy_is_stored_as_deleted_and_its_provider_id_is_learnt(co
     assert await mailbox_of(company, ALEX) == []
     externals, people = await everyone(company)
     async with company.transaction() as connection:
-        [entry] = await maildrops.list_mails(connection, people["Alex"].id, deleted=True)
+        [entry] = await folder_admin.list_mails(connection, people["Alex"].id, deleted=True)
         assert (await inbound_admin.count_inbound(connection))[externals[SUPPORT].id].own_copies == 1
-        await maildrops.undelete_mails(connection, people["Alex"].id, [entry.id])
+        await folder_admin.undelete_mails(connection, people["Alex"].id, [entry.key])
     assert await mailbox_of(company, ALEX) == [COPY + b"\r\n"]
     answer = customer_mail("answer@x", answers="theirs@gmail.example")
     await fetch(company, answer)

@@ -30,7 +30,7 @@ from shared.model import Local
 from shared.provider.vault import new_key
 from shared.settings import SERVICES
 from shared.store import account_changes
-from tests.integration.test_maildrops import add_mails, add_people
+from tests.integration.test_folder_mails import add_mails, add_people
 from tests.polling import until
 
 PASSWORD = "se cret"
@@ -312,7 +312,7 @@ async def test_open_sessions_of_a_changed_account_end_soon(server: Running, what
         await asyncio.to_thread(server.login)
     assert (await asyncio.to_thread(jim.noop)).startswith(b"+OK")
     async with server.database.transaction() as connection:
-        cursor = await connection.execute("select count(*) from maildrop_mails where deleted_at is not null")
+        cursor = await connection.execute("select count(*) from folder_mails where expunged_at is not null")
         assert await cursor.fetchone() == (0,)
 
 
@@ -381,7 +381,7 @@ async def test_a_service_that_ends_deletes_nothing_unasked(server: Running, how:
     assert status == (0 if how == signal.SIGTERM else -signal.SIGKILL)
     assert not listens(server.clear)
     async with server.database.transaction() as connection:
-        cursor = await connection.execute("select count(*) from maildrop_mails where deleted_at is not null")
+        cursor = await connection.execute("select count(*) from folder_mails where expunged_at is not null")
         assert await cursor.fetchone() == (0,)
 
 
@@ -416,17 +416,20 @@ async def test_a_mail_of_50_megabytes_is_streamed_in_bounded_memory(server: Runn
 async def test_a_hundred_thousand_unchanged_mails_are_listed_without_a_scan(server: Running, database_url: str) -> None:
     # given a mailbox of 100,000 mails, which a session has seen
     async with server.database.transaction() as connection:
-        await connection.execute("delete from maildrop_mails")
+        await connection.execute("delete from folder_mails")
         await connection.execute(
             """with m as (insert into blobs (octets, sha256, head)
                           select 4, ''::bytea, 'x'::bytea from generate_series(1, 100000) returning id),
                     i as (insert into inbound (source, blob_id, state)
                           select 'local', id, 'delivered' from m returning id, blob_id)
-               insert into maildrop_mails (local_id, inbound_id, blob_id, octets, version)
-               select %s, id, blob_id, 4, 1000 from i""",
+               insert into folder_mails (folder_id, uid, mail_id, blob_id, octets, version)
+               select f.id, row_number() over (order by i.id), i.id, blob_id, 4, 1000 from i, folders f
+               where f.local_id = %s and special_use = 'inbox'""",
             (server.alex.id,),
         )
-        await connection.execute("update maildrops set version = 1000 where local_id = %s", (server.alex.id,))
+        await connection.execute(
+            "update folders set version = 1000, uidnext = 100001 where local_id = %s", (server.alex.id,)
+        )
 
     def session() -> None:
         client = server.login()
@@ -446,7 +449,7 @@ async def test_a_hundred_thousand_unchanged_mails_are_listed_without_a_scan(serv
             await connection.execute("select pg_sleep(11)")  # an idle connection hands its figures in after 10 s
             cursor = await connection.execute(
                 "select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = %s",
-                ("maildrop_mails",),
+                ("folder_mails",),
             )
             row = await cursor.fetchone()
             assert row is not None

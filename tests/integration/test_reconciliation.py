@@ -16,7 +16,7 @@ from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from shared.db.database import Database
 from shared.errors import MAX_FAILURES
-from shared.store import inbound, inbound_admin, maildrops
+from shared.store import folder_admin, folder_mails, inbound, inbound_admin
 from shared.store.inbound_admin import InboundCounts
 from tests import servers
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone
@@ -75,7 +75,7 @@ async def test_the_counts_balance_in_every_state_of_a_mail(database: Database) -
     [
         ("delete from inbound where id = (select max(id) from inbound)", "3 mails were fetched, 2 were accounted for"),
         (
-            "delete from maildrop_mails where inbound_id = (select max(id) from inbound)",
+            "delete from folder_mails where mail_id = (select max(id) from inbound)",
             "1 of them count as delivered and are",
         ),
         ("delete from uidl_ledger", None),  # the ledger of UIDLs is purged in time
@@ -85,7 +85,7 @@ async def test_a_missing_row_shows_as_a_difference(database: Database, loss: str
     await delivered(database, 3)
     assert (await support(database)).difference == 0
     if loss.startswith("delete from inbound"):
-        await change(database, "delete from maildrop_mails where inbound_id = (select max(id) from inbound)")
+        await change(database, "delete from folder_mails where mail_id = (select max(id) from inbound)")
     await change(database, loss)
     found = await support(database)
     assert found.difference == reconciliation.total_difference([found]) == (1 if said else 0)
@@ -97,10 +97,14 @@ async def test_a_copy_deleted_by_one_of_two_people_is_no_difference(database: Da
     _, people = await everyone(database)
     async with database.transaction() as connection:
         for name in ("Alex", "Jim"):
-            [entry] = await maildrops.list_mails(connection, people[name].id)
-            await maildrops.tombstone_mails(connection, people[name].id, [entry.id])
+            [entry] = await folder_admin.list_mails(connection, people[name].id)
+            await folder_mails.tombstone_mails(connection, people[name].id, [entry.uid])
     assert (await support(database)).difference == 0
-    await change(database, "delete from maildrop_mails where local_id = %s", people["Alex"].id)
+    await change(
+        database,
+        "delete from folder_mails where folder_id in (select id from folders where local_id = %s)",
+        people["Alex"].id,
+    )
     assert (await support(database)).difference == 0
 
 
@@ -108,7 +112,7 @@ def test_status_reports_a_difference(database_url: str, tmp_path: Path) -> None:
     async def lose() -> None:
         async with servers.opened(database_url) as database:
             await delivered(database, 2)
-            await change(database, "delete from maildrop_mails where inbound_id = (select max(id) from inbound)")
+            await change(database, "delete from folder_mails where mail_id = (select max(id) from inbound)")
 
     asyncio.run(lose())
     where = {"MAILGROUP_DATABASE_URL": database_url, "MAILGROUP_DATA": str(tmp_path)}  # no broker to wait for

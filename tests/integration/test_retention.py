@@ -21,7 +21,7 @@ from shared.db import leases
 from shared.db.database import Connection, Database
 from shared.errors import Permanent
 from shared.model import Content
-from shared.store import account_changes, blobs, maildrops
+from shared.store import account_changes, blobs, folder_admin, folder_mails
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone, mailbox_of
 from tests.scripted_smtp import scripted_smtp
 from tests.sender_harness import SenderHarness, sending
@@ -73,9 +73,9 @@ async def deliver(database: Database, count: int) -> list[int]:
 async def delete(database: Database, name: str, ids: list[int]) -> None:
     _, people = await everyone(database)
     async with database.transaction() as connection:
-        entries = await maildrops.list_mails(connection, people[name].id)
-        wanted = [entry.id for entry in entries if entry.inbound_id in ids]
-        await maildrops.tombstone_mails(connection, people[name].id, wanted)
+        entries = await folder_admin.list_mails(connection, people[name].id)
+        wanted = [entry.uid for entry in entries if entry.mail_id in ids]
+        await folder_mails.tombstone_mails(connection, people[name].id, wanted)
 
 
 async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(database: Database) -> None:
@@ -88,7 +88,7 @@ async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(dat
     assert await purge(database, 13) == Counter()
     # and after it copies, mails and bytes are purged, except mails that a person still has
     assert await purge(database, 15) == Counter(copies=7, mails=3, bytes=3)
-    assert await counts(database, "inbound", "blobs", "blob_chunks", "maildrop_mails") == [2, 2, 2, 3]
+    assert await counts(database, "inbound", "blobs", "blob_chunks", "folder_mails") == [2, 2, 2, 3]
     assert [len(await mailbox_of(database, address)) for address in (ALEX, JIM)] == [1, 2]
     # no purged mail returns, and the counts still balance
     async with database.snapshot() as connection:
@@ -213,7 +213,7 @@ async def test_a_batch_that_takes_too_long_is_halved_until_it_does_not(
         database,
         """create function delay() returns trigger language plpgsql as $$
                begin if (select count(*) from gone) > 4 then perform pg_sleep(30); end if; return null; end $$;
-           create trigger delay after delete on maildrop_mails referencing old table as gone
+           create trigger delay after delete on folder_mails referencing old table as gone
                for each statement execute function delay()""",
     )
     monkeypatch.setattr(retention, "BATCH_SECONDS", 2.0)
@@ -236,13 +236,13 @@ async def test_a_step_that_fails_stops_no_other_step(database: Database) -> None
         database,
         """create function forbid() returns trigger language plpgsql as $$
                begin raise exception 'no'; end $$;
-           create trigger forbid before delete on maildrop_mails for each row execute function forbid()""",
+           create trigger forbid before delete on folder_mails for each row execute function forbid()""",
     )
     # when
     with structlog.testing.capture_logs() as logged, pytest.raises(StepsFailed, match="tombstones"):
         await Purge(database, 14, asyncio.Event(), later(91)).run()
     # then the other steps are done, and the log names the one
-    assert await counts(database, "maillog", "maildrop_mails") == [0, 4]
+    assert await counts(database, "maillog", "folder_mails") == [0, 4]
     assert [line["step"] for line in logged if line["event"] == "purge step failed"] == ["tombstones"]
 
 
@@ -269,7 +269,7 @@ async def test_tables_that_are_purged_are_vacuumed_when_few_rows_are_dead(databa
     found = await rows(
         database,
         """select c.relname, t.reloptions from pg_class c left join pg_class t on t.oid in (c.oid, c.reltoastrelid)
-           where c.relname in ('blobs', 'blob_chunks', 'inbound', 'deliveries', 'maildrop_mails', 'uidl_ledger',
+           where c.relname in ('blobs', 'blob_chunks', 'inbound', 'deliveries', 'folder_mails', 'uidl_ledger',
                    'maillog')
                and (t.oid = c.oid or c.relname in ('blobs', 'blob_chunks'))""",
     )

@@ -93,9 +93,9 @@ async def test_as_many_mails_are_copied_as_was_said_before(database: Database) -
         jim = await accounts.local_by_login(connection, JIM)
         assert jim is not None
         await connection.execute(
-            "update maildrop_mails set deleted_at = now() where local_id = %s and inbound_id = "
-            "(select max(inbound_id) from maildrop_mails where local_id = %s)",
-            (jim.id, jim.id),
+            """update folder_mails set expunged_at = now(), expunged_as = 'deleted'
+               where folder_id = (select id from folders where local_id = %s and special_use = 'inbox') and uid = 2""",
+            (jim.id,),
         )
     # then Jim gets a copy of the last one only, as is said before
     said = await effects(database, mailbox_to=JIM)

@@ -17,7 +17,7 @@ from shared.db.database import Connection, Database
 from shared.errors import Temporary
 from shared.metrics import FETCH_TO_READABLE
 from shared.model import Content
-from shared.store import account_changes, blobs, inbound, inbound_admin, maildrops, maillog
+from shared.store import account_changes, blobs, folder_admin, inbound, inbound_admin, maillog
 from shared.store.inbound import Arrival
 from tests.company import COMPANY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.polling import until
@@ -112,7 +112,7 @@ async def test_a_deleted_mail_is_not_resurrected_by_a_repeated_delivery(database
     routed = await RouterWorker(database, 5).handle(rows)
     await MailboxWorker(database, 5).handle(ids(routed))
     async with database.transaction() as connection:
-        await connection.execute("update maildrop_mails set deleted_at = now()")
+        await connection.execute("update folder_mails set expunged_at = now(), expunged_as = 'deleted'")
         await connection.execute("update inbound set state = 'routed'")
         await connection.execute("update deliveries set done_at = null")
     await MailboxWorker(database, 5).handle(rows)
@@ -239,7 +239,7 @@ async def end_account(
 ) -> None:
     """Remove or disable a person as the console does: lock the mailbox, change the account, commit."""
     async with database.transaction() as connection:
-        await account_changes.lock_maildrops(connection, [local_id])
+        await account_changes.lock_folders(connection, [local_id])
         locked.set()
         if change == "removed":
             await account_changes.remove_account(connection, "local", local_id)
@@ -313,7 +313,7 @@ async def test_a_change_waits_for_the_delivery_that_began_before_it(
         assert await delivering == []
         await changing
     async with database.statement() as connection:
-        assert len(await maildrops.list_mails(connection, people["Alex"].id)) == 1
+        assert len(await folder_admin.list_mails(connection, people["Alex"].id)) == 1
     assert await states(database) == ["delivered"]
 
 
@@ -325,7 +325,7 @@ async def test_a_mailbox_that_is_locked_for_long_delays_nobody_else(database: Da
     rows = await arrive(database, externals[SUPPORT].id, [mail(name) for name in names])
     await RouterWorker(database, 5).handle(rows)
     async with opened(database_url) as console, console.transaction() as connection:
-        await account_changes.lock_maildrops(connection, [people["Alex"].id])
+        await account_changes.lock_folders(connection, [people["Alex"].id])
         # when they are delivered
         began = time.monotonic()
         assert await MailboxWorker(database, 5).handle(rows) == []
@@ -352,7 +352,7 @@ async def test_a_returned_copy_of_a_mail_waits_for_a_locked_mailbox(database: Da
     async with database.transaction() as connection:
         await account_changes.remove_account(connection, "local", people["Jim"].id)
     async with opened(database_url) as console, console.transaction() as connection:
-        await account_changes.lock_maildrops(connection, [people["Alex"].id])
+        await account_changes.lock_folders(connection, [people["Alex"].id])
         # when it is delivered, it stays as it is
         assert await MailboxWorker(database, 5).handle(rows) == []
         assert await states(database) == ["routed"]
@@ -393,7 +393,7 @@ async def test_a_mailbox_that_is_locked_for_a_moment_is_waited_for(database: Dat
     await RouterWorker(database, 5).handle(rows)
     async with opened(database_url) as console:
         async with console.transaction() as connection:
-            await account_changes.lock_maildrops(connection, [people["Alex"].id])
+            await account_changes.lock_folders(connection, [people["Alex"].id])
             delivering = asyncio.create_task(MailboxWorker(database, 5).handle(rows))
             async with opened(database_url) as observer:
                 await until(lambda: waits_for_a_lock(observer))

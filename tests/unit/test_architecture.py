@@ -18,7 +18,8 @@ TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 SCHEMA = "".join(
     file.read_text(encoding="utf-8") for file in (ROOT / "shared" / "db" / "migrations" / "versions").glob("*.sql")
 )
-TABLES = re.findall(r"^create table (\w+)", SCHEMA, re.M)
+DROPPED = re.findall(r"^drop table (\w+)", SCHEMA, re.M)
+TABLES = [table for table in re.findall(r"^create table (\w+)", SCHEMA, re.M) if table not in DROPPED]
 MODULES = sorted(
     file.relative_to(ROOT / "shared").with_suffix("").as_posix()
     for file in (ROOT / "shared").rglob("*.py")

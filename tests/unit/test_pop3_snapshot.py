@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.pop3_out import snapshot
 from services.pop3_out.snapshot import LINES_PER_PIECE, Snapshot
-from shared.store.maildrops import Change, Changes, Contents
+from shared.store.folder_mails import Change, Changes, Contents
 
-# Changes of a mailbox: 0 adds mails; another number deletes this row, or restores it if it is deleted.
+# Changes of a mailbox: 0 adds a mail; another number deletes this one, or changes flags if it is deleted or odd.
 STEPS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=4), max_size=12)
 
 
 class Mailbox:
-    """The table maildrop_mails for one mailbox, with the rules of shared/store/maildrops.py."""
+    """The table folder_mails for one INBOX, with the rules of shared/store/folders.py."""
 
     def __init__(self) -> None:
         self.version = 0
-        self._uid = 0
         self._rows: dict[int, tuple[Change, int]] = {}
 
     def change(self, steps: list[int]) -> None:
@@ -28,28 +28,23 @@ class Mailbox:
         for step in steps:
             row = self._rows.get(step)
             if row is None:
-                self._uid += 1
-                id_ = len(self._rows) + 1
-                self._rows[id_] = Change(id_, 100 + id_, self._uid, 10 * id_, False), self.version
-            elif row[0].deleted:
-                self._uid += 1
-                self._rows[step] = Change(step, row[0].blob_id, self._uid, row[0].octets, False), self.version
+                uid = len(self._rows) + 1
+                self._rows[uid] = Change(uid, 100 + uid, 7 * uid, 10 * uid, False), self.version
             else:
-                old = row[0]
-                self._rows[step] = Change(step, old.blob_id, old.uid, old.octets, True), self.version
+                deleted = row[0].deleted or step % 2 == 0
+                self._rows[step] = replace(row[0], deleted=deleted), self.version
 
     def changes(self, since: int) -> Changes:
-        rows = [row for row, version in self._rows.values() if version > since]
-        return Changes("s", self.version, sorted(rows, key=lambda row: row.uid))
+        return Changes("s", self.version, [row for row, version in self._rows.values() if version > since])
 
     def contents(self) -> Contents:
-        rows = sorted((row for row, _ in self._rows.values() if not row.deleted), key=lambda row: row.uid)
+        rows = [row for row, _ in self._rows.values() if not row.deleted]
         return Contents(
             "s",
             self.version,
-            array("q", [row.id for row in rows]),
-            array("q", [row.blob_id for row in rows]),
             array("q", [row.uid for row in rows]),
+            array("q", [row.blob_id for row in rows]),
+            array("q", [row.uidl for row in rows]),
             array("q", [row.octets for row in rows]),
         )
 
@@ -80,7 +75,7 @@ def test_lists_leave_out_marked_mails_and_keep_the_numbers() -> None:
     mailbox.change([0, 0, 0])
     box = snapshot.build_snapshot(1, mailbox.contents())
     assert b"".join(box.list_reply({2})) == b"+OK 2 messages (40 octets)\r\n1 10\r\n3 30\r\n.\r\n"
-    assert b"".join(box.uidl_reply({1})) == b"+OK unique-id listing follows\r\n2 s2\r\n3 s3\r\n.\r\n"
+    assert b"".join(box.uidl_reply({1})) == b"+OK unique-id listing follows\r\n2 se\r\n3 s15\r\n.\r\n"
     assert box.total == 60
     assert len(box) == 3
 
@@ -107,12 +102,12 @@ def test_the_long_answers_are_made_once_by_a_snapshot_that_is_kept() -> None:
 def test_numbers_above_four_octets_are_kept_whole() -> None:
     large = 2**32
     box = snapshot.build_snapshot(1, Contents("s", 3, *(array("q", [7]) for _ in range(4))))
-    assert box.rows.itemsize == 4
+    assert box.uids.itemsize == 4
     later = snapshot.apply_changes(box, Changes("s", 4, [Change(large, large + 1, large + 2, 9, False)]))
-    assert (list(later.rows), list(later.blob_ids), list(later.uids)) == ([7, large], [7, large + 1], [7, large + 2])
+    assert (list(later.uids), list(later.blob_ids), list(later.uidls)) == ([7, large], [7, large + 1], [7, large + 2])
     assert list(later.octets) == [7, 9]
     again = snapshot.build_snapshot(
-        1, Contents("s", 4, later.rows, later.blob_ids, later.uids, array("q", later.octets))
+        1, Contents("s", 4, later.uids, later.blob_ids, later.uidls, array("q", later.octets))
     )
     assert shown(again) == shown(later)
-    assert list(snapshot.apply_changes(later, Changes("s", 5, [Change(7, 7, 7, 7, True)])).uids) == [large + 2]
+    assert list(snapshot.apply_changes(later, Changes("s", 5, [Change(7, 7, 7, 7, True)])).uidls) == [large + 2]

@@ -35,7 +35,7 @@ from shared.mime.display_names import normalise
 from shared.model import External, Local, OAuth
 from shared.provider.credentials import Grant
 from shared.provider.vault import Vault
-from shared.store import account_changes, accounts, inbound, maildrops, polls, relay_status, uidl_ledger
+from shared.store import account_changes, accounts, folders, inbound, polls, relay_status, uidl_ledger
 
 _FETCHING = ("enabled", "login", "password", "oauth", "pop3", "imap", "history", "delete_after_days", "delete_history")
 """Fields that decide what is fetched from the provider and deleted there."""
@@ -131,7 +131,7 @@ class _Execution:
         """Execute all steps. :param hashes: the password hash of each local account that is saved."""
         leaving = [person.id for person in plan.remove_locals]
         leaving += [old.id for fields, old in plan.save_locals if old is not None and old.enabled > fields.enabled]
-        await account_changes.lock_maildrops(self._connection, leaving)
+        await account_changes.lock_folders(self._connection, leaving)
         for entry, stored in plan.save_externals:
             await self._save_external(entry, stored)
         for person in plan.remove_locals:
@@ -181,7 +181,7 @@ class _Execution:
         new = replace(new, id=await account_changes.save_local(self._connection, new))
         self.people[wanted.address.casefold()] = new
         if old is None:
-            await maildrops.create_maildrop(self._connection, new.id)
+            await folders.create_standard_folders(self._connection, new.id)
         self.result.changes.append(describe_change(old, new, external.address))
 
     async def _save_delegate(self, wanted: LocalFields) -> None:

@@ -176,7 +176,7 @@ async def remove(connection: Connection, kind: Kind, address: str) -> list[str]:
             "their own with 'external set'"
         )
     if kind == "local":
-        await account_changes.lock_maildrops(connection, [account_id])
+        await account_changes.lock_folders(connection, [account_id])
     await account_changes.remove_account(connection, kind, account_id)
     kept = "; its mail is kept for the retention time ('local restore' brings it back)" if kind == "local" else ""
     without_delegate = [person.address for person in people if kind == "local" and person.delegate_id == account_id]

@@ -24,9 +24,10 @@ from shared.provider.vault import Vault
 from shared.store import (
     account_changes,
     accounts,
+    folder_admin,
+    folders,
     inbound,
     inbound_admin,
-    maildrops,
     maillog,
     relay_status,
     submissions_admin,
@@ -264,8 +265,8 @@ async def list_deleted(connection: Connection, address: str, text: str = "") -> 
     """
     person = await load_person(connection, address)
     rows: list[dict[str, Any]] = [
-        {"id": entry.inbound_id, "octets": entry.octets, "deleted_at": iso(entry.deleted_at)}
-        for entry in await maildrops.list_mails(connection, person.id, deleted=True)
+        {"id": entry.mail_id, "octets": entry.octets, "deleted_at": iso(entry.deleted_at)}
+        for entry in await folder_admin.list_mails(connection, person.id, deleted=True)
         if entry.deleted_at is not None
     ]
     return await _with_headlines(connection, rows, text)
@@ -274,11 +275,12 @@ async def list_deleted(connection: Connection, address: str, text: str = "") -> 
 async def undelete(connection: Connection, address: str, ids: Collection[int]) -> OperationResult:
     """Undelete mails of a person; they get new UIDLs. :raises Permanent: there is no such local account."""
     person = await load_person(connection, address)
-    entries = await maildrops.list_mails(connection, person.id, deleted=True)
-    wanted = [entry.id for entry in entries if entry.deleted_at is not None and entry.inbound_id in ids]
-    back = await maildrops.undelete_mails(connection, person.id, wanted)
+    entries = await folder_admin.list_mails(connection, person.id, deleted=True)
+    wanted = {entry.mail_id: entry.key for entry in entries if entry.deleted_at is not None and entry.mail_id in ids}
+    back = await folder_admin.undelete_mails(connection, person.id, wanted.values())
+    arrived = await inbound.find_inbound(connection, back)  # not what a client stored, or sent
     await maillog.record_events(
-        connection, [MailEvent("undeleted", inbound_id=id_, who=person.address) for id_ in back]
+        connection, [MailEvent("undeleted", inbound_id=id_, who=person.address) for id_ in arrived]
     )
     return OperationResult.of(back, ids)
 
@@ -305,7 +307,7 @@ async def restore_account(connection: Connection, address: str) -> Local:
     if person is None:
         removed = [each.address for each, _ in await accounts.removed_locals(connection)]
         raise Permanent(f"{address}: no removed local account has this address{say_unknown(address, removed)}")
-    if not await maildrops.load_versions(connection, [person.id]):
+    if not await folders.load_inbox_versions(connection, [person.id]):
         raise Permanent(f"{address}: was removed longer ago than mail is kept, its mail is purged; add it again")
     sharers = await accounts.load_sharers(connection, [person.external_id])
     if person.delegate_id not in {sharer.id for sharer in sharers[person.external_id]}:
@@ -355,16 +357,11 @@ async def give_copy(connection: Connection, mail_id: int, address: str, away_fro
         raise Permanent(f"{mail_id}: no mail that arrived has this id")
     if mail.state != "delivered":
         raise Permanent(f"{mail_id}: is {mail_status(mail.state)}, not delivered; see 'held list' and 'parked list'")
-    copy = maildrops.Copy([person.id], mail_id, mail.blob_id, mail.octets)
-    await maildrops.deliver_copies(connection, [copy])
-    if any(holder.local_id == person.id for holder in await inbound_admin.list_holders(connection, mail_id)):
-        await maildrops.mark_as_new(connection, person.id, mail_id)
+    await folder_admin.deliver_as_new(connection, person.id, mail_id, mail.blob_id, mail.octets)
     await inbound_admin.add_holder(connection, mail_id, person.id, GIVEN)
     events = [MailEvent("delivered", inbound_id=mail_id, who=person.address, reply=GIVEN)]
-    if other is not None:
-        rows = await maildrops.row_ids(connection, other.id, [mail_id])
-        if await maildrops.tombstone_mails(connection, other.id, rows):
-            events.append(MailEvent("deleted", inbound_id=mail_id, who=other.address, reply=TAKEN))
+    if other is not None and await folder_admin.delete_everywhere(connection, other.id, [mail_id]):
+        events.append(MailEvent("deleted", inbound_id=mail_id, who=other.address, reply=TAKEN))
     await maillog.record_events(connection, events)
 
 
@@ -376,13 +373,15 @@ async def resend(connection: Connection, ids: Collection[int]) -> OperationResul
 
 
 async def copy_mailbox_to(connection: Connection, leaver: str, colleague: str) -> int:
-    """Copy every mail of one person into another person's mailbox, as new mail. :return: the number of mails.
+    """Copy the mails of one person into another person's mailbox, as new mail (``folder_admin.copy_all``).
+
+    :return: the number of mails.
 
     :raises Permanent: there is no such person.
     """
     one, other = await load_person(connection, leaver), await load_person(connection, colleague)
     if one.id == other.id:
         raise Permanent(f"{leaver}: is the same account")
-    given = await maildrops.copy_all(connection, one.id, other.id)
+    given = await folder_admin.copy_all(connection, one.id, other.id)
     await inbound_admin.add_holders(connection, given, other.id, f"handed over from {one.user_name}")
     return len(given)

@@ -22,7 +22,7 @@ from shared.errors import Permanent
 from shared.mime.display_names import normalise
 from shared.model import Local
 from shared.provider.vault import Vault
-from shared.store import account_changes, accounts, maildrops
+from shared.store import account_changes, accounts, folder_admin
 
 RETIRE_SECONDS = 600.0
 """Limit of the transaction that copies a mailbox: seconds; a mailbox of many years takes minutes."""
@@ -66,9 +66,11 @@ async def prepare(connection: Connection, wanted: Retirement, retention_days: in
     if problems:
         raise AccountsError(problems)
     mailbox_to, delegate = people.get(wanted.mailbox_to or ""), people.get(wanted.delegate or "")
-    mails = (await maildrops.load_summary(connection, person.id)).mails
-    copies = await maildrops.count_missing(connection, person.id, mailbox_to.id) if mailbox_to is not None else 0
-    effects = _describe(person, mailbox_to, delegate, wanted.then, (mails, copies), retention_days)
+    mails = (await folder_admin.load_summary(connection, person.id)).mails
+    counts = (0, 0)
+    if mailbox_to is not None:
+        counts = await folder_admin.count_handed_over(connection, person.id, mailbox_to.id)
+    effects = _describe(person, mailbox_to, delegate, wanted.then, counts, retention_days)
     return RetirementPlan(person, mailbox_to, delegate, mails, effects)
 
 
@@ -100,7 +102,7 @@ def _find_problems(person: Local, wanted: Retirement, people: dict[str, Local]) 
 def _describe(
     person: Local, mailbox_to: Local | None, delegate: Local | None, then: str, counts: tuple[int, int], days: int
 ) -> list[str]:
-    """Return what will happen, a sentence each. Pure. :param counts: mails in the mailbox; new copies of these."""
+    """Return what will happen, a sentence each. Pure. :param counts: mails to hand over; new copies of these."""
     effects = []
     if mailbox_to is not None:
         mails, copies = counts
@@ -132,7 +134,7 @@ async def retire(
     plan = await prepare(connection, wanted, retention_days)
     person, lines = plan.person, list[ChangeLine]()
     involved = [each.id for each in (person, plan.mailbox_to, plan.delegate) if each is not None]
-    await account_changes.lock_maildrops(connection, involved)
+    await account_changes.lock_folders(connection, involved)
     if plan.mailbox_to is not None:
         count = await operations.copy_mailbox_to(connection, person.address, plan.mailbox_to.address)
         await audit.record_change(

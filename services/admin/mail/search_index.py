@@ -301,7 +301,8 @@ async def search(
         "person": person.id if person else None,
     }
     if person is not None:
-        chosen = """select r.inbound_id as mail_id from maildrop_mails r where r.local_id = %(person)s
+        chosen = """select r.mail_id from folders f join folder_mails r on r.folder_id = f.id
+                where f.local_id = %(person)s
                 union select s.id from submissions s where s.author_id = %(person)s"""
         condition = f"t.mail_id in ({chosen})"
     elif external is not None:

@@ -25,7 +25,8 @@ from shared.db.database import Database
 from shared.db.migrations.migrate import migrate
 from shared.errors import Permanent, Temporary
 from shared.settings import Settings
-from shared.store import account_changes, alerts, inbound_admin, maildrops, maillog, polls, submissions_admin
+from shared.store import account_changes, alerts, folder_mails, inbound_admin, maillog, polls, submissions_admin
+from shared.store.folders import renew_uidvalidities
 from shared.store.maillog import MailEvent
 
 _NEW = "mailgroup_restored"
@@ -147,7 +148,8 @@ async def prepare_restored(url: str, made_at: str, send_queue: bool) -> list[int
     await database.open()
     try:
         async with database.transaction(3600.0) as connection:
-            await maildrops.reserve_uid_gap(connection)
+            await folder_mails.reserve_uidl_gap(connection)
+            await renew_uidvalidities(connection)
             await inbound_admin.reserve_id_gap(connection)
             await polls.poll_all_now(connection)
             await account_changes.renew_version(connection)

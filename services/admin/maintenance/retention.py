@@ -25,8 +25,8 @@ from shared.runtime.process import Service
 from shared.store import (
     account_changes,
     blobs,
+    folder_mails,
     inbound_admin,
-    maildrops,
     maillog,
     sent_mail,
     submissions_admin,
@@ -34,7 +34,19 @@ from shared.store import (
 )
 
 PURGED = Counter("mailgroup_purged_total", "Rows that were purged after their retention time.", ["kind"])
-for _kind in ("copies", "mails", "bytes", "submissions", "secrets", "ledger", "events", "authors", "index", "names"):
+for _kind in (
+    "copies",
+    "mails",
+    "bytes",
+    "submissions",
+    "secrets",
+    "ledger",
+    "events",
+    "authors",
+    "index",
+    "names",
+    "folders",
+):
     PURGED.labels(_kind)
 
 FIRST_SECONDS = 300.0
@@ -52,6 +64,8 @@ BATCH_SECONDS = 30.0
 SCAN_FACTOR = 100
 """Rows that one transaction scans for each row of a batch, of a table without an index on the age: 50,000 rows take a
 tenth of a second, as long as the pause. With fewer, the pauses would let a purge of 300 million mails take hours."""
+DRAFT_AGE = datetime.timedelta(hours=1)
+"""Retention of an expunged draft: a client replaces its draft every minute or so, and nobody undeletes one."""
 TRACE_AGE = datetime.timedelta(days=90)
 """Retention of the history of a mail, and of unknown names; longer if deleted mail is kept longer."""
 VANISHED_AGE = datetime.timedelta(days=365)
@@ -179,12 +193,29 @@ def _steps(now: datetime.datetime, kept: datetime.datetime) -> Sequence[Step]:
     """Return the steps in their order. :param kept: what was deleted before is purged."""
     traced = min(now - TRACE_AGE, kept)
 
+    drafted = now - DRAFT_AGE
+
+    async def marks(connection: Connection, after: int, size: int) -> Purged:
+        _, following = await folder_mails.mark_purgeable(connection, after, kept, size)
+        return Counts(), following
+
     async def tombstones(connection: Connection, after: int, size: int) -> Purged:
-        return _until_nothing(await _copies(connection, await maildrops.purge_tombstones(connection, kept, size)))
+        return _until_nothing(await _copies(connection, await folder_mails.purge_tombstones(connection, kept, size)))
+
+    async def draft_marks(connection: Connection, after: int, size: int) -> Purged:
+        _, following = await folder_mails.mark_purgeable(connection, after, drafted, size, drafts=True)
+        return Counts(), following
+
+    async def drafts(connection: Connection, after: int, size: int) -> Purged:
+        gone = await folder_mails.purge_tombstones(connection, drafted, size, drafts=True)
+        return _until_nothing(await _copies(connection, gone))
 
     async def mailboxes(connection: Connection, after: int, size: int) -> Purged:
         removed = await account_changes.list_removed_locals(connection, kept)
-        return _until_nothing(await _copies(connection, await maildrops.purge_mailboxes(connection, removed, size)))
+        return _until_nothing(await _copies(connection, await folder_mails.purge_mailboxes(connection, removed, size)))
+
+    async def folders(connection: Connection, after: int, size: int) -> Purged:
+        return _until_nothing(Counts(folders=await folder_mails.purge_folders(connection, kept, size)))
 
     async def discarded(connection: Connection, after: int, size: int) -> Purged:
         return _until_nothing(await _mails(connection, await inbound_admin.list_discarded(connection, kept, size)))
@@ -219,7 +250,23 @@ def _steps(now: datetime.datetime, kept: datetime.datetime) -> Sequence[Step]:
         count, following = await search_index.purge_index(connection, after, SCAN_FACTOR * size)
         return Counts(index=count), following
 
-    return (tombstones, mailboxes, discarded, secrets, events, authorship, names, sent, ledger, orphans, index)
+    return (
+        marks,
+        tombstones,
+        draft_marks,
+        drafts,
+        mailboxes,
+        folders,
+        discarded,
+        secrets,
+        events,
+        authorship,
+        names,
+        sent,
+        ledger,
+        orphans,
+        index,
+    )
 
 
 def _until_nothing(gone: Counts[str]) -> Purged:
@@ -227,13 +274,13 @@ def _until_nothing(gone: Counts[str]) -> Purged:
     return gone, 0 if gone.total() else None
 
 
-async def _copies(connection: Connection, inbound_ids: list[int]) -> Counts[str]:
-    """Count purged copies of these mails, and purge the mails without any copy and their bytes."""
-    gone = Counts(copies=len(inbound_ids))
-    gone.update(await _mails(connection, sorted(set(inbound_ids))))
+async def _copies(connection: Connection, blob_ids: list[int]) -> Counts[str]:
+    """Count purged copies with these bytes, and purge the mails without any copy and the bytes."""
+    gone = Counts(copies=len(blob_ids))
+    gone.update(await _mails(connection, sorted(set(blob_ids))))
     return gone
 
 
-async def _mails(connection: Connection, inbound_ids: list[int]) -> Counts[str]:
-    freed = await inbound_admin.purge_inbound(connection, inbound_ids)
-    return Counts(mails=len(freed), bytes=await blobs.purge_blobs(connection, freed))
+async def _mails(connection: Connection, blob_ids: list[int]) -> Counts[str]:
+    mails = await inbound_admin.purge_inbound(connection, blob_ids)
+    return Counts(mails=mails, bytes=await blobs.purge_blobs(connection, blob_ids))

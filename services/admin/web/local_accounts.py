@@ -30,7 +30,7 @@ from services.admin.web.page_context import (
 )
 from shared.errors import Permanent
 from shared.model import Local
-from shared.store import accounts, inbound_admin, last_logins, maildrops
+from shared.store import accounts, folder_admin, inbound_admin, last_logins
 
 router = APIRouter(include_in_schema=False, prefix="/local")
 
@@ -138,7 +138,7 @@ async def remove(request: Request, context: PageDep, user: Administrator, addres
     form, days = Form(await request.form()), context.system.settings.retention_days
     if not is_confirmed(form):
         async with context.system.database.transaction() as connection:
-            drop = await maildrops.load_summary(connection, person.id)
+            drop = await folder_admin.load_summary(connection, person.id)
         effects = [
             f"{person.user_name} cannot sign in any more. Mail with this name goes to everyone in the share.",
             f"The mailbox has {counted(drop.mails)}. They are kept for {days} days; until then the account can be "
@@ -187,11 +187,11 @@ async def load_local(context: PageContext, address: str) -> Local:
 async def load_deleted_mail(context: PageContext, person: Local) -> dict[str, Any]:
     """Return the facts of the page of deleted mail."""
     async with context.system.database.transaction() as connection:
-        entries = await maildrops.list_latest_deleted(connection, person.id)
+        entries = await folder_admin.list_latest_deleted(connection, person.id)
         # from the index: reading some hundred headers would take long
-        headlines = await search_index.subjects(connection, [entry.inbound_id for entry in entries])
-    rows = [(entry, *headlines.get(entry.inbound_id, ("", f"Mail {entry.inbound_id}"))) for entry in entries]
-    return {"rows": rows, "max_rows": maildrops.DELETED_SHOWN, "days": context.system.settings.retention_days}
+        headlines = await search_index.subjects(connection, [entry.mail_id for entry in entries])
+    rows = [(entry, *headlines.get(entry.mail_id, ("", f"Mail {entry.mail_id}"))) for entry in entries]
+    return {"rows": rows, "max_rows": folder_admin.DELETED_SHOWN, "days": context.system.settings.retention_days}
 
 
 async def undelete_mails(context: PageContext, person: Local, ids: list[int], user: str) -> str:
@@ -291,7 +291,7 @@ async def _dialog(
             if person is not None
             else []
         )
-        drop = await maildrops.load_summary(connection, person.id) if person is not None else None
+        drop = await folder_admin.load_summary(connection, person.id) if person is not None else None
         held = await inbound_admin.count_held(connection, person.external_id) if person is not None else 0
         sessions = await users.list_sessions(connection, person.id) if person is not None else []
         logins = await last_logins.load_last_logins(connection, person.id) if person is not None else []

@@ -13,7 +13,7 @@ from services.admin.web.local_accounts import load_deleted_mail, undelete_mails
 from services.admin.web.page_context import COOKIE, NotSignedIn, PageContext, PageDep, Person
 from shared.errors import Permanent
 from shared.model import Local
-from shared.store import account_changes, accounts, maildrops
+from shared.store import account_changes, accounts, folder_admin
 
 router = APIRouter(include_in_schema=False, prefix="/mine")
 
@@ -31,7 +31,7 @@ async def _page(request: Request, context: PageContext, user: Person, field: str
     person = await _myself(context, user)
     async with context.system.database.transaction() as connection:
         external = await accounts.load_externals(connection, [person.external_id])
-        drop = await maildrops.load_summary(connection, person.id)
+        drop = await folder_admin.load_summary(connection, person.id)
         sessions = await users.list_sessions(connection, person.id)
     servers, links = client_autoconfig.servers_and_links(request, context, person.address)
     return await context.render_page(

@@ -9,7 +9,7 @@ from alembic import context
 from alembic.runtime.migration import MigrationContext, MigrationInfo
 from alembic.script import Script
 
-from shared.db.migrations.revisions import RELEASED
+from shared.db.migrations.revisions import RELEASED, UNRELEASED
 
 
 def record_contraction(
@@ -17,9 +17,12 @@ def record_contraction(
 ) -> None:
     """After a revision that contracts the schema, in its transaction: record the oldest revision whose code works."""
     script = step.up_revision
-    version = getattr(script.module, "contracts", None) if isinstance(script, Script) else None
-    if version is not None and ctx.connection is not None:
-        ctx.connection.exec_driver_sql("update alembic_version set oldest_revision = %s", (RELEASED[version],))
+    if not isinstance(script, Script) or ctx.connection is None:
+        return
+    version = getattr(script.module, "contracts", None)
+    if version is not None:
+        oldest = script.revision if version == UNRELEASED else RELEASED[version]
+        ctx.connection.exec_driver_sql("update alembic_version set oldest_revision = %s", (oldest,))
 
 
 context.configure(

@@ -24,6 +24,10 @@ RELEASED: dict[str, str] = {}
 """The last revision of each released version, by version as in CHANGELOG.md. A revision may take away only what a
 released version has stopped using."""
 
+UNRELEASED = "unreleased"
+"""What a revision before the first release names instead (``contracts``): only its own code and later code works with
+the schema. Processes of older code wait, so they have to be stopped for an upgrade."""
+
 SCHEMA_QUERY = "select version_num, to_jsonb(v) ->> 'oldest_revision' from alembic_version v"
 """SQL: the revision of the database, and the oldest one whose code works with it; null before the first release."""
 

@@ -26,8 +26,9 @@ insert into uidl_ledger (external_id, uidl, state, octets, reason, tries)
     select id, 'u-1', 'skipped', 60000000, 'larger than 50 MB', 3 from external_accounts where address = '{SUPPORT}';
 update inbound set state = 'parked', error = 'it broke', origin = 'router' where message_id = 's@customer.example';
 update inbound set state = 'held', reason = 'held: nobody' where message_id = 'q@customer.example';
-insert into maildrop_mails (local_id, blob_id, inbound_id, octets, version, deleted_at)
-    select l.id, i.blob_id, i.id, 1, 1, now() from local_accounts l, inbound i
+insert into folder_mails (folder_id, uid, blob_id, mail_id, octets, version, expunged_at, expunged_as)
+    select f.id, 1000, i.blob_id, i.id, 1, 1, now(), 'deleted'
+    from local_accounts l join folders f on f.local_id = l.id and f.special_use = 'inbox', inbound i
     where l.address = 'tom@local.com' and i.message_id = 'q@customer.example';
 update external_accounts set oauth = '{{"name": "google", "client_id": "x", "issuer": {{"token_url": "https://x.example",
     "scope": "x", "device_url": null, "authorize_url": null}}}}' where address = 'sales@company.com';
@@ -378,7 +379,7 @@ TABLES = (
     "submissions",
     "submission_recipients",
     "(select d.* from deliveries d join inbound i on i.id = d.inbound_id where i.source <> 'notice')",
-    "maildrop_mails",
+    "folder_mails",
     "api_tokens",
 )
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from shared.db.database import Database
-from shared.store import maildrops
+from shared.store import folder_admin, folder_mails
 from tests import console, servers
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone
 from tests.console import Browser, stored, text
@@ -56,9 +56,9 @@ async def fill(url: str) -> None:
 async def give(database: Database, local_id: int, ids: Sequence[int]) -> None:
     found = await rows(database, "select id, blob_id, 1000 from inbound order by id")
     async with database.transaction() as connection:
-        await maildrops.deliver_copies(connection, [maildrops.Copy([local_id], *row) for row in found])
-        entries = await maildrops.list_mails(connection, local_id)
-        await maildrops.tombstone_mails(connection, local_id, [entry.id for entry in entries[:1000]])
+        await folder_mails.deliver_copies(connection, [folder_mails.Copy([local_id], *row) for row in found])
+        entries = await folder_admin.list_mails(connection, local_id)
+        await folder_mails.tombstone_mails(connection, local_id, [entry.uid for entry in entries[:1000]])
     await rows(
         database,
         """update inbound set state = 'delivered', rule = 5, message_id = 'm' || id || '@x.example',

@@ -287,8 +287,9 @@ def test_a_person_restores_deleted_mail_and_changes_the_password(browser: Browse
     assert "Login user name tom@local.com" in settings
     with psycopg.connect(store) as connection:
         connection.execute(
-            """insert into maildrop_mails (local_id, blob_id, inbound_id, octets, version, deleted_at)
-               select l.id, i.blob_id, i.id, 1, 1, now() from local_accounts l, inbound i
+            """insert into folder_mails (folder_id, uid, blob_id, mail_id, octets, version, expunged_at, expunged_as)
+               select f.id, 1000, i.blob_id, i.id, 1, 1, now(), 'deleted'
+               from local_accounts l join folders f on f.local_id = l.id and f.special_use = 'inbox', inbound i
                where l.address = 'tom@local.com' and i.message_id = 'q@customer.example'"""
         )
     assert "Printer smokes" in text(person.get("/mine/deleted"))

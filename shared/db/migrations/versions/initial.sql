@@ -406,7 +406,7 @@ create index uidl_ledger_skipped on uidl_ledger (external_id) where state = 'ski
 
 -- ---------------------------------------------------------------------------------------------- mailboxes
 
--- Owner: shared/store/maildrops.py
+-- The revision folders replaces these two tables.
 -- One row for each local account, created with it. version counts changes: each writer of a mailbox locks this row first,
 -- so versions are in the order of commits, and a reader loads the changes after the version that it has.
 create table maildrops (
@@ -417,7 +417,6 @@ create table maildrops (
 
 create sequence maildrop_uids;
 
--- Owner: shared/store/maildrops.py
 -- A copy of a mail in a mailbox. A tombstone (deleted_at) keeps the row, so nothing delivers it again. blob_id is no
 -- foreign key: inbound_id is one, and that row refers to the bytes; another key would cost every copy an index entry.
 create table maildrop_mails (
@@ -496,7 +495,7 @@ insert into number_timeline values (present_timeline());
 -- more than a standby can lack.
 create function skip_lost_numbers() returns void language plpgsql as $$
 declare
-    gap constant bigint := 100000000;                -- twice VERSION_GAP of shared/store/maildrops.py
+    gap constant bigint := 100000000;                -- twice VERSION_GAP of the code that reads them
 begin
     if (select timeline from number_timeline) = present_timeline() then
         return;

@@ -1,4 +1,4 @@
-"""shared/store/maildrops.py and the reading of bytes on a real PostgreSQL."""
+"""shared/store/folder_mails.py and the reading of bytes on a real PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from services.pop3_out.mailbox_store import DatabaseStore
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
 from shared.model import Content, External, Local, Server
-from shared.store import account_changes, accounts, blobs, inbound, maildrops
+from shared.store import account_changes, accounts, blobs, folder_admin, folder_mails, folders, inbound
 from shared.store.blobs import CHUNK_OCTETS, HEAD_OCTETS
+from shared.store.folder_mails import Copy
 from shared.store.inbound import Arrival
-from shared.store.maildrops import Copy
 from tests.integration.test_router_and_mailbox import end_account, waits_for_a_lock
 from tests.polling import until
 from tests.servers import opened
@@ -36,7 +36,7 @@ async def add_people(database: Database, *names: str, password_hash: str = "none
         for name in names:
             local = Local(0, f"{name}@local.com", True, password_hash, name.title(), (), (), support, None)
             local_id = await account_changes.save_local(connection, local)
-            await maildrops.create_maildrop(connection, local_id)
+            await folders.create_standard_folders(connection, local_id)
             [people[name]] = await accounts.load_locals(connection, [local_id])
     return people
 
@@ -52,7 +52,7 @@ async def add_mails(database: Database, local: Local, *bodies: bytes, as_deleted
             Copy([local.id], mail, id_, len(body), as_deleted)
             for mail, id_, body in zip(mails, ids, bodies, strict=True)
         ]
-        await maildrops.deliver_copies(connection, copies)
+        await folder_mails.deliver_copies(connection, copies)
     return copies
 
 
@@ -73,7 +73,7 @@ async def test_a_snapshot_follows_the_mailbox(database: Database) -> None:
     box = await store.load_snapshot(alex.id)
     assert list(box.octets) == [3, 4, 5]
     # when some are deleted, then later sessions do not see them and earlier ones do
-    await store.delete_mails(alex, [box.rows[0], box.rows[2]])
+    await store.delete_mails(alex, [box.uids[0], box.uids[2]])
     assert await octets(store, alex) == [4]
     assert list(box.octets) == [3, 4, 5]
     assert await store.read_mails([box.blob_ids[0]], 3) == {box.blob_ids[0]: b"1\r\n"}
@@ -124,13 +124,13 @@ async def test_a_mailbox_with_many_changes_is_read_again(database: Database, mon
         found = await store.load_snapshot(alex.id)
         # then it is the current state
         fresh = await DatabaseStore(database).load_snapshot(alex.id)
-        assert (found.version, list(found.rows), list(found.octets)) == (
+        assert (found.version, list(found.uids), list(found.octets)) == (
             fresh.version,
-            list(fresh.rows),
+            list(fresh.uids),
             list(fresh.octets),
         )
     assert list(found.octets) == [3, 4, 5, 6, 6, 6]
-    await store.delete_mails(alex, list(found.rows)[1:])
+    await store.delete_mails(alex, list(found.uids)[1:])
     assert await octets(store, alex) == list(first.octets)
 
 
@@ -157,9 +157,9 @@ async def test_a_repeated_delivery_restores_no_deleted_mail(database: Database) 
     store, alex = DatabaseStore(database), people["alex"]
     copies = await add_mails(database, alex, b"1\r\n", b"22\r\n")
     box = await store.load_snapshot(alex.id)
-    await store.delete_mails(alex, [box.rows[0]])
+    await store.delete_mails(alex, [box.uids[0]])
     async with database.transaction() as connection:
-        await maildrops.deliver_copies(connection, copies)
+        await folder_mails.deliver_copies(connection, copies)
     assert await octets(store, alex) == [4]
 
 
@@ -168,10 +168,10 @@ async def test_deleting_a_deleted_mail_is_no_error(database: Database) -> None:
     alex = people["alex"]
     await add_mails(database, alex, b"1\r\n", b"22\r\n")
     async with database.transaction() as connection:
-        rows = [entry.id for entry in await maildrops.list_mails(connection, alex.id)]
-        assert len(await maildrops.tombstone_mails(connection, alex.id, rows[:1])) == 1
-        assert len(await maildrops.tombstone_mails(connection, alex.id, rows)) == 1
-        assert await maildrops.tombstone_mails(connection, alex.id, [*rows, 999_999]) == []
+        rows = [entry.uid for entry in await folder_admin.list_mails(connection, alex.id)]
+        assert len(await folder_mails.tombstone_mails(connection, alex.id, rows[:1])) == 1
+        assert len(await folder_mails.tombstone_mails(connection, alex.id, rows)) == 1
+        assert await folder_mails.tombstone_mails(connection, alex.id, [*rows, 999_999]) == []
 
 
 async def test_no_session_deletes_another_account_s_mail(database: Database) -> None:
@@ -179,7 +179,7 @@ async def test_no_session_deletes_another_account_s_mail(database: Database) -> 
     await add_mails(database, people["alex"], b"1\r\n")
     store = DatabaseStore(database)
     box = await store.load_snapshot(people["alex"].id)
-    await store.delete_mails(people["jim"], list(box.rows))
+    await store.delete_mails(people["jim"], list(box.uids))
     assert await octets(store, people["alex"]) == [3]
 
 
@@ -190,10 +190,10 @@ async def test_an_own_copy_is_stored_as_deleted_and_undelete_brings_it_back(data
     await add_mails(database, alex, b"22\r\n")
     assert await octets(store, alex) == [4]
     async with database.transaction() as connection:
-        [own, _] = await maildrops.list_mails(connection, alex.id, deleted=True)
+        [own, _] = await folder_admin.list_mails(connection, alex.id, deleted=True)
         assert own.deleted_at is not None
-        assert await maildrops.undelete_mails(connection, alex.id, [own.id]) == [own.inbound_id]
-        assert await maildrops.undelete_mails(connection, alex.id, [own.id]) == []
+        assert await folder_admin.undelete_mails(connection, alex.id, [own.key]) == [own.mail_id]
+        assert await folder_admin.undelete_mails(connection, alex.id, [own.key]) == []
     assert await octets(store, alex) == [4, 3]
 
 
@@ -202,9 +202,10 @@ async def test_undeleted_mail_has_another_uidl(database: Database) -> None:
     store, alex = DatabaseStore(database), people["alex"]
     await add_mails(database, alex, b"1\r\n")
     before = await store.load_snapshot(alex.id)
-    await store.delete_mails(alex, list(before.rows))
+    await store.delete_mails(alex, list(before.uids))
     async with database.transaction() as connection:
-        await maildrops.undelete_mails(connection, alex.id, list(before.rows))
+        [entry] = await folder_admin.list_mails(connection, alex.id, deleted=True)
+        await folder_admin.undelete_mails(connection, alex.id, [entry.key])
     after = await store.load_snapshot(alex.id)
     assert len(after) == 1
     assert after.uidl(1) != before.uidl(1)
@@ -217,8 +218,8 @@ async def test_a_deletion_that_fails_deletes_nothing(database: Database) -> None
     await add_mails(database, alex, b"1\r\n", b"22\r\n")
     with pytest.raises(RuntimeError):
         async with database.transaction() as connection:
-            rows = [entry.id for entry in await maildrops.list_mails(connection, alex.id)]
-            await maildrops.tombstone_mails(connection, alex.id, rows)
+            rows = [entry.uid for entry in await folder_admin.list_mails(connection, alex.id)]
+            await folder_mails.tombstone_mails(connection, alex.id, rows)
             raise RuntimeError("the transaction does not commit")
     assert await octets(DatabaseStore(database), alex) == [3, 4]
 
@@ -228,8 +229,8 @@ async def test_the_trace_records_deletions(database: Database) -> None:
     store, alex = DatabaseStore(database), people["alex"]
     [copy] = await add_mails(database, alex, b"1\r\n")
     box = await store.load_snapshot(alex.id)
-    await store.delete_mails(alex, list(box.rows))
-    await store.delete_mails(alex, list(box.rows))
+    await store.delete_mails(alex, list(box.uids))
+    await store.delete_mails(alex, list(box.uids))
     async with database.transaction() as connection:
         cursor = await connection.execute(
             "select who from maillog where event = 'deleted' and inbound_id = %s", (copy.inbound_id,)
@@ -248,7 +249,7 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_deadlock(database
             [mail] = await inbound.add_inbound(
                 connection, [Arrival("local", message, recipients=((people[0].id, "test"),))]
             )
-            await maildrops.deliver_copies(connection, [Copy([local.id for local in order], mail, message, 3)])
+            await folder_mails.deliver_copies(connection, [Copy([local.id for local in order], mail, message, 3)])
 
     # when many are delivered at once, while sessions load snapshots
     store = DatabaseStore(database)
@@ -264,7 +265,7 @@ async def test_writers_that_name_mailboxes_in_any_order_do_not_deadlock(database
         kept = await store.load_snapshot(local.id)
         fresh = await DatabaseStore(database).load_snapshot(local.id)
         assert len(kept) == 60
-        assert (kept.rows, kept.uids) == (fresh.rows, fresh.uids)
+        assert (kept.uids, kept.uidls) == (fresh.uids, fresh.uidls)
     assert seen == sorted(seen)
 
 
@@ -281,18 +282,18 @@ async def test_no_writer_relies_on_an_account_that_ends_before_its_commit(
     await add_mails(database, people["alex"], b"2\r\n", as_deleted=True)
     await add_mails(database, people["jim"], b"3\r\n")
     async with database.statement() as connection:
-        entries = await maildrops.list_mails(connection, people["alex"].id, deleted=True)
-    ids = [entry.id for entry in entries]
+        entries = await folder_admin.list_mails(connection, people["alex"].id, deleted=True)
+    uids, keys = [entry.uid for entry in entries], [entry.key for entry in entries]
 
     async def write() -> None:
         if writer == "session":
-            await DatabaseStore(database).delete_mails(people["alex"], ids)
+            await DatabaseStore(database).delete_mails(people["alex"], uids)
             return
         async with database.transaction() as connection:
             if writer == "undelete":
-                await maildrops.undelete_mails(connection, people["alex"].id, ids)
+                await folder_admin.undelete_mails(connection, people["alex"].id, keys)
             else:
-                await maildrops.copy_all(connection, people["jim"].id, people["alex"].id)
+                await folder_admin.copy_all(connection, people["jim"].id, people["alex"].id)
 
     locked, go_on = asyncio.Event(), asyncio.Event()
     async with opened(database_url) as console:
@@ -307,7 +308,7 @@ async def test_no_writer_relies_on_an_account_that_ends_before_its_commit(
         with pytest.raises(Permanent, match="no mailbox"):
             await writing
     async with database.statement() as connection:
-        assert await maildrops.list_mails(connection, people["alex"].id, deleted=True) == entries
+        assert await folder_admin.list_mails(connection, people["alex"].id, deleted=True) == entries
 
 
 async def test_an_account_without_a_mailbox_is_a_clear_error(database: Database) -> None:
@@ -318,7 +319,7 @@ async def test_an_account_without_a_mailbox_is_a_clear_error(database: Database)
         await store.load_snapshot(999)
     with pytest.raises(Permanent, match="no mailbox for local account 999"):
         async with database.transaction() as connection:
-            await maildrops.deliver_copies(connection, [Copy([999], 1, 1, 1)])
+            await folder_mails.deliver_copies(connection, [Copy([999], 1, 1, 1)])
 
 
 @pytest.mark.parametrize(
