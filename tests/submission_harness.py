@@ -20,7 +20,7 @@ from shared.db.database import Database
 from shared.model import External, Local, Server
 from shared.net import server_tls
 from shared.settings import Settings, load
-from shared.store import account_changes, blobs, submissions_admin
+from shared.store import account_changes, blobs, folders, submissions_admin
 
 SERVER = Server("mail.company.com", 25, "none")
 SECRET = hash_password("secret")
@@ -56,6 +56,7 @@ async def add_office(database: Database) -> dict[str, int]:
                     ids["jim"] if name == "away" else None,
                 ),
             )
+            await folders.create_standard_folders(connection, ids[name])
     return ids
 
 

@@ -14,7 +14,7 @@ gets a notice about a recipient that was accepted and has no account any more.
 Consumes: SMTP. Publishes: ``submitted.<external>`` for the sender, after the commit.
 
 Tables: reads external_accounts, local_accounts, accounts_version, last_logins, inbound, deliveries; writes submissions,
-submission_recipients, sent_mail, blobs, last_logins, maillog.
+submission_recipients, sent_mail, blobs, folders and folder_mails (a copy in Sent), last_logins, maillog.
 
 Security: lines, header, mail, recipients, times, the rate of a mail, sessions and memory per account, connections per
 network and the memory of all sessions are limited. Failed logins are throttled (shared/auth/authenticator.py). The

@@ -15,7 +15,7 @@ from shared.db.arrays import array_literal
 from shared.db.database import Connection, storable
 from shared.errors import MAX_FAILURES
 from shared.model import Content, EnvelopeRecipient
-from shared.store import accounts, blobs, maillog, poison, relay_status, sent_mail
+from shared.store import accounts, blobs, folder_edits, maillog, poison, relay_status, sent_mail
 
 MAX_REASON = 1000
 """Longest reason in a notice about refused recipients: characters; each has its own in its row."""
@@ -56,6 +56,8 @@ _RECORD = f"""
     with
     -- Authors and local recipients that are enabled. They stay so until the commit.
     people as materialized ({accounts.LOCK_ENABLED}),
+    -- The folder Sent of the authors that nobody else changes now.
+    sent as materialized ({folder_edits.LOCK_SENT}),
     given as (
         select * from rows from (
             json_to_recordset(%s) as (
@@ -72,10 +74,11 @@ _RECORD = f"""
     new as materialized (
         select given.*, nextval('mail_ids') as id, nextval(pg_get_serial_sequence('blobs', 'id')) as blob_id
         from given left join people on people.id = author_id
-        where given.password_hash is null
-            or given.password_hash = people.password_hash and given.external_id = people.external_id
-                and given.accounts_version = (select version::text from accounts_version)
-                and given.local_ids <@ array(select id from people)),
+        where (given.envelope_from = '' or author_id in (select local_id from sent))
+            and (given.password_hash is null
+                or given.password_hash = people.password_hash and given.external_id = people.external_id
+                    and given.accounts_version = (select version::text from accounts_version)
+                    and given.local_ids <@ array(select id from people))),
     -- Their bytes.
     new_blobs as ({blobs.FROM_NEW}),
     -- The submissions themselves.
@@ -96,17 +99,21 @@ _RECORD = f"""
             with ordinality as r (address, kind, target_id, dsn_params, state, reply, position)),
     -- The authors of their Message-IDs.
     new_authors as ({sent_mail.FROM_NEW}),
+    -- A copy of each in its author's folder Sent.
+    {folder_edits.FILE_NEW},
     -- Their events.
     new_events as ({maillog.SUBMITTED_FROM_NEW})
     select place, id, blob_id from new"""
 
 
 async def record_submissions(connection: Connection, submissions: Sequence[Submission]) -> list[int | None]:
-    """Store bytes, envelopes, authors and events; each submission is then ``submitted``. :return: their ids, in order.
+    """Store bytes, envelopes, authors, events, and a copy in Sent; each submission is then ``submitted``.
 
-    None in place of an id: nothing is stored, because the accounts have changed since the envelope was checked, or the
-    author or a local recipient is being changed now. The author and the local recipients are locked until the commit,
-    so what was checked is still true then. An external account with an enabled sharer cannot be removed.
+    :return: their ids, in order. None in place of an id: nothing is stored, because the accounts have changed since the
+        envelope was checked, or the author, a local recipient, or the folder Sent is being changed now.
+
+    The author and the local recipients are locked until the commit, so what was checked is still true then. An external
+    account with an enabled sharer cannot be removed.
 
     The author of a Message-ID is recorded here, before the mail can leave, so that no answer arrives earlier. A known
     Message-ID keeps its first author. If every mail ``fits_one_statement``, this is one statement; otherwise it needs a
@@ -120,6 +127,7 @@ async def record_submissions(connection: Connection, submissions: Sequence[Submi
         _RECORD,
         (
             array_literal(people),
+            array_literal({submission.author_id for submission in submissions if submission.envelope_from}),
             json.dumps([_given(submission) for submission in submissions]),
             [content.sha256 for content in contents],
             [blobs.head(content) for content in contents],
