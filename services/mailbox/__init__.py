@@ -5,6 +5,7 @@ Summary: delivers the copies that the router decided, in batches; the only write
 Consumes: queue ``mailbox`` (``routed.<local>``).
 Publishes: ``fetched.<external>`` for a mail whose recipient was removed between decision and delivery. Mail that was
 sent to that recipient's local address is held instead: it concerns no other user.
+It also publishes ``changed.<local>`` (transient) for each mailbox that got mail, for programs that watch mailboxes.
 Tables: reads deliveries, inbound, blobs; writes folders, folder_mails, delivered, inbound (state), deliveries
 (done_at, for a mail that is delivered to some of its recipients only), poison, maillog.
 Security: works on ids only; reads no part of a mail.

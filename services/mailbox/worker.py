@@ -124,7 +124,8 @@ class MailboxWorker:
         for age in ages:
             FETCH_TO_READABLE.observe(age)
         for_router = {copy.inbound_id: copy.external for copy in returned if copy.external is not None}
-        return publications.fetched(for_router.items())
+        people = [pair for copy in deliverable for pair in zip(copy.local_ids, copy.addresses, strict=True)]
+        return publications.fetched(for_router.items()) + publications.changed(people)
 
     async def sweep(self) -> list[Publication]:
         """Return publications for mails that are overdue for delivery: their message was lost."""

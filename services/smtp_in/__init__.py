@@ -11,7 +11,8 @@ Cached accounts are enough to accept a command. The complete mail is checked onc
 accounts are still those that it was checked by; author and local recipients are locked until the commit. The author
 gets a notice about a recipient that was accepted and has no account any more.
 
-Consumes: SMTP. Publishes: ``submitted.<external>`` for the sender, after the commit.
+Consumes: SMTP. Publishes: after the commit, ``submitted.<external>`` for the sender, and ``changed.<local>``
+(transient) for programs that watch the author's folder Sent.
 
 Tables: reads external_accounts, local_accounts, accounts_version, last_logins, inbound, deliveries; writes submissions,
 submission_recipients, sent_mail, blobs, folders and folder_mails (a copy in Sent), last_logins, maillog.

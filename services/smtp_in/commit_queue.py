@@ -15,7 +15,7 @@ from services.smtp_in.receive_memory import ReceiveMemory
 from services.smtp_in.recipient_policy import Directory
 from services.smtp_in.sender_policy import valid_message_id
 from shared.amqp.broker import Broker
-from shared.amqp.publications import submitted
+from shared.amqp.publications import changed, submitted
 from shared.db.database import Connection, Database
 from shared.db.group_commit import GroupCommit
 from shared.mime.addresses import ascii_address
@@ -51,6 +51,7 @@ class CommittedSubmission:
     id: int | None  # of the submission; None: not stored, accounts of the envelope have changed or are being changed
     events: Sequence[maillog.MailEvent]
     external: str  # address of the external account that sends it
+    author: tuple[int, str]  # id and address of the local account
 
 
 def build_submission(
@@ -189,6 +190,7 @@ class CommitQueue:
                     *submissions.refusal_events(pending.submission, submission_id),
                 ),
                 pending.external,
+                (pending.submission.author_id, pending.event.who or ""),
             )
             for submission_id, pending in zip(ids, batch, strict=True)
         ]
@@ -212,4 +214,8 @@ class CommitQueue:
         batch, self._unannounced = self._unannounced, []
         self._announce_due.clear()
         maillog.announce([event for each in batch for event in each.events])
-        self._broker.publish_behind(submitted((each.id, each.external) for each in batch if each.id is not None))
+        stored = [each for each in batch if each.id is not None]
+        self._broker.publish_behind(
+            submitted((each.id, each.external) for each in stored if each.id is not None)
+            + changed(each.author for each in stored)
+        )

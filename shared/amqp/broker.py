@@ -64,6 +64,9 @@ class Publication:
     key: str
     body: bytes
     copies: tuple[str, ...] = ()
+    transient: bool = (
+        False  # a hint that may be lost: sent without confirmation, to the queues that are bound just then
+    )
 
 
 @dataclass(slots=True)
@@ -170,7 +173,7 @@ class _PublicationGroup:
 
 
 class Broker:
-    """One connection: a channel for publishing, and one for each consumer."""
+    """One connection: a channel for publishing, one for hints, and one for each consumer."""
 
     def __init__(self, url: str, name: str) -> None:
         """Does not connect yet.
@@ -186,6 +189,7 @@ class Broker:
         self._consumers: list[Consumer] = []
         self._connection: AsyncioConnection | None = None
         self._channel: Channel | None = None
+        self._hints: Channel | None = None  # without confirmations
         self._unconfirmed: dict[int, _PublicationGroup] = {}  # in the order of their tags
         self._next_tag = 1
         self._window_freed = asyncio.Event()  # the window may have places again
@@ -309,6 +313,7 @@ class Broker:
         await self._declare(channel)
         await self._call(channel, partial(channel.confirm_delivery, partial(self._on_confirm, channel)))
         channel.add_on_return_callback(self._on_return)
+        self._hints = await self._open_channel(connection, on_lost)
         self._channel, self._next_tag = channel, 1
         for consumer in self._consumers:
             await self._start(consumer, connection, on_lost)
@@ -354,7 +359,7 @@ class Broker:
 
     def _disconnect(self) -> None:
         self._up.clear()
-        connection, self._connection, self._channel = self._connection, None, None
+        connection, self._connection, self._channel, self._hints = self._connection, None, None, None
         for group in self._unconfirmed.values():
             _fail(group.done, "the connection to the broker was lost")
         self._unconfirmed.clear()
@@ -373,11 +378,16 @@ class Broker:
     # ------------------------------------------------------------------------------------------ publishing
 
     async def publish(self, publications: Iterable[Publication]) -> None:
-        """Publish and wait until a queue has each of them.
+        """Publish and wait until a queue has each of them. Transient ones are sent if that is possible at once.
 
         :raises Temporary: the broker is unavailable, too slow, or has no queue for a message.
         """
-        messages = list(publications)
+        messages = []
+        for publication in publications:
+            if publication.transient:
+                self._hint(publication)
+            else:
+                messages.append(publication)
         if not messages:
             return
         group = _PublicationGroup(len(messages))
@@ -422,6 +432,17 @@ class Broker:
             await self.publish(publications)
         except Temporary as error:
             log.warning("publish failed, left to the sweep", messages=len(publications), error=str(error))
+
+    def _hint(self, publication: Publication) -> None:
+        """Send a transient message, unless the broker is away or accepts nothing: then it would wait in memory."""
+        channel, connection = self._hints, self._connection
+        if not self.ready or not self._unblocked.is_set() or channel is None or connection is None:
+            return
+        try:
+            properties = _properties(publication, None, connection.params.frame_max)
+            channel.basic_publish(topology.EXCHANGE, publication.key, publication.body, properties)
+        except AMQPError as error:  # the connection is just ending
+            log.info("hint not sent", key=publication.key, error=f"{type(error).__name__}: {error}")
 
     def _send(self, publications: Sequence[Publication], group: _PublicationGroup) -> None:
         channel, connection = self._channel, self._connection
@@ -517,8 +538,8 @@ class Broker:
             self._calls.discard(answered)
 
 
-def _properties(publication: Publication, tag: int, max_frame_octets: int) -> pika.BasicProperties:
-    """Return the properties of a persistent message with a JSON body.
+def _properties(publication: Publication, tag: int | None, max_frame_octets: int) -> pika.BasicProperties:
+    """Return the properties of a message with a JSON body, which is persistent unless it is transient.
 
     basic.return carries no tag, so the tag is also the message id.
 
@@ -528,8 +549,8 @@ def _properties(publication: Publication, tag: int, max_frame_octets: int) -> pi
         raise ValueError(f"{len(publication.copies)} copies do not fit into a frame of {max_frame_octets} octets")
     return pika.BasicProperties(
         content_type="application/json",
-        delivery_mode=2,
-        message_id=str(tag),
+        delivery_mode=1 if publication.transient else 2,
+        message_id=None if tag is None else str(tag),
         headers={"CC": list(publication.copies)} if publication.copies else None,
     )
 

@@ -45,6 +45,10 @@ class SubmittedItem(WorkItem):
     external: str
 
 
+class ChangedItem(WorkItem):
+    """Mailboxes that have changed. ids: of local accounts."""
+
+
 E = TypeVar("E", bound=WorkItem)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from shared.amqp.broker import Publication
-from shared.amqp.payloads import FetchedItem, RoutedItem, SubmittedItem
-from shared.amqp.topology import FETCHED, ROUTED, SUBMITTED, routing_key
+from shared.amqp.payloads import ChangedItem, FetchedItem, RoutedItem, SubmittedItem
+from shared.amqp.topology import CHANGED, FETCHED, ROUTED, SUBMITTED, routing_key
 
 RECIPIENTS_A_MESSAGE = 100
 """Recipients of one message: the header has to fit a frame of 128 KiB; further recipients get further messages."""
@@ -60,6 +60,24 @@ def submitted(submissions: Iterable[tuple[int, str]]) -> list[Publication]:
         )
         for external, first_id, more_ids in _grouped(submissions)
     ]
+
+
+def changed(people: Iterable[tuple[int, str]]) -> list[Publication]:
+    """Build the hints that the mailboxes of these people have changed, for whoever watches them.
+
+    A hint that is lost is published by nobody again: watchers compare versions from time to time, too.
+
+    :param people: pairs of the id of the local account and its address.
+    """
+    known = list(dict.fromkeys(people))
+    hints = []
+    for start in range(0, len(known), RECIPIENTS_A_MESSAGE):
+        part = known[start : start + RECIPIENTS_A_MESSAGE]
+        key, *copies = [routing_key(CHANGED, address) for _, address in part]
+        first_id, *more_ids = [local_id for local_id, _ in part]
+        body = ChangedItem(id=first_id, more_ids=tuple(more_ids)).to_json()
+        hints.append(Publication(key, body, tuple(copies), transient=True))
+    return hints
 
 
 def _grouped(mails: Iterable[tuple[int, _Key]]) -> Iterator[tuple[_Key, int, tuple[int, ...]]]:

@@ -3,6 +3,7 @@
     fetcher  ──fetched.<external>──▶ queue router ──▶ router  ──routed.<local>──▶ queue mailbox ──▶ mailbox
     smtp_in  ──submitted.<external>▶ queue sender ──▶ sender  ──routed.<local>──▶ queue mailbox
                                                       sender  ──fetched.<external>▶ queue router
+    mailbox, smtp_in ──changed.<local>──▶ no queue of ours: programs that watch mailboxes bind their own
     rejected by a consumer ──▶ exchange mail.dead ──▶ queue mail.dead-letters
 
 A message holds ids and addresses (shared/amqp/payloads.py), never bytes of a mail. The database is the truth: the sweep
@@ -24,6 +25,7 @@ DEAD_LETTERS = "mail.dead-letters"
 FETCHED = "fetched"
 ROUTED = "routed"
 SUBMITTED = "submitted"
+CHANGED = "changed"
 
 DELIVERY_LIMIT = 1_000_000
 """x-delivery-limit of the quorum queues, effectively unlimited. We count the attempts of each mail in the database;
@@ -48,5 +50,7 @@ QUEUES = (
 
 
 def routing_key(stage: str, address: str) -> str:
-    """Return the routing key of a stage (FETCHED, ROUTED, SUBMITTED) for an address: at most 255 octets."""
+    """Return the routing key of a stage (FETCHED, ROUTED, SUBMITTED), or of CHANGED, for an address: at most 255
+    octets.
+    """
     return f"{stage}.{address.casefold()}"

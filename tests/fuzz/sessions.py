@@ -181,7 +181,7 @@ class Hands:
     async def commit(self, handed: PendingSubmission) -> CommittedSubmission:
         await asyncio.sleep(0)
         self.handed.append(handed)
-        return CommittedSubmission(len(self.handed), (), handed.external)
+        return CommittedSubmission(len(self.handed), (), handed.external, (1, ""))
 
     async def may_redirect(self, _: Envelope) -> bool:
         await asyncio.sleep(0)

@@ -83,6 +83,30 @@ async def test_a_message_is_persistent_json_with_its_copies_in_the_header(
     assert (properties.headers or {}).get("CC") == (list(copies) or None)
 
 
+async def test_a_hint_reaches_the_queues_that_are_bound_and_waits_for_none(broker: Broker, broker_url: str) -> None:
+    await connected(broker)
+    hint = Publication("changed.alex@local.com", b'{"id": 1}', transient=True)
+    # given a hint that nobody wants, which is no error
+    await broker.publish([hint, fetched(1)])
+    with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
+        channel = connection.channel()
+        queue = channel.queue_declare("", exclusive=True).method.queue
+        channel.queue_bind(queue, topology.EXCHANGE, "changed.#")
+        # when another one follows
+        await broker.publish([hint])
+        for _, properties, body in channel.consume(queue, auto_ack=True, inactivity_timeout=60):
+            # then a program that watches gets this one
+            assert properties is not None and (body, properties.delivery_mode) == (b'{"id": 1}', 1)
+            break
+        assert channel.queue_declare(queue, passive=True).method.message_count == 0
+
+
+async def test_a_hint_is_dropped_while_the_broker_is_away(broker_url: str) -> None:
+    away = Broker(broker_url, "test-away")  # it is not open
+    async with asyncio.timeout(20):
+        await away.publish([Publication("changed.alex@local.com", b"{}", transient=True)])
+
+
 async def test_a_message_that_no_queue_accepts_is_an_error(broker: Broker) -> None:
     await connected(broker)
     with pytest.raises(Temporary, match="no queue accepts nowhere"):

@@ -28,8 +28,13 @@ def mail(to: str, subject: str = "x") -> bytes:
     return f"From: anna@x.example\r\nTo: {to}\r\nSubject: {subject}\r\n\r\nHello\r\n".encode()
 
 
+def work(publications: Sequence[Publication]) -> list[Publication]:
+    """The messages for a stage, without the hints that a mailbox has changed."""
+    return [publication for publication in publications if not publication.transient]
+
+
 def ids(publications: Sequence[Publication]) -> list[int]:
-    return [row for publication in publications for row in read_payload(WorkItem, publication.body).ids]
+    return [row for publication in work(publications) for row in read_payload(WorkItem, publication.body).ids]
 
 
 async def deliver(database: Database, rows: list[int]) -> list[Publication]:
@@ -126,7 +131,7 @@ async def test_a_delivery_decided_before_a_removal_goes_back_to_the_router(datab
     routed = await RouterWorker(database, 5).handle(rows)
     await apply(database, COMPANY | {"local_accounts": COMPANY["local_accounts"][1:]}, prune=True)
     back = await MailboxWorker(database, 5).handle(ids(routed))
-    assert [read_payload(FetchedItem, publication.body).external for publication in back] == [SUPPORT]
+    assert [read_payload(FetchedItem, publication.body).external for publication in work(back)] == [SUPPORT]
     await deliver(database, ids(back))
     assert len(await mailbox_of(database, "jim@local.com")) == 1
 
@@ -310,7 +315,7 @@ async def test_a_change_waits_for_the_delivery_that_began_before_it(
         assert not locked.is_set()
         go_on.set()
         # then the mail is in the mailbox before, and nothing goes back
-        assert await delivering == []
+        assert work(await delivering) == []
         await changing
     async with database.statement() as connection:
         assert len(await folder_admin.list_mails(connection, people["Alex"].id)) == 1

@@ -57,6 +57,17 @@ def test_submissions_of_one_account_travel_together_but_not_too_many() -> None:
     assert sorted(row for _, item in found for row in item.ids) == list(range(1, 112))
 
 
+def test_the_mailboxes_that_a_batch_changed_are_one_transient_message() -> None:
+    people = [(n, f"p{n}@local.com") for n in range(1, 120)]
+    found = publications.changed([*people, *people])
+    assert [(each.key, len(each.copies), each.transient) for each in found] == [
+        ("changed.p1@local.com", 99, True),
+        ("changed.p101@local.com", 18, True),
+    ]
+    read = [payloads.read_payload(payloads.ChangedItem, each.body).ids for each in found]
+    assert sorted(local_id for ids in read for local_id in ids) == list(range(1, 120))
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b"[1]", b'{"id": "x"}', b"\xff"])
 def test_a_message_that_is_no_work_item_is_a_permanent_failure(body: bytes) -> None:
     with pytest.raises(Permanent, match="not a FetchedItem"):
