@@ -109,6 +109,7 @@ class External:
     answer_notes: bool = False  # notify the sharers when one of them has answered a mail to everyone
     hold: bool = False  # its mail is on hold until the operator says that everybody is there
     imap: ImapServer | None = None  # None: mail is fetched by POP3
+    reply_tag: bool = False  # its mails leave with a Reply-To address that names their author
 
     def __post_init__(self) -> None:
         if (self.pop3 is None) == (self.imap is None):

@@ -5,8 +5,8 @@ each (``shared.routing.decide``, a pure function).
 
 Consumes: queue ``router`` (``fetched.<external>``).
 Publishes: ``routed.<local>`` for the mailbox service.
-Tables: reads external_accounts, local_accounts, blobs, sent_mail; writes inbound (state), deliveries, poison,
-events.
+Tables: reads external_accounts, local_accounts, blobs, sent_mail, reply_tag_keys; writes inbound (state),
+deliveries, reply_tag_probes, poison, events.
 Security: parses headers that anyone on the Internet may write. They are data: limited in size and time, never part of
 SQL; mail with an unreadable header goes to everyone who shares the account.
 On failure: a mail that fails here five times is parked with its traceback; so is a mail that crashes the process five

@@ -20,7 +20,7 @@ from shared.mime.headers import MAX_HOPS
 from shared.model import External, Local, Sent
 from shared.runtime.parsing import Parsing
 from shared.runtime.queue_worker import FailureCounter
-from shared.store import accounts, blobs, inbound, maillog, sent_mail
+from shared.store import accounts, blobs, inbound, maillog, reply_tags, sent_mail
 from shared.store.inbound import FetchedMail, RoutingResult
 
 LOOP_REASON = f"mail loop: more than {MAX_HOPS} servers have relayed the mail (Received fields)"
@@ -69,13 +69,17 @@ class RouterWorker:
             if looping:
                 await inbound.park_looping(connection, [mail.id for mail in looping], inbound.LOOP, LOOP_REASON)
             mails = [mail for mail in mails if mail not in looping]
+            probes = await _take_probes(connection, mails, facts)
+            mails = [mail for mail in mails if mail.id not in probes]
             referenced = {message_id for mail in mails for message_id in routing.referenced_ids(facts[mail.id])}
             sent = await sent_mail.find_sent(connection, referenced)
+            has_tags = any(facts[mail.id].to.tags or facts[mail.id].cc.tags for mail in mails)
+            tag_keys = await reply_tags.load_keys(connection) if has_tags else []
             own_copies = await _confirm_own_copies(connection, _own_copies(mails, facts, externals, sharers, sent))
             decisions = [
                 own_copies[mail.id].decision
                 if mail.id in own_copies
-                else await parsing.run(0, _decide, mail, facts[mail.id], externals, sharers, sent)
+                else await parsing.run(0, _decide, mail, facts[mail.id], externals, sharers, sent, tag_keys)
                 for mail in mails
             ]
             results = [_result(mail, decision) for mail, decision in zip(mails, decisions, strict=True)]
@@ -90,6 +94,12 @@ class RouterWorker:
             )
             addresses = {local.id: local.address for people in sharers.values() for local in people}
             events = _events(mails, results, externals, addresses)
+            events += [
+                maillog.MailEvent(
+                    "discarded", inbound_id=mail_id, external=_address_of(external_id, externals), reply=probe.reason
+                )
+                for mail_id, (external_id, probe) in probes.items()
+            ]
             events += [
                 maillog.MailEvent("parked", inbound_id=mail.id, reply=LOOP_REASON, origin_id=mail.submission_id)
                 for mail in looping
@@ -107,6 +117,33 @@ class RouterWorker:
             await inbound.route_again(connection)
             overdue = await inbound.list_overdue(connection, "fetched", self._grace)
         return publications.fetched((row, external) for row, external, _ in overdue)
+
+
+async def _take_probes(
+    connection: Connection, mails: Sequence[FetchedMail], facts: Mapping[int, routing.HeaderFacts]
+) -> dict[int, tuple[int, routing.ProbeMail]]:
+    """Discard the probe mails for reply tags and the reports on them, and record what they say.
+
+    :return: by id of the mail, each with the id of its external account.
+    """
+    named = {mail.id: routing.probes_named(facts[mail.id]) for mail in mails if mail.source == "fetched"}
+    known = await reply_tags.find_probes(connection, {message_id for ids in named.values() for message_id in ids})
+    found: dict[int, tuple[int, routing.ProbeMail]] = {}
+    for mail in mails:
+        for message_id in named.get(mail.id, ()):
+            if mail.external_id is not None and (mail.external_id, message_id) in known:
+                probe = known[mail.external_id, message_id]
+                found[mail.id] = (
+                    mail.external_id,
+                    routing.read_probe(facts[mail.id], message_id, None if probe is None else probe.tag),
+                )
+                break
+    if found:
+        await inbound.discard_probes(connection, {mail_id: probe.reason for mail_id, (_, probe) in found.items()})
+        await reply_tags.record_results(
+            connection, [(external_id, probe.message_id, probe.result) for external_id, probe in found.values()]
+        )
+    return found
 
 
 def _own_copies(
@@ -149,13 +186,14 @@ def _decide(
     externals: Mapping[int, External],
     sharers: Mapping[int, Sequence[Local]],
     sent: Mapping[str, Sequence[Sent]],
+    tag_keys: Sequence[bytes],
 ) -> routing.Decision:
     if mail.external_id is None:
         return routing.Decision((), 5, inbound.REMOVED, held=True)
     external = externals.get(mail.external_id)
     if external is None:
         return routing.Decision((), 5, "held: the external account was removed", held=True)
-    return routing.decide(facts, external, sharers[external.id], sent, mail.source, mail.author_id)
+    return routing.decide(facts, external, sharers[external.id], sent, mail.source, mail.author_id, tag_keys)
 
 
 def _result(mail: FetchedMail, decision: routing.Decision) -> RoutingResult:
@@ -164,7 +202,11 @@ def _result(mail: FetchedMail, decision: routing.Decision) -> RoutingResult:
 
 
 def _address(mail: FetchedMail, externals: Mapping[int, External]) -> str | None:
-    external = externals.get(mail.external_id or 0)
+    return _address_of(mail.external_id, externals)
+
+
+def _address_of(external_id: int | None, externals: Mapping[int, External]) -> str | None:
+    external = externals.get(external_id or 0)
     return external.address if external else None
 
 

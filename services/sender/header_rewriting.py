@@ -3,6 +3,9 @@
 The manual says in chapter 3 that the "To" line of outgoing mail is replaced; its own sample (4.3) works only if this
 means the sender's line. Here every mailbox that is a local address is replaced, in every field that holds addresses
 (``header_fields``), so that a reply to all reaches colleagues too. Every other octet stays unchanged.
+
+With a reply tag (``Author.reply_address``) the author's own address in Reply-To becomes the one with the tag, and a
+mail without Reply-To gets one. Any other Reply-To is the author's choice and stays.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from services.sender.header_fields import AUTHOR_FIELDS, COPIES_OF_FROM, Treatme
 from services.sender.header_folding import MAX_LINE_OCTETS, fold_long_lines
 from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address
+from shared.mime.display_names import normalise
 from shared.mime.headers import Mailbox
 
 _COMPLETED = frozenset({"message-id", "date"})
@@ -37,6 +41,8 @@ class Author:
     external_address: str  # of the external account that relays the mail
     external_addresses: frozenset[str]  # this one and the account's aliases, folded
     redirects: bool = False  # the mail that another has written: From stays
+    local_addresses: frozenset[str] = frozenset()  # the author's own ones, folded
+    reply_address: str | None = None  # the external address with the author's reply tag; None: no tag
 
 
 class ParsedField(NamedTuple):
@@ -159,6 +165,8 @@ def _missing_fields(seen: Collection[str], author: Author, message_id: str, date
         lines += b"Date: " + format_datetime(date).encode() + b"\r\n"
     if "from" not in seen:
         lines += b"From: " + headers.format_mailbox(author.user_name, ascii_address(author.external_address)) + b"\r\n"
+    if author.reply_address is not None and "reply-to" not in seen:
+        lines += b"Reply-To: " + headers.format_mailbox(author.user_name, ascii_address(author.reply_address)) + b"\r\n"
     if "message-id" not in seen:
         lines += b"Message-ID: <" + message_id.encode("utf-8", "replace") + b">\r\n"
     return lines
@@ -171,13 +179,24 @@ def _rewrite_mailbox(mailbox: Mailbox, directory: Mapping[str, _Person], author:
     """
     address = fold_address(mailbox.address)
     person = directory.get(address)
-    if person is None and key in AUTHOR_FIELDS and address in author.external_addresses:
+    if key == "reply-to" and author.reply_address is not None and _is_authors_own(mailbox, author):
+        person = author.user_name, author.reply_address
+    elif person is None and key in AUTHOR_FIELDS and address in author.external_addresses:
         person = author.user_name, mailbox.address.rstrip(".")
     elif (
         person is None and key == "from" and not author.redirects
     ):  # it was the author's at the submission: smtp_in rejects any other
         person = author.user_name, author.external_address
     return mailbox if person is None else mailbox._replace(name=person[0], address=ascii_address(person[1]))
+
+
+def _is_authors_own(mailbox: Mailbox, author: Author) -> bool:
+    """Whether an address in Reply-To is the author's own. The external address with another name is not: the author may
+    want the answers to reach a colleague, or everybody."""
+    address = fold_address(mailbox.address)
+    if address in author.local_addresses:
+        return True
+    return address in author.external_addresses and normalise(mailbox.name or "") in ("", normalise(author.user_name))
 
 
 def _field_edits(

@@ -17,9 +17,10 @@ from shared.errors import Permanent
 from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address, spellings
 from shared.mime.headers import Mailbox
+from shared.mime.reply_tags import make_tag, tagged_address
 from shared.model import External, Local
 from shared.runtime.parsing import Parsing
-from shared.store import accounts, blobs
+from shared.store import accounts, blobs, reply_tags
 from shared.store.relay_queue import QueuedMail
 
 _People = Mapping[str, tuple[str, str]]  # lower-case local address to (user name, external address)
@@ -47,6 +48,7 @@ async def load_sources(database: Database, mails: Sequence[QueuedMail], external
     """
     parsing = Parsing()
     async with database.statement() as connection:
+        tag_key = (await reply_tags.load_keys(connection))[:1] if external.reply_tag else []
         heads = await blobs.heads(connection, [mail.blob_id for mail in mails])
         parsed_heads: dict[int, tuple[bytes, _ParsedHead]] = {}
         addresses: set[str] = set()
@@ -69,7 +71,7 @@ async def load_sources(database: Database, mails: Sequence[QueuedMail], external
         if mail.id in parsed_heads:
             head, parsed = parsed_heads.pop(mail.id)
             sources[mail.id] = await parsing.run(
-                len(parsed.header.header), _build_source, mail, external, head, parsed, people(ages[mail.id])
+                len(parsed.header.header), _build_source, mail, external, head, parsed, people(ages[mail.id]), tag_key
             )
     return sources
 
@@ -92,8 +94,14 @@ def _parse(head: bytes, end: int) -> _ParsedHead:
 
 
 def _build_source(
-    mail: QueuedMail, external: External, head: bytes, parsed: _ParsedHead, people: _People
+    mail: QueuedMail,
+    external: External,
+    head: bytes,
+    parsed: _ParsedHead,
+    people: _People,
+    tag_key: Sequence[bytes],
 ) -> MessageSource:
+    """Build the source of a mail. :param tag_key: makes reply tags; empty: none are made."""
     # A mail leaves by the account for which it was submitted, even if its author belongs to another one now.
     author_addresses = (mail.author_address, *mail.author_addresses)
     directory = {
@@ -101,16 +109,22 @@ def _build_source(
         **{fold_address(address): (mail.author_name, external.address) for address in author_addresses},
     }
     submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=mail.age)
+    original = parsed.header.header
+    null_sender = not mail.envelope_from and is_automatic(original)
+    redirects = _is_redirect(parsed.header, author_addresses)
+    reply_address = None
+    if tag_key and not redirects and not null_sender:
+        reply_address = tagged_address(external.address, make_tag(tag_key[0], external.id, mail.author_id))
     author = Author(
         mail.author_name,
         external.address,
         frozenset(map(fold_address, external.own_addresses)),
-        _is_redirect(parsed.header, author_addresses),
+        redirects,
+        frozenset(map(fold_address, author_addresses)),
+        reply_address,
     )
     header = rewrite_header(parsed.header, directory, author, mail.message_id, submitted_at)
-    original = parsed.header.header
     body = replaced_recipients(head, len(original), parsed.recipients, directory)
-    null_sender = not mail.envelope_from and is_automatic(original)
     return MessageSource(header + body, not header.isascii(), len(head), null_sender)
 
 

@@ -97,6 +97,16 @@ def address_matcher(addresses: tuple[str, ...]) -> Callable[[str], bool]:
     return is_own
 
 
+def plus_tag(address: str, addresses: tuple[str, ...]) -> str | None:
+    """Return the ``+tag`` of an address that is one of these (``address_matcher``), folded; None if it has none."""
+    local = _folded(address.rpartition("@")[0])
+    own_locals = [_folded(own.rpartition("@")[0]) for own in addresses]
+    if local in own_locals:
+        return None
+    tags = [local[len(own) + 1 :] for own in own_locals if local.startswith(own + "+")]
+    return min(tags, key=len, default=None)
+
+
 def _split(address: str) -> tuple[str, list[set[str]]]:
     local, _, domain = address.rpartition("@")
     labels = _u_labels(domain).split(".")

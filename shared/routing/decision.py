@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shared.mime.display_names import normalise
 from shared.mime.provider_ids import sent_key
+from shared.mime.reply_tags import author_of
 from shared.model import External, Local, Sent
 from shared.routing.facts import AddressedNames, HeaderFacts
 
@@ -54,18 +55,19 @@ def decide(
     known: Mapping[str, Sequence[Sent]],
     source: str = "fetched",
     author_id: int | None = None,
+    tag_keys: Sequence[bytes] = (),
 ) -> Decision:
     """Decide who gets a mail that is no own copy, and by which rule.
 
     :param sharers: the local accounts that share ``external``, enabled or not.
     :param known: the mails that we sent, by the ids of ``referenced_ids``, the earliest first.
     :param source: inbound.source: fetched, submitted or notice.
-    :param author_id: the local account that wrote a submitted mail.
+    :param author_id: the local account that wrote a submitted mail. :param tag_keys: verify reply tags.
 
     An account that is not started (``hold``) holds every mail: its first user is not to get what is for the others.
     """
     writer = author_id if source == "submitted" else None
-    choice = _choose(facts, external, sharers, known, writer)
+    choice = _choose(facts, external, sharers, known, writer, tag_keys)
     everyone = _everyone(sharers, writer)
     if choice is None:
         why = _why_everyone(facts, external) + (
@@ -90,6 +92,7 @@ def _choose(
     sharers: Sequence[Local],
     known: Mapping[str, Sequence[Sent]],
     writer: int | None,
+    tag_keys: Sequence[bytes],
 ) -> _Choice | None:
     """Return the choice of the first rule, 1 to 4, that applies; None for rule 5.
 
@@ -102,23 +105,25 @@ def _choose(
     def author(ids: Iterable[str]) -> Local | None:
         return _author(ids, external, sharers, known, writer)
 
-    answered: Local | None = None
+    tagged = answered = None
     if external.reply_to_author:
-        answered = author([*facts.in_reply_to, *reversed(facts.references)])
+        tagged = _tagged(facts, external, sharers, writer, tag_keys)
+        answered = tagged or author([*facts.in_reply_to, *reversed(facts.references)])
     named = _named(facts.to, "To", sharers)
     if named:
         also = _named(facts.cc, "Cc", sharers)
         people = {local.id: (local, reason) for local, reason in (*also, *named)}  # the reason from To has precedence
         extra = (
-            ((answered, f"{answered.user_name} wrote the mail that it answers"),)
-            if (answered and answered.id not in people)
+            ((answered, _why_tagged(answered) if tagged else f"{answered.user_name} wrote the mail that it answers"),)
+            if answered and answered.id not in people
             else ()
         )
         return _Choice(1, tuple(people.values()), extra)
     if not facts.to.found and (named := _named(facts.cc, "Cc", sharers)):
         return _Choice(2, named)
     if answered:
-        return _Choice(3, ((answered, f"it answers a mail that {answered.user_name} wrote"),))
+        why = _why_tagged(answered) if tagged else f"it answers a mail that {answered.user_name} wrote"
+        return _Choice(3, ((answered, why),))
     if facts.is_notice and (subject := author([*facts.reported, *facts.in_reply_to, *reversed(facts.references)])):
         return _Choice(4, ((subject, f"it reports on a mail that {subject.user_name} wrote"),))
     return None
@@ -142,6 +147,25 @@ def _named(addressed: AddressedNames, field: str, sharers: Sequence[Local]) -> t
 
 def _names_of(sharers: Sequence[Local]) -> set[str]:
     return {normalise(name) for local in sharers for name in local.names}
+
+
+def _tagged(
+    facts: HeaderFacts,
+    external: External,
+    sharers: Sequence[Local],
+    writer: int | None,
+    keys: Sequence[bytes],
+) -> Local | None:
+    """Return the person whom the first valid reply tag names; a person who shares the account now."""
+    people = {local.id: local for local in sharers if local.id != writer}
+    for tag in (*facts.to.tags, *facts.cc.tags):
+        if (person := people.get(author_of(tag, external.id, keys) or 0)) is not None:
+            return person
+    return None
+
+
+def _why_tagged(person: Local) -> str:
+    return f"it is addressed to the reply tag of {person.user_name}"
 
 
 def _author(

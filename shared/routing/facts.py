@@ -14,10 +14,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from shared.mime import bounces, charsets
-from shared.mime.addresses import address_matcher
+from shared.mime.addresses import address_matcher, plus_tag
 from shared.mime.display_names import LONGEST, normalise_uncached, without_address
 from shared.mime.headers import MAX_HOPS, Mailbox, iterate_mailboxes, iterate_values, mailboxes, message_ids
 from shared.mime.provider_ids import sent_key
+from shared.mime.reply_tags import is_tag
 from shared.mime.tokens import TooManyTokens, token_budget
 from shared.model import External
 
@@ -46,6 +47,8 @@ NEWEST_REFERENCES = 100
 """Limits the Message-IDs of References that are used: the newest."""
 REFERENCES_OCTETS = 32 * 1024
 """Limits the end of a References field that is read: octets; the newest ids are at the end."""
+TAGS = 10
+"""Limits the reply tags of To, and of Cc, that are verified: an answer has one."""
 IDS = 20
 """Limits the Message-IDs that are used of each other field."""
 IDS_OCTETS = 16 * 1024
@@ -91,6 +94,7 @@ class AddressedNames:
 
     found: bool = False  # there is such a mailbox
     names: tuple[WrittenName, ...] = ()  # beside them, each once, in order
+    tags: tuple[str, ...] = ()  # of their addresses, those that have the form of a reply tag; not verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +214,7 @@ class _AddressReader:
 
     def __init__(self, addresses: tuple[str, ...], codec: str) -> None:
         self._codec = codec
+        self._addresses = addresses
         self._is_own = address_matcher(addresses)
         self._own_names = _own_names(addresses)
         self._budget = token_budget(MAIL_TOKENS)
@@ -219,6 +224,7 @@ class _AddressReader:
         """Read a field. :raises _TooMany: a limit is exceeded."""
         found = False
         names: dict[str, WrittenName] = {}
+        tags: dict[str, None] = {}
         count = 0
         for value in values:
             for mailbox in self._iterate(field, value):
@@ -227,6 +233,10 @@ class _AddressReader:
                     raise _TooMany(f"{field} has more than {FIELD_MAILBOXES} addresses")
                 if self._is_own(mailbox.address):
                     found = True
+                    if "+" in mailbox.address and len(tags) < TAGS:
+                        tag = plus_tag(mailbox.address, self._addresses)
+                        if tag is not None and is_tag(tag):
+                            tags[tag] = None
                     if mailbox.name and len(names) <= NAMES:
                         name = self._name(mailbox.name, mailbox.address)
                         names.setdefault(name.normalised, name)
@@ -235,7 +245,7 @@ class _AddressReader:
         self._mailboxes += count
         if self._mailboxes > MAIL_MAILBOXES:
             raise _TooMany(f"To and Cc have more than {MAIL_MAILBOXES} addresses")
-        return AddressedNames(found, tuple(names.values()))
+        return AddressedNames(found, tuple(names.values()), tuple(tags))
 
     def _iterate(self, field: str, value: bytes) -> Iterator[Mailbox]:
         try:

@@ -71,6 +71,7 @@ async def save_external(connection: Connection, external: External) -> int:
         "delete_history": external.delete_history,
         "reply_to_author": external.reply_to_author,
         "answer_notes": external.answer_notes,
+        "reply_tag": external.reply_tag,
         "hold": external.hold,
         "aliases": list(external.aliases),
         "oauth": None if external.oauth is None else Jsonb(asdict(external.oauth)),

@@ -10,7 +10,7 @@ open mails: a plan made in quiet times expects that index to be short, but it is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -358,6 +358,16 @@ async def park_looping(connection: Connection, rows: Sequence[int], origin: str,
         """update inbound set state = 'parked', error = %s, origin = %s, state_at = now()
            where id = any(%s::bigint[]) and state || '' = 'fetched'""",
         (reason, origin, array_literal(rows)),
+    )
+
+
+async def discard_probes(connection: Connection, reasons: Mapping[int, str]) -> None:
+    """Discard mails that wait for the router, each for its reason: nobody gets a probe mail of ours."""
+    await connection.execute(
+        """update inbound set state = 'discarded', reason = v.reason, state_at = now(), swept_at = null
+           from unnest(%s::bigint[], %s::text[]) as v (id, reason)
+           where inbound.id = v.id and inbound.state || '' = 'fetched'""",
+        (array_literal(reasons), array_literal(reasons.values())),
     )
 
 

@@ -37,7 +37,7 @@ class MailEvent:
     """An event of a mail.
 
     event: fetched, renumbered, skipped, routed, held, delivered, own_copy, returned, submitted, relayed, delayed,
-    failed, cancelled, uncertain, noticed, parked, requeued, deleted, undeleted, local_organizer.
+    failed, cancelled, uncertain, noticed, parked, requeued, discarded, deleted, undeleted, local_organizer.
     """
 
     event: str

@@ -192,6 +192,7 @@ OTHERS: dict[str, Any] = {
     "aliases": ("z",),
     "oauth": OAuth("google", Issuer("https://x.example/token", "mail"), "client"),
     "answer_notes": True,
+    "reply_tag": True,
     "hold": True,
     "password_hash": "other",
     "user_name": "Sam",

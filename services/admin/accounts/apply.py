@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from services.admin.accounts import start
+from services.admin.accounts import start, tag_probe
 from services.admin.accounts.applied_passwords import Progress, hash_passwords
 from services.admin.accounts.change_lines import ChangeLine, FieldChange, describe_change
 from services.admin.accounts.conflicts import find_conflicts
@@ -35,7 +35,7 @@ from shared.mime.display_names import normalise
 from shared.model import External, Local, OAuth
 from shared.provider.credentials import Grant
 from shared.provider.vault import Vault
-from shared.store import account_changes, accounts, folders, inbound, polls, relay_status, uidl_ledger
+from shared.store import account_changes, accounts, folders, inbound, polls, relay_status, reply_tags, uidl_ledger
 
 _FETCHING = ("enabled", "login", "password", "oauth", "pop3", "imap", "history", "delete_after_days", "delete_history")
 """Fields that decide what is fetched from the provider and deleted there."""
@@ -78,6 +78,8 @@ async def apply(
     await account_changes.lock_for_change(connection)
     externals, people = await accounts.load_externals(connection), await accounts.load_locals(connection)
     plan = await asyncio.to_thread(plan_changes, wanted, externals, people, prune)  # long for ten thousand accounts
+    if problems := await _find_tag_problems(connection, plan):
+        raise AccountsError(wanted.locate(problems))
     # Before the first write: hashing is slow, and written rows are locked for the fetcher and the sender, too.
     hashes = await hash_passwords(connection, plan.save_locals, passwords, progress)
     execution = _Execution(connection, vault, externals, people)
@@ -98,6 +100,17 @@ async def apply(
             ChangeLine(f"{counted(len(released), 'mail on hold', ('is', 'are'))} routed again")
         )
     return execution.result
+
+
+async def _find_tag_problems(connection: Connection, plan: AccountsPlan) -> list[AccountProblem]:
+    """Return why accounts of the plan may have no reply tags."""
+    problems = []
+    for entry, old in plan.save_externals:
+        if entry.reply_tag:
+            new = build_external(entry, old, b"", build_oauth(entry), old.id if old else 0)
+            other = old is not None and is_other_maildrop(old, new)
+            problems.append(await tag_probe.find_problem(connection, old, new, other))
+    return [problem for problem in problems if problem is not None]
 
 
 async def _release(connection: Connection, external: External, wanted: AccountsFile) -> str:
@@ -168,6 +181,7 @@ class _Execution:
             await uidl_ledger.detach_all_uidls(self._connection, new.id)
         if before is not None and is_other_maildrop(before, new):
             await polls.forget_maildrop(self._connection, new.id)
+            await reply_tags.forget_probe(self._connection, new.id)
         await relay_status.unpause(self._connection, new.id)
         self.result.changes.append(describe_change(old, new))
         if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):

@@ -55,6 +55,7 @@ def external_fields(account: External) -> dict[str, Any]:
         "delete_history": account.delete_history,
         "reply_to_author": account.reply_to_author,
         "answer_notes": account.answer_notes,
+        "reply_tag": account.reply_tag,
         "hold": account.hold,
         "aliases": list(account.aliases),
     }

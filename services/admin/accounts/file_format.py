@@ -200,6 +200,7 @@ class ExternalFields(_Strict):
     delete_history: bool = False
     reply_to_author: bool = True
     answer_notes: bool = False
+    reply_tag: bool = False
     hold: bool | None = None  # None: as it is stored; false for a new account
     aliases: list[Address] = []
 

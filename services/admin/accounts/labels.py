@@ -38,6 +38,7 @@ EXTERNAL: Final = {
     "aliases": "Further addresses of this mailbox",
     "reply_to_author": "An answer without a name goes to the author of the mail that it answers",
     "answer_notes": "Notify the others by mail when somebody has answered mail that went to everyone",
+    "reply_tag": "Answers come to an address with the author’s tag",
     "smtp.connections": "Connections at once when sending",
     "pop3.tls_fingerprint": "Only this POP3 certificate",
     "imap.tls_fingerprint": "Only this IMAP certificate",

@@ -334,6 +334,7 @@ def build_external(
         tuple(wanted.aliases),
         oauth,
         answer_notes=wanted.answer_notes,
+        reply_tag=wanted.reply_tag,
         hold=wanted.hold if wanted.hold is not None else old is not None and old.hold,
         imap=None if imap is None else ImapServer(*_place_of(imap), folders=tuple(imap.folders)),
     )

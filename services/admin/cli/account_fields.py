@@ -29,7 +29,7 @@ EXTERNAL_FIELDS = (
     *(f"imap.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "folders")),
     *(f"smtp.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "auth", "connections")),
     *("poll_seconds", "history", "delete_after_days", "delete_history", "reply_to_author", "answer_notes", "hold"),
-    "aliases",
+    *("reply_tag", "aliases"),
 )
 """The fields of an external account, for the help."""
 LOCAL_FIELDS = (

@@ -106,6 +106,8 @@ def migrate(
 def rotate_key(data: Data = None) -> None:
     """Encrypt every provider password with the first key of MAILGROUP_SECRET_KEY (new key first, old keys behind it).
 
+    Reply tags get another key, too; tags in mail that was sent stay valid.
+
     Example: MAILGROUP_SECRET_KEY=NEW,OLD mailgroup rotate-key
     """
 

@@ -26,7 +26,7 @@ with lazy_imports():
     from services.admin.monitoring import status as monitoring_status
     from shared import routing
     from shared.db import database
-    from shared.store import accounts, blobs, sent_mail
+    from shared.store import accounts, blobs, reply_tags, sent_mail
 
 queue = group("Submissions that wait to be relayed to the provider.")
 parked = group(
@@ -167,12 +167,13 @@ def route(
             sharers = (await accounts.load_sharers(connection, [account.id]))[account.id]
             facts = routing.read_facts(head, account)
             known = await sent_mail.find_sent(connection, routing.referenced_ids(facts))
+            tag_keys = await reply_tags.load_keys(connection)
             own_copy = routing.find_own_copy(facts, account, sharers, known)
             sent_heads = await blobs.heads(connection, [own_copy.blob_id] if own_copy else [])
         if own_copy and routing.has_same_body(head, sent_heads.get(own_copy.blob_id, b"")):
             decision = own_copy.decision
         else:
-            decision = routing.decide(facts, account, sharers, known)
+            decision = routing.decide(facts, account, sharers, known, tag_keys=tag_keys)
         people = {person.id: person.address for person in sharers}
         if json:
             print_json(

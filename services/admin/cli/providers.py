@@ -1,4 +1,4 @@
-"""The commands on an external account's provider: ``external test``, ``external authorize``, ``external skipped``."""
+"""The commands on an external account's provider: ``external test``, ``authorize``, ``probe-tag``, ``skipped``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from services.admin.formatting import counted
 with lazy_imports():
     from services.admin import context
     from services.admin.access import audit
-    from services.admin.accounts import connection_check, export
+    from services.admin.accounts import connection_check, export, tag_probe
     from services.admin.cli import authorize as authorization
     from services.admin.mail import operations
+    from shared.store import reply_tags
 
 
 def check(address: Address, data: Data = None, json: Json = False) -> None:
@@ -63,6 +64,38 @@ def authorize(address: Address, data: Data = None) -> None:
                 account = await export.find_external(connection, address)
             await authorization.authorize(system, account, audit.operator(), lambda line: print(line, flush=True))
         console.print(f"external account {address}: authorized")
+
+    run(work)
+
+
+def probe_tag(
+    address: Address,
+    wait: Annotated[
+        int, typer.Option("--wait", help="Wait so long for the mail to come back.", metavar="SECONDS", min=0, max=3600)
+    ] = 120,
+    data: Data = None,
+    json: Json = False,
+) -> None:
+    """Send a probe mail to find out whether the account's provider delivers mail to its address with a reply tag.
+
+    The mail reaches nobody's mailbox. When it has come back, 'external set ADDRESS reply_tag=true' is possible.
+
+    Example: mailgroup external probe-tag support@company.com
+    """
+
+    async def work() -> None:
+        async with context.open_context(data) as system:
+            async with system.database.transaction() as connection:
+                account = await export.find_external(connection, address)
+            with show_waiting(f"Sending a probe mail to {address}"):
+                probe: reply_tags.TagProbe | None = await tag_probe.send_probe(system, account, audit.operator())
+                probe = await tag_probe.wait_for_result(system, account.id, wait)
+        if json:
+            print_json(tag_probe.probe_fields(probe))
+        else:
+            console.print(f"{address}: {tag_probe.describe_probe(probe)}")
+        if probe is None or probe.result != "arrived":
+            raise typer.Exit(1)
 
     run(work)
 

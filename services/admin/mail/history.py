@@ -115,6 +115,7 @@ _SENTENCES = {
     "noticed": "{who} was notified: {reply}",
     "parked": "Needs attention: {reply}",
     "requeued": "Retried by the operator",
+    "discarded": "Put into nobody’s mailbox: {reply}",
     "deleted": "Deleted from the mailbox of {who}",
     "local_organizer": "The invitation names {reply} as its organizer, which customers cannot answer",
     "undeleted": "Brought back into the mailbox of {who}",

@@ -30,6 +30,7 @@ from shared.store import (
     inbound_admin,
     maillog,
     relay_status,
+    reply_tags,
     submissions_admin,
     uidl_ledger,
 )
@@ -326,6 +327,8 @@ async def restore_account(connection: Connection, address: str) -> Local:
 async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[str]]:
     """Seal the secrets of the external accounts under the first key.
 
+    Reply tags get another key, too; the keys before verify the tags of mail that was sent.
+
     :return: their number, and the addresses of the accounts whose secret no key opens; these stay as they are.
     """
     await account_changes.lock_for_change(connection)
@@ -336,6 +339,7 @@ async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[st
             await account_changes.save_password(connection, external.id, vault.rotate(external.password))
         except Permanent:
             lost.append(external.address)
+    await reply_tags.rotate_key(connection)
     return len(everyone) - len(lost), lost
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from services.admin.access import audit
 from services.admin.access.users import CurrentUser
-from services.admin.accounts import apply, connection_check, edit, oauth_flow, provider_presets
+from services.admin.accounts import apply, connection_check, edit, oauth_flow, provider_presets, tag_probe
 from services.admin.accounts import start as account_start
 from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountProblem, AccountsError
@@ -45,7 +45,7 @@ from services.admin.web.page_context import (
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External, Local
-from shared.store import accounts, inbound_admin, polls, relay_status
+from shared.store import accounts, inbound_admin, polls, relay_status, reply_tags
 
 router = APIRouter(include_in_schema=False, prefix="/external")
 
@@ -166,6 +166,18 @@ async def remove(request: Request, context: PageDep, user: Administrator, addres
     return await context.redirect(user, "/external", *lines)
 
 
+@router.post("/{address}/probe-tag")
+async def probe_reply_tag(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
+    """Send a probe mail to the account's address with a reply tag."""
+    external = await load_external(context, address)
+    try:
+        probe = await tag_probe.send_probe(context.system, external, user.name)
+    except Permanent as error:
+        return await _dialog(request, context, user, external, account_values(external), problems=[str(error)])
+    line = f"{tag_probe.describe_probe(probe)}."
+    return await context.redirect(user, f"{context.path_to('/external', external.address)}#reply-tag", line)
+
+
 @router.post("/{address}/skipped")
 async def act_on_skipped(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
     """Retry the skipped mails, or acknowledge them."""
@@ -284,6 +296,7 @@ async def _dialog(
         "relay": None,
         "account_problems": [],
         "held": 0,
+        "tag_probe": "",
     }
     if external is not None:
         async with context.system.database.transaction() as connection:
@@ -320,5 +333,6 @@ async def _load_state(connection: Connection, external: External) -> dict[str, A
         "held": await inbound_admin.count_held(connection, external.id),
         "poll": poll,
         "relay": relay,
+        "tag_probe": tag_probe.describe_probe(await reply_tags.load_probe(connection, external.id)),
         "account_problems": [line for line in (find_account_problem(poll), find_account_problem(relay)) if line],
     }

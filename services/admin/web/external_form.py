@@ -50,6 +50,7 @@ NEW: dict[str, Any] = {
     "delete_history": False,
     "reply_to_author": True,
     "answer_notes": False,
+    "reply_tag": False,
     "aliases": "",
     "kept": "",
     "found": "",  # mails that the latest test counted at the provider
@@ -97,6 +98,7 @@ def account_fields(form: Form, secrets: Mapping[str, str], old: External | None)
         "delete_history": form.flag("delete_history"),
         "reply_to_author": form.flag("reply_to_author"),
         "answer_notes": form.flag("answer_notes"),
+        "reply_tag": form.flag("reply_tag"),
         "aliases": form.lines("aliases"),
     }
     if history := form.text("history"):

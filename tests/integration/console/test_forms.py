@@ -370,7 +370,7 @@ HARMLESS = {
     "/sign-out",
 }
 """The routes whose changes can be changed back on the same page."""
-SAID_BESIDE = {"/external/{address}/start"}
+SAID_BESIDE = {"/external/{address}/start", "/external/{address}/probe-tag"}
 """The routes whose one button stands beside what it does, and to how many."""
 TABLES = (
     "external_accounts",

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 
 from services.admin.access.users import CurrentUser
-from services.admin.accounts import connection_check, export, start
+from services.admin.accounts import connection_check, export, start, tag_probe
 from services.admin.accounts.file_format import ExternalFields
 from services.admin.mail import operations
 from services.admin.monitoring.history_progress import load_history_progress
@@ -18,6 +18,7 @@ from services.admin.web.api.schemas.accounts import (
     ExternalAccount,
     HistoryProgress,
     SkippedMailEntry,
+    TagProbeState,
 )
 from services.admin.web.api.schemas.common import (
     AddressInPath,
@@ -29,7 +30,7 @@ from services.admin.web.api.schemas.common import (
     PageLimit,
 )
 from services.admin.web.page_context import Administrator, PageContext, PageDep, Reader
-from shared.store import accounts
+from shared.store import accounts, reply_tags
 
 router = APIRouter()
 
@@ -110,6 +111,25 @@ async def show_history(context: PageDep, user: Reader, address: AddressInPath) -
     """Return how much of the mail that was at the provider at the first contact is fetched."""
     async with context.system.database.transaction() as connection:
         return await load_history_progress(connection, await require_external(connection, address))
+
+
+@router.post("/external-accounts/{address}/tag-probe", response_model=TagProbeState, tags=["accounts"])
+async def send_tag_probe(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
+    """Send a probe mail to the account's address with a reply tag; it reaches nobody's mailbox.
+
+    `reply_tag` can be set when its result is `arrived`.
+    """
+    async with context.system.database.transaction() as connection:
+        external = await require_external(connection, address)
+    return tag_probe.probe_fields(await tag_probe.send_probe(context.system, external, user.name))
+
+
+@router.get("/external-accounts/{address}/tag-probe", response_model=TagProbeState, tags=["accounts"])
+async def show_tag_probe(context: PageDep, user: Reader, address: AddressInPath) -> Any:
+    """Return what became of the latest probe mail."""
+    async with context.system.database.transaction() as connection:
+        external = await require_external(connection, address)
+        return tag_probe.probe_fields(await reply_tags.load_probe(connection, external.id))
 
 
 @router.get("/external-accounts/{address}/skipped-mails", response_model=list[SkippedMailEntry], tags=["mail"])

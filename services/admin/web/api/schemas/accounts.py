@@ -36,6 +36,7 @@ class ExternalAccount(ResponseModel):
     delete_history: bool
     reply_to_author: bool
     answer_notes: bool
+    reply_tag: bool
     hold: bool
     aliases: list[str]
 
@@ -63,6 +64,20 @@ class SkippedMailEntry(BaseModel):
     since: datetime.datetime
     next_try_at: datetime.datetime | None
     acknowledged_at: datetime.datetime | None
+
+
+class TagProbeState(BaseModel):
+    """The latest probe mail for reply tags. result: null until it comes back. text: for people.
+
+    arrived: with its tag; untagged: without it; refused: the provider delivers no mail to such an address; failed: the
+    mail did not leave. reply: why, of the provider.
+    """
+
+    sent_at: datetime.datetime | None
+    result: Literal["arrived", "untagged", "refused", "failed"] | None
+    result_at: datetime.datetime | None
+    reply: str
+    text: str = Field(examples=["No probe mail was sent yet"])
 
 
 class LastLoginEntry(BaseModel):
