@@ -280,6 +280,10 @@ class Content:
         return cls(body, len(body), hashlib.sha256(body).digest())
 
 
+FoundBy = Literal["name", "tag", "reference", "report", "nobody"]
+"""How the recipients of an answer were found: by a name (rules 1 and 2), a reply tag or a reference (rule 3), as the
+author of a mail that it reports on (rule 4), or not at all (rule 5)."""
+
 RecipientKind = Literal["relay", "local", "external"]
 
 

@@ -198,7 +198,9 @@ def _decide(
 
 def _result(mail: FetchedMail, decision: routing.Decision) -> RoutingResult:
     recipients = tuple((recipient.local_id, recipient.rule, recipient.reason) for recipient in decision.recipients)
-    return RoutingResult(mail.id, recipients, decision.rule if recipients else None, decision.reason, decision.own_copy)
+    found_by = decision.found_by if recipients and mail.source == "fetched" else None
+    rule = decision.rule if recipients else None
+    return RoutingResult(mail.id, recipients, rule, decision.reason, decision.own_copy, found_by)
 
 
 def _address(mail: FetchedMail, externals: Mapping[int, External]) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from shared.mime.display_names import normalise
 from shared.mime.provider_ids import sent_key
 from shared.mime.reply_tags import author_of
-from shared.model import External, Local, Sent
+from shared.model import External, FoundBy, Local, Sent
 from shared.routing.facts import AddressedNames, HeaderFacts
 
 SHOWN = 60
@@ -32,6 +32,7 @@ class Decision:
     rule: int
     reason: str
     held: bool = False  # no user is enabled, or the account is not started
+    found_by: FoundBy | None = None  # None: the mail is no answer
     own_copy: bool = False  # a copy of a mail that we sent: only its author gets it, as deleted mail
 
 
@@ -46,6 +47,7 @@ class _Choice:
     rule: int
     people: tuple[tuple[Local, str], ...]
     besides: tuple[tuple[Local, str], ...] = ()
+    found_by: FoundBy | None = None
 
 
 def decide(
@@ -75,7 +77,7 @@ def decide(
             if any(local.id == writer for local in sharers) and all(local.id != writer for local in everyone)
             else ", so everyone who shares it gets it"
         )
-        choice = _Choice(5, tuple((local, why) for local in everyone))
+        choice = _Choice(5, tuple((local, why) for local in everyone), found_by="nobody" if _answers(facts) else None)
     else:
         why = _join([reason for _, reason in (*choice.people, *choice.besides)])
     if external.hold:
@@ -83,7 +85,12 @@ def decide(
     recipients = _recipients(choice, sharers, everyone)
     if not recipients:
         return Decision((), choice.rule, f"held: nobody who shares {external.address} is enabled", held=True)
-    return Decision(recipients, choice.rule, why)
+    return Decision(recipients, choice.rule, why, found_by=choice.found_by)
+
+
+def _answers(facts: HeaderFacts) -> bool:
+    """Whether a mail without a known name is an answer to some mail, or a notice about one."""
+    return facts.is_notice or bool(facts.in_reply_to or facts.references)
 
 
 def _choose(
@@ -118,14 +125,14 @@ def _choose(
             if answered and answered.id not in people
             else ()
         )
-        return _Choice(1, tuple(people.values()), extra)
+        return _Choice(1, tuple(people.values()), extra, "name")
     if not facts.to.found and (named := _named(facts.cc, "Cc", sharers)):
-        return _Choice(2, named)
+        return _Choice(2, named, found_by="name")
     if answered:
         why = _why_tagged(answered) if tagged else f"it answers a mail that {answered.user_name} wrote"
-        return _Choice(3, ((answered, why),))
+        return _Choice(3, ((answered, why),), found_by="tag" if tagged else "reference")
     if facts.is_notice and (subject := author([*facts.reported, *facts.in_reply_to, *reversed(facts.references)])):
-        return _Choice(4, ((subject, f"it reports on a mail that {subject.user_name} wrote"),))
+        return _Choice(4, ((subject, f"it reports on a mail that {subject.user_name} wrote"),), found_by="report")
     return None
 
 

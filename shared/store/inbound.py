@@ -18,6 +18,7 @@ from shared.db import arrays
 from shared.db.arrays import array_literal
 from shared.db.database import FUTURE, Connection, storable
 from shared.errors import MAX_FAILURES
+from shared.model import FoundBy
 from shared.store import poison
 
 SWEEP_LIMIT = 1000
@@ -67,6 +68,7 @@ class RoutingResult:
     rule: int | None  # None for held mail
     reason: str
     own_copy: bool
+    found_by: FoundBy | None = None  # of a fetched mail with recipients
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +179,9 @@ async def write_decisions(connection: Connection, verdicts: Sequence[RoutingResu
     await _decide(connection, ((v.id, local, rule, reason) for v in verdicts for local, rule, reason in v.recipients))
     await connection.execute(
         """update inbound set state = v.state, rule = v.rule, reason = v.reason, own_copy = v.own_copy,
-                  state_at = now(), swept_at = null
-           from unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::boolean[])
-                as v (id, state, rule, reason, own_copy)
+                  found_by = nullif(v.found_by, ''), state_at = now(), swept_at = null
+           from unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::boolean[], %s::text[])
+                as v (id, state, rule, reason, own_copy, found_by)
            where inbound.id = v.id and inbound.state || '' = 'fetched'""",
         (
             array_literal(v.id for v in verdicts),
@@ -187,6 +189,7 @@ async def write_decisions(connection: Connection, verdicts: Sequence[RoutingResu
             array_literal(v.rule for v in verdicts),
             array_literal(v.reason for v in verdicts),
             array_literal(v.own_copy for v in verdicts),
+            array_literal(v.found_by or "" for v in verdicts),
         ),
     )
 

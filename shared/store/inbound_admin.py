@@ -14,8 +14,14 @@ from typing import Literal
 
 from shared.db.arrays import array_literal
 from shared.db.database import Connection
+from shared.model import FoundBy
 from shared.store import sent_mail
 from shared.store.inbound import LOOP, REQUEUED
+
+COUNTED_ANSWERS = 100_000
+"""Limits the answers of an account that are counted: mails; it takes about 20 ms."""
+FOUND_BY: tuple[FoundBy, ...] = ("name", "tag", "reference", "report", "nobody")
+"""The ways in which the recipients of an answer are found, in the order of the rules."""
 
 # ---------------------------------------------------------------------------------------------- counts
 
@@ -60,6 +66,22 @@ _BOOKED = {
     "held": "held",
     "parked": "parked",
 }
+
+
+async def count_found(connection: Connection, external_id: int, days: int) -> dict[FoundBy, int]:
+    """Count the answers to an account that came within the last days, by how their recipients were found.
+
+    At most COUNTED_ANSWERS, the latest, are counted: by an index alone, in a fraction of a second.
+    """
+    cursor = await connection.execute(
+        """select found_by, count(*) from (
+               select found_by from inbound
+               where external_id = %s and found_by is not null and created_at > now() - make_interval(days => %s)
+               order by created_at desc limit %s) latest
+           group by found_by""",
+        (external_id, days, COUNTED_ANSWERS),
+    )
+    return dict(await cursor.fetchall())
 
 
 async def count_lost(connection: Connection) -> dict[int, int]:

@@ -16,6 +16,7 @@ from services.admin.cli.app import app
 from services.admin.context import AdminContext
 from services.admin.mail import operations
 from services.admin.monitoring import reconciliation
+from services.admin.monitoring.found_authors import describe_found, load_found_authors
 from shared.auth.passwords import HashingPool
 from shared.db.database import Database
 from shared.errors import Permanent
@@ -26,7 +27,7 @@ from shared.settings import Settings
 from shared.store import reply_tags
 from tests import company, servers
 from tests.company import COMPANY, SALES, SUPPORT, apply, everyone, external, mailbox_of
-from tests.correspondence import ALEX, JIM, fetch
+from tests.correspondence import ALEX, JIM, SENT, fetch, submit
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.sender_harness import MAIL, SenderHarness, harness_fixture, provider_fixture
 
@@ -230,6 +231,59 @@ def test_route_knows_the_tag(database_url: str, tmp_path: Path) -> None:
         "rule": 3,
         "reason": "it is addressed to the reply tag of Jim",
     }
+
+
+async def test_the_statistic_counts_the_answers_of_the_last_30_days(database: Database) -> None:
+    # given answers of each kind, new mail, and an answer from long ago
+    await make_tagged(database)
+    externals, people = await everyone(database)
+    [key] = await keys_of(database)
+    tag = make_tag(key, externals[SUPPORT].id, people["Jim"].id)
+    await submit(database, "Alex", SENT)
+    answers = ("In-Reply-To: <ours@local.com>\r\n", "In-Reply-To: <unknown@x.example>\r\n")
+    heads = [
+        *(f'To: "Alex" <{SUPPORT}>\r\n{answers[0]}', f'Cc: "Jim" <{SUPPORT}>\r\n', f'To: "Alex" <{SUPPORT}>\r\n'),
+        *(f"To: support+{tag}@company.com\r\n", f"To: support+{tag}@company.com\r\n{answers[0]}"),
+        *(f"To: {SUPPORT}\r\n{answers[0]}", f"To: {SUPPORT}\r\n{answers[1]}"),
+        *(f"To: {SUPPORT}\r\n", f'To: "Nobody" <{SUPPORT}>\r\n', REPORT.format(to=ANN, id="ours@local.com")[:-2]),
+        f"To: {SUPPORT}\r\n{answers[0]}",
+    ]
+    rows = await fetch(database, *(f"{head}\r\n{number}\r\n".encode() for number, head in enumerate(heads)))
+    async with database.transaction() as connection:
+        await connection.execute(
+            "update inbound set created_at = now() - interval '31 days' where id = %s", (rows[-1],)
+        )
+        # when they are counted
+        found = await load_found_authors(connection, externals[SUPPORT].id)
+        nothing = await load_found_authors(connection, externals[SALES].id)
+    # then
+    assert found == {"days": 30, "name": 3, "tag": 2, "reference": 1, "report": 1, "nobody": 1}
+    assert set(nothing.values()) == {30, 0}
+    assert describe_found(found)[0] == ("the name in To or Cc", 3, "38 %")
+    assert {share for _, _, share in describe_found(nothing)} == {"–"}
+
+
+async def test_the_statistic_reads_an_index_alone(database: Database) -> None:
+    # given as many answers as a busy account gets
+    await apply(database, COMPANY)
+    externals, _ = await everyone(database)
+    await fetch(database, f"To: {SUPPORT}\r\n\r\nx\r\n".encode())
+    async with database.transaction() as connection:
+        await connection.execute(
+            """insert into inbound (source, external_id, blob_id, state, found_by)
+               select 'fetched', %s, (select min(id) from blobs), 'delivered', 'name' from generate_series(1, 20000)""",
+            (externals[SUPPORT].id,),
+        )
+        await connection.execute("analyze inbound")
+        cursor = await connection.execute(
+            """explain select found_by from inbound where external_id = %s and found_by is not null
+                   and created_at > now() - make_interval(days => 30) order by created_at desc limit 100000""",
+            (externals[SUPPORT].id,),
+        )
+        plan = "\n".join(row[0] for row in await cursor.fetchall())
+        found = await load_found_authors(connection, externals[SUPPORT].id)
+    assert "inbound_found" in plan
+    assert found["name"] == 20_000
 
 
 # ---------------------------------------------------------------------------------------------- the probe mail

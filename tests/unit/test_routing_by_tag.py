@@ -9,7 +9,7 @@ from shared.mime.reply_tags import make_tag
 from shared.model import External
 from shared.routing import read_facts
 from shared.routing.facts import TAGS
-from tests.unit.test_routing import ALEX, EVERYONE, IN_REPLY_TO_ALEX, JIM, KIM, SENT, external, mail, outcome, people
+from tests.unit.test_routing import ALEX, EVERYONE, IN_REPLY_TO_ALEX, JIM, KIM, SENT, E, external, mail, outcome, people
 
 KEY, OLD_KEY, FOREIGN_KEY = b"k" * 32, b"o" * 32, b"f" * 32
 TO_JIM = f"support+{make_tag(KEY, 1, JIM)}@company.com"
@@ -67,6 +67,33 @@ def test_a_colleague_who_writes_to_an_own_tag_reaches_the_others() -> None:
     facts = read_facts(mail(f"To: {TO_JIM}"), external())
     decided = routing.decide(facts, external(), people(), SENT, "submitted", JIM, [KEY])
     assert outcome(decided) == (5, {ALEX, KIM})
+
+
+REPORT = ("Auto-Submitted: auto-replied", "In-Reply-To: <alex-1@company.com>")
+
+
+@pytest.mark.parametrize(
+    ("lines", "found_by"),
+    [
+        ([f'To: "Alex" <{E}>'], "name"),
+        ([f'To: "Alex" <{TO_JIM}>', IN_REPLY_TO_ALEX], "name"),
+        ([f'Cc: "Alex" <{E}>'], "name"),
+        ([f"To: {TO_JIM}", IN_REPLY_TO_ALEX], "tag"),
+        ([f"To: {E}", IN_REPLY_TO_ALEX], "reference"),
+        ([f"To: {E}", "In-Reply-To: <unknown@x.example>"], "nobody"),
+        ([f'To: "Nobody" <{E}>', "References: <unknown@x.example>"], "nobody"),
+        ([f"To: {E}", "Auto-Submitted: auto-replied"], "nobody"),
+        ([f"To: {E}"], None),  # a new mail
+        ([f'To: "Nobody" <{E}>'], None),
+    ],
+)
+def test_how_an_answer_found_its_people_is_known(lines: list[str], found_by: str | None) -> None:
+    assert decide(*lines).found_by == found_by
+
+
+def test_without_rule_3_a_report_still_finds_its_author() -> None:
+    found = decide(f"To: {E}", *REPORT, account=external(reply_to_author=False))
+    assert (found.rule, found.found_by) == (4, "report")
 
 
 def test_a_crowd_of_tags_is_verified_in_part() -> None:

@@ -1,5 +1,5 @@
 """Actions on one account beside its fields: ``local hand-over``, ``sign-out``, ``logins``, ``removed``; ``external
-history``."""
+history``, ``external answers``."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ with lazy_imports():
     from services.admin.access import audit, users
     from services.admin.accounts import export
     from services.admin.mail import operations
+    from services.admin.monitoring import found_authors as found_by
     from services.admin.monitoring import history_progress, status
     from shared.db import database
     from shared.store import accounts, last_logins
@@ -132,6 +133,26 @@ def history(
             print_json(found)
         else:
             console.print(f"{address}: {_describe(found)}")
+
+    run(work)
+
+
+def found_authors(address: Address, data: Data = None, json: Json = False) -> None:
+    """Show how the answers of the last 30 days found their authors: by name, reply tag, reference, report, or not.
+
+    Example: mailgroup external answers support@company.com
+    """
+
+    async def work() -> None:
+        async with context.open_context(data) as system, system.database.transaction() as connection:
+            account = await export.find_external(connection, address)
+            found = await found_by.load_found_authors(connection, account.id)
+        if json:
+            print_json(found)
+        else:
+            print_table(
+                f"Answers to {address}", ("Found their author by", "Mails", "Share"), found_by.describe_found(found)
+            )
 
     run(work)
 

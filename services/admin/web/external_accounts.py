@@ -19,6 +19,7 @@ from services.admin.accounts.file_format import PORTS
 from services.admin.accounts.labels import EXTERNAL
 from services.admin.formatting import counted
 from services.admin.mail import operations
+from services.admin.monitoring.found_authors import DAYS, describe_found, load_found_authors
 from services.admin.monitoring.status import find_account_problem
 from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.external_form import (
@@ -297,6 +298,7 @@ async def _dialog(
         "account_problems": [],
         "held": 0,
         "tag_probe": "",
+        "found": [],
     }
     if external is not None:
         async with context.system.database.transaction() as connection:
@@ -318,6 +320,7 @@ async def _dialog(
         invalid=FieldErrors() if invalid is None else invalid,
         providers=provider_presets.PROVIDERS,
         methods=CHOICES,
+        days=DAYS,
         authorized=external is not None and oauth_flow.is_authorized(context.system, external),
         **facts,
     )
@@ -333,6 +336,7 @@ async def _load_state(connection: Connection, external: External) -> dict[str, A
         "held": await inbound_admin.count_held(connection, external.id),
         "poll": poll,
         "relay": relay,
+        "found": describe_found(await load_found_authors(connection, external.id)),
         "tag_probe": tag_probe.describe_probe(await reply_tags.load_probe(connection, external.id)),
         "account_problems": [line for line in (find_account_problem(poll), find_account_problem(relay)) if line],
     }

@@ -11,11 +11,13 @@ from services.admin.access.users import CurrentUser
 from services.admin.accounts import connection_check, export, start, tag_probe
 from services.admin.accounts.file_format import ExternalFields
 from services.admin.mail import operations
+from services.admin.monitoring.found_authors import load_found_authors
 from services.admin.monitoring.history_progress import load_history_progress
 from services.admin.web.api.account_requests import remove_account, require_external, save_account
 from services.admin.web.api.schemas.accounts import (
     ConnectionCheckStep,
     ExternalAccount,
+    FoundAuthors,
     HistoryProgress,
     SkippedMailEntry,
     TagProbeState,
@@ -111,6 +113,13 @@ async def show_history(context: PageDep, user: Reader, address: AddressInPath) -
     """Return how much of the mail that was at the provider at the first contact is fetched."""
     async with context.system.database.transaction() as connection:
         return await load_history_progress(connection, await require_external(connection, address))
+
+
+@router.get("/external-accounts/{address}/answers", response_model=FoundAuthors, tags=["accounts"])
+async def show_found_authors(context: PageDep, user: Reader, address: AddressInPath) -> Any:
+    """Return how the answers of the last 30 days found their authors: numbers of mails that are still kept."""
+    async with context.system.database.transaction() as connection:
+        return await load_found_authors(connection, (await require_external(connection, address)).id)
 
 
 @router.post("/external-accounts/{address}/tag-probe", response_model=TagProbeState, tags=["accounts"])

@@ -66,6 +66,20 @@ class SkippedMailEntry(BaseModel):
     acknowledged_at: datetime.datetime | None
 
 
+class FoundAuthors(BaseModel):
+    """How the answers of the last ``days`` found their authors: mails, by the way.
+
+    reference: In-Reply-To or References; report: a notice about a mail of ours; nobody: they went to everybody.
+    """
+
+    days: int = Field(examples=[30])
+    name: int
+    tag: int
+    reference: int
+    report: int
+    nobody: int
+
+
 class TagProbeState(BaseModel):
     """The latest probe mail for reply tags. result: null until it comes back. text: for people.
 
