@@ -35,6 +35,8 @@ class ImapServer(Server):
     """The address of a provider's IMAP server, with the folders whose mail is fetched."""
 
     folders: tuple[str, ...] = (INBOX,)  # names as people write them, NFC; the hierarchy has the server's delimiter
+    answered: bool = False  # mark what was answered through us
+    sent: str | None = None  # the folder that gets a copy of sent mail; '': the one marked as \\Sent; None: none does
 
 
 FetchProtocol = Literal["pop3", "imap"]

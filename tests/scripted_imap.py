@@ -26,6 +26,7 @@ class ScriptedFolder:
     uidvalidity: int = 1_700_000_000
     attributes: str = ""
     deleted: set[int] = field(default_factory=set)  # marked \Deleted
+    flagged: dict[int, str] = field(default_factory=dict)  # other flags by UID, as they were set
 
 
 @dataclass
@@ -197,6 +198,8 @@ class _Session:
                 return b'* NAMESPACE (("" "/")) NIL NIL\r\n' + ok
             case "LIST":
                 return b"".join(self._list()) + ok
+            case "APPEND":
+                return self._append(tag, rest)
             case "EXAMINE" | "SELECT":
                 return self._open(tag, verb, rest)
             case "UID" if self.folder is not None:
@@ -222,6 +225,17 @@ class _Session:
             f"* OK [UIDNEXT {max(folder.mails, default=0) + 1}] next\r\n{tag} OK [{mode}] opened\r\n"
         ).encode()
 
+    def _append(self, tag: str, rest: str) -> bytes:
+        name, _, behind = rest.removeprefix('"').partition('" ')
+        flags, _, mail = behind.partition(' "')
+        folder = self.server.inbox if name.upper() == "INBOX" else self.server.others.get(name)
+        if folder is None:
+            return f"{tag} NO [TRYCREATE] no such folder\r\n".encode()
+        uid = max(folder.mails, default=0) + 1
+        folder.mails[uid] = mail.removesuffix('"').encode("utf-8", "surrogateescape")
+        folder.flagged[uid] = flags
+        return f"{tag} OK [APPENDUID {folder.uidvalidity} {uid}] done\r\n".encode()
+
     def _uid(self, tag: str, rest: str, folder: ScriptedFolder) -> bytes:
         verb, _, arguments = rest.partition(" ")
         ok = f"{tag} OK done\r\n".encode()
@@ -230,10 +244,18 @@ class _Session:
                 found = ",".join(map(str, folder.mails))
                 every = f" ALL {found}" if found else ""
                 return f'* ESEARCH (TAG "{tag}") UID COUNT {len(folder.mails)}{every}\r\n'.encode() + ok
+            case "SEARCH" if arguments.startswith("HEADER"):
+                wanted = f"<{arguments.split(chr(34))[3]}>".encode()
+                found = " ".join(str(uid) for uid, mail in folder.mails.items() if wanted in mail)
+                return f"* SEARCH {found}\r\n".encode() + ok
             case "SEARCH":
                 return f"* SEARCH{''.join(f' {uid}' for uid in folder.mails)}\r\n".encode() + ok
             case "FETCH":
                 return b"".join(self._fetch(folder, arguments)) + ok
+            case "STORE" if "\\Deleted" not in arguments:
+                uids, _, flags = arguments.partition(" ")
+                folder.flagged |= dict.fromkeys(_members(uids, folder), flags)
+                return ok
             case "STORE":
                 folder.deleted |= set(_members(arguments.partition(" ")[0], folder))
                 return ok

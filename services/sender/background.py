@@ -14,6 +14,7 @@ from services.sender.claims import CLAIM_SECONDS
 from services.sender.dead_owners import OrphanRecovery
 from services.sender.delivery import OutboundDelivery
 from services.sender.outcomes import PostCommit
+from services.sender.provider_filing import ProviderFiling
 from shared.db.database import Connection
 from shared.provider.credentials import RENEWAL_SECONDS
 from shared.runtime.liveness import CHECK_SECONDS, FOLDER, hold_process_lock
@@ -30,6 +31,8 @@ NOTIFY_SECONDS = 10.0
 """Interval of notices and expiry: small beside the hours after which they are due."""
 SHOW_SECONDS = 15.0
 """Interval after which a new account appears in the metrics: the usual interval of a scrape."""
+FILE_SECONDS = 2.0
+"""Interval of the search for work at the providers' IMAP servers."""
 LIFT_SECONDS = 3600.0
 """Interval after which learnt limits of a provider are tried again."""
 
@@ -44,6 +47,7 @@ class SenderBackground:
         self._database = service.database
         self._delivery = delivery
         self._orphans = OrphanRecovery(service)
+        self.filing = ProviderFiling(self._database, delivery.credentials, service.settings.allow_private_upstream)
 
     async def show_accounts(self) -> None:
         """Create the counters of each account: an alert on a counter needs its value before the first event."""
@@ -162,6 +166,7 @@ async def _run_periodic_tasks(service: Service, delivery: OutboundDelivery) -> N
         (NOTIFY_SECONDS, background.notify_authors, "author notification failed", 0.0),
         (NOTIFY_SECONDS, background.end_idle_failures, "end of failures failed", 0.0),
         (SHOW_SECONDS, background.show_accounts, "account metrics failed", 0.0),
+        (FILE_SECONDS, background.filing.file_due, "filing at providers failed", 0.0),
         (LIFT_SECONDS, background.lift_limits, "limit lift failed", LIFT_SECONDS),
     ]
     try:

@@ -22,6 +22,7 @@ from shared.store import (
     inbound,
     maillog,
     poison,
+    provider_filings,
     relay_notices,
     relay_orphans,
     relay_queue,
@@ -30,6 +31,7 @@ from shared.store import (
 )
 from shared.store.inbound import Arrival
 from shared.store.maillog import MailEvent
+from shared.store.provider_filings import FilingKind
 from shared.store.relay_queue import Mark, MarkOutcome, QueuedMail, RecipientResult, RelayResult
 
 NO_ANSWER = "4.4.2"
@@ -71,6 +73,7 @@ class ResultRecord:
     message_ids: tuple[tuple[str, int, int, int], ...]  # rows of sent_mail: Message-IDs that the provider gave the mail
     failed: tuple[RecipientStatus, ...]  # failed recipients that a notice to the author lists
     relayed: tuple[RecipientStatus, ...]  # relayed recipients that a notice to the author lists
+    filings: tuple[tuple[int, FilingKind, int], ...] = ()  # rows of provider_filings, if the provider has the mail now
 
     @classmethod
     def from_result(cls, external: External, mail: QueuedMail, result: DeliveryResult, chance: float) -> ResultRecord:
@@ -95,12 +98,24 @@ class ResultRecord:
             _new_message_ids(external, mail, outcomes),
             _statuses(external, mail, outcomes, "failed"),
             () if result.server_sends_notices else _statuses(external, mail, outcomes, "relayed"),
+            _filings(external, mail) if any(outcome.state == "relayed" for outcome in outcomes) else (),
         )
 
     @property
     def needs_statements(self) -> bool:
         """Whether the record needs more statements than the one that all records share."""
-        return bool(self.message_ids or self.failed or self.relayed)
+        return bool(self.message_ids or self.failed or self.relayed or self.filings)
+
+
+def _filings(external: External, mail: QueuedMail) -> tuple[tuple[int, FilingKind, int], ...]:
+    """Return what is to be done at the provider's IMAP server after a relay; no copy of mail with a null sender."""
+    if external.imap is None:
+        return ()
+    wanted: dict[FilingKind, bool] = {
+        "sent": external.imap.sent is not None and bool(mail.envelope_from),
+        "answered": external.imap.answered,
+    }
+    return tuple((mail.id, kind, mail.external_id) for kind, is_wanted in wanted.items() if is_wanted)
 
 
 _EVENT_NAMES = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
@@ -179,6 +194,9 @@ async def record_results(
     message_ids = [row for record in batch if record.mail.id in recorded.held for row in record.message_ids]
     if message_ids:
         await sent_mail.add_sent(connection, message_ids)
+    filings = [row for record in batch if record.mail.id in recorded.held for row in record.filings]
+    if filings:
+        await provider_filings.add_filings(connection, filings)
     afters: list[PostCommit | None] = []
     for record in batch:
         age = recorded.held.get(record.mail.id)

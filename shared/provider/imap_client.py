@@ -15,7 +15,7 @@ from shared.errors import Temporary
 from shared.imap.names import quoted
 from shared.model import Server
 from shared.net.dial import ProgressCallback, TlsError, host_port, no_progress
-from shared.provider import imap_listing
+from shared.provider import imap_filing, imap_listing
 from shared.provider.credentials import Credential
 from shared.provider.imap_capabilities import ImapCapabilities
 from shared.provider.imap_deletion import delete_mails
@@ -151,6 +151,25 @@ class ImapClient:
     async def delete(self, numbers: Sequence[int]) -> UndeletedMails:
         """Delete these mails and no others; it takes effect at once. A server without UIDPLUS deletes none."""
         return await delete_mails(self._stream, self._folders, numbers)
+
+    async def find_sent_folder(self, name: str) -> WatchedFolder:
+        """Return the folder for sent mail, as ``imap_filing.find_sent_folder``."""
+        return await imap_filing.find_sent_folder(self._folders, name)
+
+    async def has_mail(self, folder: WatchedFolder, message_id: str) -> bool:
+        """Return whether a folder has a mail with this Message-ID, as ``imap_filing.has_mail``."""
+        return await imap_filing.has_mail(self._stream, self._folders, folder, message_id)
+
+    async def append_sent(
+        self, folder: WatchedFolder, pieces: AsyncIterator[bytes], octets: int, *, utf8: bool
+    ) -> None:
+        """Append a mail that was sent, as ``imap_filing.append_sent``."""
+        await imap_filing.append_sent(self._stream, self._folders, folder, pieces, octets, utf8=utf8)
+
+    async def mark_answered(self, keys: Sequence[str]) -> None:
+        """Mark mails as answered, by their keys in the ledger, as ``imap_filing.mark_answered``."""
+        await self._find_folders()
+        await imap_filing.mark_answered(self._stream, self._folders, keys)
 
     async def quit(self) -> bool:
         """Send LOGOUT. Return True: what ``delete`` did not report has been deleted before."""

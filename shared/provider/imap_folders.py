@@ -1,6 +1,6 @@
 """The folders of an IMAP session: finds those that an account watches, and opens them (RFC 3501 section 6.3).
 
-Reading uses EXAMINE, which changes nothing at the provider; SELECT is only for deletions.
+Reading uses EXAMINE, which changes nothing at the provider; SELECT is only for deletions and the mark of answered mail.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shared.imap.names import decode_name, encode_utf7, is_inbox
+from shared.model import Server
 from shared.net.dial import host_port
 from shared.provider.imap_capabilities import ImapCapabilities
 from shared.provider.imap_responses import (
@@ -34,8 +35,9 @@ UNFIT = {
     r"\trash": "it has deleted mail",
 }
 """Marks of folders that are not watched (RFC 6154, RFC 8457, and Gmail's older names), and why."""
-_MAX_FOUND = 100
-"""Folders that are read of one LIST; its pattern names one, and ``*`` or ``%`` in a name may match others."""
+_MAX_FOUND = 1000
+"""Limits the folders that are read of one LIST: folders. Its pattern names one as a rule, and ``*`` or ``%`` in a name
+may match others; the folder for sent mail is searched among all."""
 
 
 @dataclass(slots=True)
@@ -82,14 +84,24 @@ class Folders:
                 self.watched.append(WatchedFolder(len(self.watched), decode_name(raw, self.utf8), raw))
         return problems
 
+    @property
+    def server(self) -> Server:
+        """The server's address."""
+        return self._stream.server
+
+    async def find_named(self, name: str) -> bytes | None:
+        """Return the name of a folder on the wire, whatever its marks; None if there is none."""
+        found = await self._look_up(name)
+        return None if found is None or {r"\nonexistent", r"\noselect"} & found.attributes else found.raw
+
+    async def find_marked(self, mark: str) -> bytes | None:
+        """Return the name on the wire of the first folder with this mark (RFC 6154); None if there is none."""
+        found = [folder for folder in await self._list_all(b"*") if mark in folder.attributes]
+        return found[0].raw if found else None
+
     async def _find(self, name: str) -> bytes:
         """Return the name of a folder on the wire. :raises FolderUnavailable: there is none, or it is unfit."""
-        wanted = name.encode() if self.utf8 else encode_utf7(name)
-        found = await self._list(wanted)
-        if found is None:
-            prefix = await self._personal_prefix()
-            if prefix and not wanted.startswith(prefix):
-                found = await self._list(prefix + wanted)
+        found = await self._look_up(name)
         if found is None or {r"\nonexistent", r"\noselect"} & found.attributes:
             raise FolderUnavailable(f"there is no folder {name!r}")
         for mark, why in UNFIT.items():
@@ -97,7 +109,20 @@ class Folders:
                 raise FolderUnavailable(f"the folder {name!r} is not fetched: the provider marks it as {mark}, {why}")
         return found.raw
 
+    async def _look_up(self, name: str) -> ListedFolder | None:
+        wanted = name.encode() if self.utf8 else encode_utf7(name)
+        found = await self._list(wanted)
+        if found is None:
+            prefix = await self._personal_prefix()
+            if prefix and not wanted.startswith(prefix):
+                found = await self._list(prefix + wanted)
+        return found
+
     async def _list(self, raw: bytes) -> ListedFolder | None:
+        same = [folder for folder in await self._list_all(raw) if folder.raw == raw]
+        return same[0] if same else None
+
+    async def _list_all(self, pattern: bytes) -> list[ListedFolder]:
         stream = self._stream
         stream.command = "LIST"
         found: list[ListedFolder] = []
@@ -109,11 +134,10 @@ class Folders:
 
         marks = self.offers.has("LIST-EXTENDED") and self.offers.has("SPECIAL-USE")
         behind = b" RETURN (SPECIAL-USE)" if marks else b""
-        response = await stream.run(b"LIST", (b"", raw), behind, hear)
+        response = await stream.run(b"LIST", (b"", pattern), behind, hear)
         if response.kind != "OK":
             raise self.refusal(response)
-        same = [folder for folder in found if folder.raw == raw]
-        return same[0] if same else None
+        return found
 
     async def _personal_prefix(self) -> bytes:
         """Return what the names of one's own folders begin with (RFC 2342), such as ``INBOX.``; b"" if unknown."""

@@ -9,7 +9,7 @@ import asyncio
 import math
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from shared.imap.names import quoted
 from shared.model import Server
@@ -118,6 +118,42 @@ class ImapStream(SessionStream):
             line = string
         self.write(line + behind + b"\r\n")
         return await self.finish(tag, heard, expected)
+
+    async def run_with_mail(
+        self,
+        command: bytes,
+        name: bytes,
+        before: bytes,
+        pieces: AsyncIterator[bytes],
+        octets: int,
+        after: bytes,
+        seconds: float,
+    ) -> Response:
+        """Send a command whose last argument is a mail, in pieces, as a literal that waits for permission.
+
+        :param name: of a folder. :param before: between the name and the literal. :param after: behind the literal.
+        :param seconds: the longest wait until the server takes the next piece. Errors: as ``run`` and ``send_octets``.
+        """
+        tag = self.new_tag()
+        line = b"%s %s " % (tag.encode(), command)
+        if (plain := quoted(name)) is None:
+            self.write(line + b"{%d}\r\n" % len(name))
+            if (refusal := await self._permission(tag, _no_data)) is not None:
+                return refusal
+            line, plain = b"", name
+        self.write(line + plain + before + b"{%d}\r\n" % octets)
+        if (refusal := await self._permission(tag, _no_data)) is not None:
+            return refusal
+        async for piece in pieces:
+            octets -= len(piece)
+            if octets < 0:
+                break
+            await self.send_octets(piece, seconds)
+        if octets:  # what follows would be read as a part of the mail
+            self.abort()
+            raise ProtocolError(f"{self.where}: the mail has not the octets that were announced")
+        self.write(after + b"\r\n")
+        return await self.finish(tag)
 
     async def _permission(self, tag: str, heard: Callable[[Response], None]) -> Response | None:
         """Wait until the server asks for a literal (+); if it refuses, return its response."""

@@ -47,6 +47,7 @@ class ReceivedOctets(asyncio.Protocol):
         self._paused = False
         self._ended = False
         self._waiter: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None  # set while the transport's buffer is full
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's transports are not subclasses
@@ -67,6 +68,24 @@ class ReceivedOctets(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
         self._wake()
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        """Let ``drain`` wait: the transport's buffer is full."""
+        if self._writable is None and not self._ended:
+            self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        """Let ``drain`` return: the transport accepts more, or the connection has ended."""
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+    async def drain(self) -> bool:
+        """Wait until the transport accepts more octets. Return whether the connection is open."""
+        if self._writable is not None:
+            await self._writable
+        return not self._ended
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -128,6 +147,20 @@ class SessionStream:
     def write(self, data: bytes) -> None:
         """Send commands."""
         self._received.transport.write(data)
+
+    async def send_octets(self, data: bytes, seconds: float) -> None:
+        """Send a part of a mail, and wait until the buffer has room for the next one.
+
+        :param seconds: the longest wait. :raises ConnectionLost, ConnectTimeout: the connection ended, or is too slow.
+        """
+        self.write(data)
+        try:
+            async with asyncio.timeout(seconds):
+                is_open = await self._received.drain()
+        except TimeoutError as error:
+            raise ConnectTimeout(f"{self.where}: the server took no octets for {seconds:g} s") from error
+        if not is_open:
+            raise ConnectionLost(f"{self.where}: the server ended the connection")
 
     async def start_tls(self) -> str:
         """Make the TLS handshake after the reply that allows it. Return a description of the TLS session.

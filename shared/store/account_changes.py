@@ -59,6 +59,8 @@ async def save_external(connection: Connection, external: External) -> int:
         "imap_tls": imap and imap.tls,
         "imap_tls_fingerprint": imap and imap.tls_fingerprint,
         "imap_folders": imap and list(imap.folders),
+        "imap_answered": imap is not None and imap.answered,
+        "imap_sent": imap and imap.sent,
         "smtp_host": external.smtp.host,
         "smtp_port": external.smtp.port,
         "smtp_tls": external.smtp.tls,

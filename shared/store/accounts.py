@@ -22,7 +22,8 @@ from shared.model import External, ImapServer, Issuer, Local, OAuth, Server
 _EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
     smtp_host, smtp_port, smtp_tls, smtp_tls_fingerprint, smtp_auth, smtp_connections, poll_seconds, history,
     delete_after_days, delete_history, reply_to_author, aliases, oauth, smtp_size, smtp_refused,
-    answer_notes, hold, imap_host, imap_port, imap_tls, imap_tls_fingerprint, imap_folders, reply_tag
+    answer_notes, hold, imap_host, imap_port, imap_tls, imap_tls_fingerprint, imap_folders, reply_tag,
+    imap_answered, imap_sent
     from external_accounts"""
 _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id,
     former_names, weak_password from local_accounts"""
@@ -31,8 +32,10 @@ _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addr
 def _external(row: Row) -> External:
     external_id, address, enabled, login, password, *servers = row[:13]
     auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused, notes, hold = row[13:26]
-    imap_host, imap_port, imap_tls, imap_fingerprint, folders, reply_tag = row[26:]
-    imap = None if imap_host is None else ImapServer(imap_host, imap_port, imap_tls, imap_fingerprint, tuple(folders))
+    imap_host, imap_port, imap_tls, imap_fingerprint, folders, reply_tag, answered, sent = row[26:]
+    imap = None
+    if imap_host is not None:
+        imap = ImapServer(imap_host, imap_port, imap_tls, imap_fingerprint, tuple(folders), answered, sent)
     return External(
         external_id,
         address,

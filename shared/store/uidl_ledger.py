@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from shared.db.arrays import array_literal
-from shared.db.database import Connection
+from shared.db.database import Connection, storable
 from shared.model import LedgerEntry, LedgerState, Poll
 from shared.store import polls
 
@@ -71,6 +71,17 @@ async def load_closed(connection: Connection, external_id: int, keys: Sequence[s
         (external_id, list(keys)),
     )
     return [LedgerEntry(*row) for row in await cursor.fetchall()]
+
+
+async def find_present(connection: Connection, external_id: int, message_ids: Collection[str]) -> list[str]:
+    """Return the keys of the fetched mails with these Message-IDs that the provider lists, as far as it is known."""
+    cursor = await connection.execute(
+        """select distinct u.uidl from inbound i join uidl_ledger u on u.inbound_id = i.id
+           where i.message_id = any(%s::text[]) and i.external_id = %s and i.source || '' = 'fetched'
+               and u.external_id = i.external_id and u.state = 'fetched' order by u.uidl""",
+        (array_literal(storable(message_id) for message_id in message_ids), external_id),
+    )
+    return [str(row[0]) for row in await cursor.fetchall()]
 
 
 _DETACH = """update uidl_ledger set uidl = uidl || ' before ' || id, state = 'vanished', state_at = now(),

@@ -42,6 +42,20 @@ async def test_an_account_is_stored_and_exported_with_its_folders(database: Data
     assert await apply(database, {"external_accounts": [exported]}) == []
 
 
+@pytest.mark.parametrize(("given", "kept"), [(False, None), (True, ""), ("Gesendet", "Gesendet")])
+async def test_what_is_filed_at_the_provider_is_stored_and_exported(database: Database, given: Any, kept: Any) -> None:
+    await apply(database, {"external_accounts": [by_imap(IMAP | {"answered": True, "sent": given})]})
+    account = await stored(database)
+    assert (account.imap.answered, account.imap.sent) == (True, kept)
+    exported = export.external_fields(account)
+    assert await apply(database, {"external_accounts": [exported]}) == []
+    # and both are switched off again
+    [line] = await change(database, imap={"answered": False, "sent": False})
+    assert "; marks what was answered" in line.partition("->")[0]
+    account = await stored(database)
+    assert (account.imap.answered, account.imap.sent) == (False, None)
+
+
 async def test_a_server_of_the_other_protocol_replaces_the_stored_one(database: Database) -> None:
     await apply(database, {"external_accounts": [external(pop3=POP3)]})
     # when the account is given an IMAP server, with the defaults of what is left out

@@ -57,6 +57,15 @@ def test_only_the_server_of_the_chosen_protocol_is_saved() -> None:
     assert "imap" not in entry and entry["pop3"] == {"host": "pop3.company.com", "tls": "implicit", "port": 995}
 
 
+@pytest.mark.parametrize(("sent_folder", "typed"), [(None, ""), ("", "\\Sent"), ("Gesendet", "Gesendet")])
+def test_what_is_filed_at_the_provider_is_typed_and_shown(sent_folder: str | None, typed: str) -> None:
+    values = account_values(stored(None, ImapServer("h", 143, "none", answered=True, sent=sent_folder)))
+    assert (values["imap.answered"], values["imap.sent"]) == (True, typed)
+    form = Form(sent(NEW, protocol="imap", **{"imap.host": "h", "imap.answered": "on", "imap.sent": typed}))
+    entry = account_fields(form, {"password": "secret"}, None)["imap"]
+    assert (entry["answered"], entry.get("sent")) == (True, {"": None, "\\Sent": True}.get(typed, typed))
+
+
 def test_a_stored_account_is_shown_with_the_other_server_of_its_provider() -> None:
     values = account_values(stored(Server("pop.gmail.com", 995, "implicit", "ab" * 32)))
     assert (values["protocol"], values["pop3.host"], values["pop3.tls_fingerprint"]) == (

@@ -35,7 +35,17 @@ from shared.mime.display_names import normalise
 from shared.model import External, Local, OAuth
 from shared.provider.credentials import Grant
 from shared.provider.vault import Vault
-from shared.store import account_changes, accounts, folders, inbound, polls, relay_status, reply_tags, uidl_ledger
+from shared.store import (
+    account_changes,
+    accounts,
+    folders,
+    inbound,
+    polls,
+    provider_filings,
+    relay_status,
+    reply_tags,
+    uidl_ledger,
+)
 
 _FETCHING = ("enabled", "login", "password", "oauth", "pop3", "imap", "history", "delete_after_days", "delete_history")
 """Fields that decide what is fetched from the provider and deleted there."""
@@ -183,6 +193,7 @@ class _Execution:
             await polls.forget_maildrop(self._connection, new.id)
             await reply_tags.forget_probe(self._connection, new.id)
         await relay_status.unpause(self._connection, new.id)
+        await provider_filings.retry_account(self._connection, new.id)
         self.result.changes.append(describe_change(old, new))
         if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
             self.result.contacts.append(new)

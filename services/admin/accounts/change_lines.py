@@ -96,11 +96,18 @@ _NAMES = {
 """Names in the accounts file of the fields that are stored under another name."""
 
 
+def _imap_shown(server: Server) -> str:
+    if not isinstance(server, ImapServer):
+        return ""
+    answered = "; marks what was answered" if server.answered else ""
+    sent = "" if server.sent is None else f"; sent mail in {server.sent or 'the folder marked for it'}"
+    return f" ({', '.join(server.folders)}{answered}{sent})"
+
+
 def _shown(value: object) -> str:
     if isinstance(value, Server):
         pinned = f" (certificate {value.tls_fingerprint[:8]}…)" if value.tls_fingerprint else ""
-        folders = f" ({', '.join(value.folders)})" if isinstance(value, ImapServer) else ""
-        return f"{value.host}:{value.port}/{value.tls}{pinned}{folders}"
+        return f"{value.host}:{value.port}/{value.tls}{pinned}{_imap_shown(value)}"
     if isinstance(value, OAuth):
         if value.same_as is not None:
             return f"the access tokens of {value.same_as}"

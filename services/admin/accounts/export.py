@@ -42,6 +42,10 @@ def external_fields(account: External) -> dict[str, Any]:
     }
     if account.imap is not None:
         servers["imap"]["folders"] = list(account.imap.folders)
+        if account.imap.answered:
+            servers["imap"]["answered"] = True
+        if account.imap.sent is not None:
+            servers["imap"]["sent"] = account.imap.sent or True
     servers["smtp"] |= {"auth": account.smtp_auth, "connections": account.smtp_connections}
     return {
         "address": account.address,

@@ -82,6 +82,12 @@ def _folders(value: list[str]) -> list[str]:
     return value
 
 
+def _sent(value: bool | str) -> bool | str:
+    if value == INBOX:
+        raise ValueError("sent mail is not put into the INBOX; name another folder, or true for the provider's")
+    return value
+
+
 def _fingerprint(value: str) -> str:
     digits = value.replace(":", "").lower()
     if not re.fullmatch(r"[0-9a-f]{64}", digits):
@@ -130,9 +136,14 @@ class ServerFields(_Strict):
 
 
 class ImapFields(ServerFields):
-    """The provider's IMAP server. folders: their mail is fetched; names as people write them."""
+    """The provider's IMAP server. folders: their mail is fetched; names as people write them.
+
+    answered: mark what was answered. sent: file a copy of sent mail; true: in the folder that is marked for it.
+    """
 
     folders: Annotated[list[Folder], AfterValidator(_folders)] = [INBOX]
+    answered: bool = False
+    sent: Annotated[bool | Folder, AfterValidator(_sent)] = False
 
 
 class SmtpFields(ServerFields):

@@ -27,6 +27,8 @@ EXTERNAL: Final = {
     "imap.port": "IMAP port",
     "imap.tls": "IMAP security",
     "imap.folders": "Folders",
+    "imap.answered": "Mark what was answered as answered at the provider",
+    "imap.sent": "Folder at the provider for copies of sent mail",
     "smtp.host": "SMTP server",
     "smtp.port": "SMTP port",
     "smtp.tls": "SMTP security",

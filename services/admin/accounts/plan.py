@@ -10,6 +10,7 @@ from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields, ServerFields
 from services.admin.accounts.passwords import is_weak
+from services.admin.accounts.provider_presets import preset_for_hosts
 from services.admin.accounts.token_users import find_token_problems
 from services.admin.suggestions import say_unknown
 from shared.mime.display_names import normalise
@@ -58,6 +59,7 @@ def plan_changes(
         *_find_unknown_externals(plan, stored_externals, wanted.refused["external"]),
         *_find_unknown_delegates(plan, stored_locals, wanted.refused["local"]),
         *_find_disabled_delegates(plan, people, wanted.refused["local"]),
+        *_find_filed_already(wanted.external_accounts),
         *find_conflicts(*expected_accounts(plan, externals, people), _addresses_of(wanted)),
     ]
     if problems:
@@ -152,6 +154,19 @@ def _find_without_password(plan: AccountsPlan) -> list[AccountProblem]:
         AccountProblem(NO_PASSWORD, "local", address=person.address, field=("password",))
         for person, old in plan.save_locals
         if old is None and not (person.password or person.password_hash)
+    ]
+
+
+def _find_filed_already(entries: Iterable[ExternalFields]) -> list[AccountProblem]:
+    """Find accounts whose provider files sent mail itself: every mail would be there twice, until the copy is found."""
+    words = "this provider puts sent mail into its folder itself; leave it off"
+    return [
+        AccountProblem(words, "external", address=entry.address, field=("imap", "sent"), value=repr(entry.imap.sent))
+        for entry in entries
+        if entry.imap is not None
+        and entry.imap.sent is not False
+        and (preset := preset_for_hosts(entry.imap.host, entry.smtp.host)) is not None
+        and preset.files_sent
     ]
 
 
@@ -336,8 +351,17 @@ def build_external(
         answer_notes=wanted.answer_notes,
         reply_tag=wanted.reply_tag,
         hold=wanted.hold if wanted.hold is not None else old is not None and old.hold,
-        imap=None if imap is None else ImapServer(*_place_of(imap), folders=tuple(imap.folders)),
+        imap=None
+        if imap is None
+        else ImapServer(
+            *_place_of(imap), folders=tuple(imap.folders), answered=imap.answered, sent=_sent_folder(imap.sent)
+        ),
     )
+
+
+def _sent_folder(given: bool | str) -> str | None:
+    """Return ``ImapServer.sent`` for the field of the accounts file."""
+    return given if isinstance(given, str) else "" if given else None
 
 
 def _place_of(server: ServerFields) -> tuple[str, int, Tls, str | None]:

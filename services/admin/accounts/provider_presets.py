@@ -19,6 +19,7 @@ class ProviderPreset:
     smtp: Server
     note: str  # what the user has to do there first
     oauth: str | None = None  # name of the OAuth issuer
+    files_sent: bool = False  # it puts mail that was sent by SMTP into its folder for sent mail itself
 
 
 PROVIDERS = (
@@ -32,6 +33,7 @@ PROVIDERS = (
         "For POP3, turn on POP in Gmail's settings (Forwarding and POP/IMAP). The password has to be an app password, "
         "made in the Google account under Security; or log in with access tokens.",
         "google",
+        files_sent=True,
     ),
     ProviderPreset(
         "microsoft",
@@ -43,6 +45,7 @@ PROVIDERS = (
         "Microsoft takes no passwords from mail programs any more: log in with access tokens. POP or IMAP, and "
         "authenticated SMTP, have to be allowed for the mailbox.",
         "microsoft",
+        files_sent=True,
     ),
     ProviderPreset(
         "outlook",
@@ -54,6 +57,7 @@ PROVIDERS = (
         "Microsoft takes no passwords from mail programs any more: log in with access tokens. Allow POP or IMAP "
         "in the settings of Outlook.com first (Mail, Forwarding and IMAP).",
         "microsoft",
+        files_sent=True,
     ),
     ProviderPreset(
         "yahoo",

@@ -26,7 +26,7 @@ EXTERNAL_FIELDS = (
     *(f"oauth.{name}" for name in ("same_as", "grant", "issuer", "client_id", "client_secret", "client_key")),
     *("oauth.client_key_file", "oauth.tenant"),
     *(f"pop3.{name}" for name in ("host", "port", "tls", "tls_fingerprint")),
-    *(f"imap.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "folders")),
+    *(f"imap.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "folders", "answered", "sent")),
     *(f"smtp.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "auth", "connections")),
     *("poll_seconds", "history", "delete_after_days", "delete_history", "reply_to_author", "answer_notes", "hold"),
     *("reply_tag", "aliases"),

@@ -14,6 +14,8 @@ KINDS = {
     "grant": "The provider gives no access token. Authorize the account again, on its page in the console or by "
     "'mailgroup external authorize ADDRESS'.",
     "poll": "No mail of this account arrives. 'mailgroup external test ADDRESS' shows step by step what is wrong.",
+    "filing": "The mail has left, but its copy or the mark of the answered mail is missing at the provider. It is "
+    "tried for five days; correct the folder or its rights there, or switch imap.sent and imap.answered off.",
     "held": "These mails are on hold ('mailgroup held list'): no enabled user shares their external account. "
     "They are delivered as soon as one does.",
     "start": "These mails wait until you say that everybody who shares the account is there: choose 'Everybody is "

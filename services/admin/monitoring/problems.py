@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,15 +28,27 @@ from shared.metrics import READABLE_SECONDS, RELAYED_SECONDS, WINDOWS
 from shared.model import External
 from shared.net.dial import CertificateChanged
 from shared.settings import SERVICES, Settings
-from shared.store import accounts, inbound_admin, maillog, polls, relay_queue, relay_status, submissions_admin
+from shared.store import (
+    accounts,
+    inbound_admin,
+    maillog,
+    polls,
+    provider_filings,
+    relay_queue,
+    relay_status,
+    submissions_admin,
+)
 from shared.store.accounts import AbsentDelegate
 from shared.store.inbound_admin import UnstartedMail
 from shared.store.maillog import LocalOrganizers
 from shared.store.polls import PollState
+from shared.store.provider_filings import FilingTrouble
 from shared.store.relay_status import RelayStatus
 
 START_SECONDS = 86_400.0
 """Seconds that mail waits for the start of its account before that is a problem; people are added within a day."""
+FILING_SECONDS = 3600.0
+"""Seconds for which sent mail cannot be filed at the provider before that is reported; no mail waits for it."""
 STALE_SECONDS = 900.0
 """Seconds without a successful poll that are a problem."""
 DISK_SHARE, DISK_OCTETS = 0.05, 1024**3
@@ -70,6 +82,7 @@ class SystemFacts:
     organizers: Sequence[LocalOrganizers] = ()  # invitations that customers cannot answer, by author
     server: DatabaseHealth = field(default_factory=DatabaseHealth)
     late_in: int = 0  # fetched mails that are not readable after READABLE_SECONDS
+    filings: Mapping[int, FilingTrouble] = field(default_factory=dict)  # by id of the external account
     late_out: Sequence[int] = ()  # submissions that are not relayed RELAYED_SECONDS later, since then: by WINDOWS
 
 
@@ -98,6 +111,7 @@ async def load_facts(connection: Connection) -> SystemFacts:
         await maillog.count_local_organizers(connection),
         await database_health.load_health(connection),
         await inbound_admin.count_late(connection, READABLE_SECONDS),
+        await provider_filings.load_troubles(connection),
         await relay_queue.count_late(connection, RELAYED_SECONDS, list(WINDOWS.values())),
     )
 
@@ -215,6 +229,9 @@ def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
         for name, direction in (("fetching", poll), ("relaying", relay))
         if direction is not None and is_certificate_changed(direction)
     ]
+    if (trouble := facts.filings.get(external.id)) is not None:
+        text = f"{external.address}: {describe_filing(trouble)}"
+        found.append(Problem("filing", external.address, text, FILING_SECONDS))
     if poll is None or poll.paused_at is not None:
         return found
     why = f" ({poll.last_error})" if poll.last_error else ""
@@ -224,6 +241,11 @@ def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
         since = f"{poll.last_success_at:%Y-%m-%d %H:%M} UTC"
         found.append(Problem("poll", external.address, f"{external.address}: nothing polled since {since}{why}"))
     return found
+
+
+def describe_filing(trouble: FilingTrouble) -> str:
+    """Say what cannot be filed at the provider, and why. Pure."""
+    return f"{counted(trouble.count)} cannot be filed or marked at the provider: {trouble.error}"
 
 
 def is_certificate_changed(direction: PollState | RelayStatus) -> bool:

@@ -21,6 +21,7 @@ from services.admin.monitoring.health_client import (
 )
 from services.admin.monitoring.problems import (
     STALE_SECONDS,
+    describe_filing,
     describe_held,
     find_absent_delegates,
     find_in_connections,
@@ -64,6 +65,8 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
         for external in facts.externals:
             poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
             externals.append(_external(external, poll, relay, facts.now, problems))
+            if external.enabled and (trouble := facts.filings.get(external.id)) is not None:
+                problems.append(f"{external.address}: {describe_filing(trouble)}")
             _unreadable(system, external, problems)
         if facts.held:
             problems.append(f"{describe_held(facts.held)} (held list)")

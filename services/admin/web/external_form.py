@@ -16,6 +16,8 @@ from services.admin.web.forms import Form, shown
 from services.admin.web.login_methods import PASSWORD, method_of, oauth_fields
 from shared.model import INBOX, External, FetchProtocol
 
+MARKED = "\\Sent"
+"""Stands in the form for the folder that the provider marks for sent mail (RFC 6154)."""
 _ENDPOINTS = tuple(name for name in EXTERNAL if name.startswith("oauth.issuer."))
 
 
@@ -41,6 +43,8 @@ NEW: dict[str, Any] = {
     **_server("pop3"),
     **_server("imap"),
     "imap.folders": INBOX,
+    "imap.answered": False,
+    "imap.sent": "",
     **_server("smtp"),
     "smtp.auth": True,
     "smtp.connections": "2",
@@ -64,6 +68,8 @@ def account_values(external: External) -> dict[str, Any]:
     if (provider := provider_presets.preset_for_hosts(external.incoming.host)) is not None:
         values |= _servers_of(provider)  # for a change to the other protocol
     values |= _flat(export.external_fields(external))
+    if external.imap is not None:
+        values["imap.sent"] = MARKED if external.imap.sent == "" else external.imap.sent or ""
     for name in PORTS:
         values[f"{name}.shown_tls"] = values[f"{name}.tls"]
     return values | {"method": method_of(external.oauth)}
@@ -114,6 +120,11 @@ def account_fields(form: Form, secrets: Mapping[str, str], old: External | None)
             entry[name]["tls_fingerprint"] = fingerprint
     if protocol == "imap" and (folders := form.lines("imap.folders")):
         entry["imap"]["folders"] = folders
+    if protocol == "imap":
+        if form.flag("imap.answered"):
+            entry["imap"]["answered"] = True
+        if sent := form.text("imap.sent"):
+            entry["imap"]["sent"] = sent == MARKED or sent
     entry["smtp"] |= {"auth": form.flag("smtp.auth"), "connections": form.number("smtp.connections")}
     if (oauth := oauth_fields(form, secrets)) is not None:
         entry["oauth"] = oauth

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.db.migrations.sql_file import upgrade_with
 
 revision = "maildrops_closed"
-down_revision = "polls_watch"
+down_revision = "provider_filings"
 branch_labels = None
 depends_on = None
 contracts = "unreleased"
