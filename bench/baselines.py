@@ -119,7 +119,7 @@ class Dovecot(Baseline):
         super().__init__(folder)
         (self.imap_port,) = ports.choose(1, f"{folder} imap", PORTS)
         users = [f"{kind}{number}" for kind in "ul" for number in range(USERS)] + [
-            "big", "source", "some", "few", "polled10", "polled1000", "sized10240", "sized75000",
+            "big", "source", "some", "few", "fewest", "polled10", "polled1000", "sized10240", "sized75000",
         ]  # fmt: skip
         (folder / "mail").mkdir(exist_ok=True)
         shutil.chown(folder / "mail", "mail", "mail")

@@ -47,7 +47,7 @@ def fetch(tool: Fetcher, folder: Path, port: int, user: str, mails: int) -> Run:
             cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=_LONGEST_SECONDS,
         )  # fmt: skip
         seconds = time.perf_counter() - began
-        if (found := len(os.listdir(maildir / "new"))) != mails:
+        if (found := sum(len(os.listdir(maildir / name)) for name in ("new", "cur"))) != mails:
             raise Wrong(f"{tool} delivered {found} of {mails} mails: {(done.stderr or done.stdout).strip()[-300:]}")
         return Run(mails, seconds)
 

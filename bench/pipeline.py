@@ -24,8 +24,9 @@ from bench.processes import Run, measured
 from bench.table import Goal, Line, rate_line
 
 OCTETS = 10_240
-MAILS, SOME, FEW = 2_000, 500, 200
-"""Mails in the maildrops ``source``, ``some`` and ``few``. The slow fetchmail reads the last: enough for its rate."""
+MAILS, SOME, FEW, FEWEST = 2_000, 500, 200, 50
+"""Mails in the maildrops ``source``, ``some``, ``few`` and ``fewest``. The slow fetchmail reads ``few``, the slower
+getmail6 ``fewest``: enough for their rates."""
 _DUE_IN, _BEFORE = 1.5, 0.2
 """Seconds from adding an account to its poll, and from the start of the measurement to this poll."""
 _ARRIVED = """select count(*) from folder_mails r join folders f on f.id = r.folder_id and f.special_use = 'inbox'
@@ -45,7 +46,7 @@ def pipeline(environment: Environment, pairs: int) -> list[Line]:
 def fill_source(environment: Environment) -> None:
     """Fill the maildrops to fetch, once."""
     if "source" not in environment.filled:
-        for user, mails in (("source", MAILS), ("some", SOME), ("few", FEW)):
+        for user, mails in (("source", MAILS), ("some", SOME), ("few", FEW), ("fewest", FEWEST)):
             fill_maildir(environment.dovecot.maildir(user), mails, OCTETS)
             fetch(
                 "mpop", environment.folder / "fetched", environment.dovecot.port, user, mails

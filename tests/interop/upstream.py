@@ -1,6 +1,6 @@
 """Tests fetcher and sender with a provider's servers: one external account for each TLS mode, each with one person.
 
-The accounts are made anew for each protocol that mail is fetched by.
+The accounts are made once more for each protocol that mail is fetched by.
 """
 
 from __future__ import annotations
