@@ -124,8 +124,11 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="mailgroup-fetchers-")
 
 
 @asynccontextmanager
-async def fetching(database_url: str, **settings: Any) -> AsyncIterator[FetcherHarness]:
-    """Run a fetcher in this process; collect its publications instead of sending them."""
+async def fetching(database_url: str, polls: bool = True, **settings: Any) -> AsyncIterator[FetcherHarness]:
+    """Run a fetcher in this process; collect its publications instead of sending them.
+
+    :param polls: poll the accounts; otherwise only the test touches them.
+    """
     key = new_key()
     service = Service(
         "fetcher",
@@ -139,12 +142,14 @@ async def fetching(database_url: str, **settings: Any) -> AsyncIterator[FetcherH
     harness = FetcherHarness(service, service.database, Vault(key))
     service.broker.publish_behind = harness.publish  # type: ignore[method-assign]  # no broker here
     await service.database.open()
-    work = asyncio.create_task(scheduler.serve(service, Credentials(service.database, harness.vault, True)))
+    credentials = Credentials(service.database, harness.vault, True)
+    work = asyncio.create_task(scheduler.serve(service, credentials)) if polls else None
     try:
         yield harness
     finally:
         service.stopping.set()
-        await work
+        if work is not None:
+            await work
         await service.database.close()
 
 

@@ -470,36 +470,39 @@ async def test_a_running_poll_marks_no_list_unchanged_when_a_retry_is_ordered(
 
 
 async def test_a_claim_returns_due_accounts_and_the_time_of_the_next_one(
-    harness: FetcherHarness, database: Database, monkeypatch: pytest.MonkeyPatch
+    database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(polls, "LEASE_SECONDS", 36_000.0)  # no lease ends while the test runs, however slowly
-    # given accounts that are due for longer and for shorter, one that is due later, and two that are not polled at all
-    [first, second, later, disabled, removed] = [await harness.add(f"e{n}@x.test", 1, enabled=False) for n in range(5)]
-    await harness.rows("update external_accounts set enabled = true")
-    await harness.rows("update external_accounts set enabled = false where id = %s", disabled)
-    await harness.rows("update external_accounts set removed_at = now() where id = %s", removed)
-    await harness.rows("update polls set next_poll_at = now() - interval '1 hour'")
-    await harness.rows("update polls set next_poll_at = now() - interval '2 hours' where external_id = %s", second)
-    await harness.rows("update polls set next_poll_at = now() + interval '1 hour' where external_id = %s", later)
+    async with fetching(database_url, polls=False) as harness:
+        # given accounts that are due for longer and for shorter, one that is due later, and two that are not polled
+        [first, second, later, disabled, removed] = [
+            await harness.add(f"e{n}@x.test", 1, enabled=False) for n in range(5)
+        ]
+        await harness.rows("update external_accounts set enabled = true")
+        await harness.rows("update external_accounts set enabled = false where id = %s", disabled)
+        await harness.rows("update external_accounts set removed_at = now() where id = %s", removed)
+        await harness.rows("update polls set next_poll_at = now() - interval '1 hour'")
+        await harness.rows("update polls set next_poll_at = now() - interval '2 hours' where external_id = %s", second)
+        await harness.rows("update polls set next_poll_at = now() + interval '1 hour' where external_id = %s", later)
 
-    async def look(most: int) -> tuple[list[int], float | None]:
-        async with database.statement() as connection:
-            claimed, seconds = await polls.claim_due(connection, "owner", most)
-        return [poll.external_id for poll in claimed], seconds
+        async def look(most: int) -> tuple[list[int], float | None]:
+            async with harness.database.statement() as connection:
+                claimed, seconds = await polls.claim_due(connection, "owner", most)
+            return [poll.external_id for poll in claimed], seconds
 
-    # when it claims one, then the one that is due for longest, and more is due at once
-    taken, seconds = await look(1)
-    assert taken == [second] and seconds is not None and seconds < 0
-    # when it claims many, then the rest, and the next is due at its time
-    taken, seconds = await look(10)
-    assert taken == [first] and seconds is not None and 0 < seconds <= 3600
-    # when all are claimed, then the next one is due when the first lease ends
-    await harness.rows("update polls set next_poll_at = now() where external_id = %s", later)
-    taken, seconds = await look(10)
-    assert taken == [later] and seconds is not None and 3600 < seconds <= 36_000
-    # and an account that is enabled again is due as it was
-    await harness.rows("update external_accounts set enabled = true where id = %s", disabled)
-    assert (await look(10))[0] == [disabled]
+        # when it claims one, then the one that is due for longest, and more is due at once
+        taken, seconds = await look(1)
+        assert taken == [second] and seconds is not None and seconds < 0
+        # when it claims many, then the rest, and the next is due at its time
+        taken, seconds = await look(10)
+        assert taken == [first] and seconds is not None and 0 < seconds <= 3600
+        # when all are claimed, then the next one is due when the first lease ends
+        await harness.rows("update polls set next_poll_at = now() where external_id = %s", later)
+        taken, seconds = await look(10)
+        assert taken == [later] and seconds is not None and 3600 < seconds <= 36_000
+        # and an account that is enabled again is due as it was
+        await harness.rows("update external_accounts set enabled = true where id = %s", disabled)
+        assert (await look(10))[0] == [disabled]
 
 
 async def test_a_fetcher_killed_again_and_again_fetches_each_mail_once(database_url: str, database: Database) -> None:
