@@ -13,3 +13,11 @@ def fold_text(text: str) -> str:
     if text.isascii():
         return text.lower()
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+
+
+def order_text(text: str) -> str:
+    """Return the form in which texts are ordered: accents come after their letters, as in RFC 5051 section 2.
+
+    :param text: as ``fold_text`` returns it.
+    """
+    return text if text.isascii() else unicodedata.normalize("NFKD", text)
