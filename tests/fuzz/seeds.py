@@ -23,6 +23,11 @@ WORDS = [
     b"LIST", b"UIDL", b"STLS\r\n", b"CAPA\r\n", b"PROXY TCP4 1.2.3.4 ",
     b"* ", b"t5 OK done\r\n", b"t6 OK\r\n", b"t7 NO [UNAVAILABLE] x\r\n", b"t8 OK\r\n", b"t9 OK\r\n", b"* 1 FETCH (",
     b"UID 1 ", b"BODY[] ", b"{5}\r\n", b"~{3}\r\n", b"{0}\r\n", b"NIL", b"FLAGS (\\Seen)", b"* 4 EXISTS\r\n",
+    b"a FETCH 1:* ", b"a UID ", b"a SEARCH ", b"a STORE 1 +FLAGS ", b"a APPEND x ", b"a LIST ", b"a SELECT ",
+    b"{3+}\r\n",
+    b"BODY.PEEK[HEADER.FIELDS (", b"CHANGEDSINCE ", b"RETURN (", b"OR ", b"NOT ", b"CHARSET utf-8 ", b"&APw-",
+    b"Content-Type: multipart/mixed; boundary=x\r\n\r\n", b"--x--\r\n", b"Content-Type: message/rfc822\r\n\r\n",
+    b"Content-Transfer-Encoding: base64\r\n", b"Content-Disposition: attachment; filename*0*=", b"Subject: ",
     b"* BYE\r\n", b"+ \r\n", b"* LIST () \"/\" ", b"* SEARCH 1", b"[ALERT]",
 ]  # fmt: skip
 
@@ -43,6 +48,17 @@ def seeds() -> list[bytes]:
         b"QUIT\r\n",
         b'* 1 FETCH (UID 1 BODY[] {5}\r\na\nb\r\n)\r\nt5 OK\r\n* 7 EXISTS\r\n* 2 FETCH (BODY[] "x" UID 2)\r\nt6 OK\r\n'
         b"t7 NO [UNAVAILABLE] later\r\n* OK [UIDVALIDITY 7]\r\nt8 OK\r\nt9 OK\r\nt10 OK\r\n* BYE\r\nt11 OK\r\n",
+        b"0a LOGIN {4+}\r\nalex {6+}\r\nsecret\r\nb SELECT INBOX (QRESYNC (1 2 3:4))\r\n"
+        b"c FETCH 1:* (FLAGS BODY[1.MIME]<0.9>)\r\n"
+        b'd SEARCH RETURN (ALL) OR (FROM "a" 1:3) NOT SINCE 1-Feb-1994\r\n'
+        b"e APPEND x (\\Seen) {3+}\r\nabc\r\nf IDLE\r\n",
+        b"8a UID STORE 1,5:* (UNCHANGEDSINCE 7) -FLAGS.SILENT (\\Deleted $x)\r\n"
+        b'b LIST (SUBSCRIBED) "" (% *) RETURN (CHILDREN)\r\n'
+        b'c UID MOVE $ "Entw\xc3\xbcrfe"\r\nd SORT (REVERSE DATE SUBJECT) utf-8 TEXT {3}\r\nxyz\r\n',
+        b"Subject: Re: [x] y\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n"
+        b"--x\r\nContent-Type: message/rfc822\r\n\r\n"
+        b"From: G: Alex <alex@local.com>;\r\n\r\nalex\r\n--x\r\nContent-Type: text/html; charset=utf-8\r\n"
+        b"Content-Transfer-Encoding: quoted-printable\r\n\r\n<b>=C3=BC</b>\r\n--x--\r\n",
         b"From: mailer-daemon@x\r\nContent-Type: multipart/report; boundary=x\r\n\r\n--x\r\n"
         b"Content-Type: text/rfc822-headers\r\n\r\nMessage-ID: <a@b>\r\n\r\n--x--\r\n",
     ]
