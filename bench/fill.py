@@ -34,12 +34,6 @@ _STEPS = (
     (
         "",
         "externals",
-        """insert into relay_status (external_id)
-           select %(external_accounts)s + n from generate_series(0, %(externals)s - 1) n""",
-    ),
-    (
-        "",
-        "externals",
         """insert into polls (external_id, active, next_poll_at, fetched)
            select %(external_accounts)s + n, false, now() + interval '1 day', count(m)
            from generate_series(0, %(externals)s - 1) n

@@ -144,7 +144,7 @@ def _table(gateway: Any, *names: str) -> str:
 
 
 def _resume(gateway: Any, account: str, within: str) -> None:
-    relays = _table(gateway, "relay_status", "relays")
+    relays = _table(gateway, "relays", "relay_status")
     gateway.connection.execute(
         f"""update {relays} set next_try_at = now() + %s::interval from external_accounts e
            where e.id = external_id and e.address = %s""",

@@ -76,7 +76,7 @@ def _by_us(environment: Environment, account: str, author: str, mails: int) -> R
     gateway = environment.gateway
     drain(gateway)
     gateway.connection.execute(
-        """update relay_status set next_try_at = now() + interval '1 day' from external_accounts e
+        """update relays set next_try_at = now() + interval '1 day' from external_accounts e
            where e.id = external_id and e.address = %s""",
         (account,),
     )
@@ -96,7 +96,7 @@ def _by_us(environment: Environment, account: str, author: str, mails: int) -> R
     def work() -> Run:
         began = time.perf_counter()
         gateway.connection.execute(
-            """update relay_status set next_try_at = now() from external_accounts e
+            """update relays set next_try_at = now() from external_accounts e
                where e.id = external_id and e.address = %s""",
             (account,),
         )

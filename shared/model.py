@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Tls = Literal["none", "starttls", "implicit"]
@@ -37,6 +37,39 @@ class ImapServer(Server):
     folders: tuple[str, ...] = (INBOX,)  # names as people write them, NFC; the hierarchy has the server's delimiter
     answered: bool = False  # mark what was answered through us
     sent: str | None = None  # the folder that gets a copy of sent mail; '': the one marked as \\Sent; None: none does
+
+
+@dataclass(frozen=True, slots=True)
+class Relay:
+    """An SMTP server through which an account sends."""
+
+    server: Server
+    auth: bool = True
+    connections: int = 2  # limit of connections at the same time
+    login: str | None = None  # None: login and password are the account's
+    password: bytes | None = field(default=None, repr=False)  # sealed by the vault; with ``login`` alone
+    mails_per_minute: int | None = None  # limits of the provider; None: none is known
+    recipients_per_day: int | None = None
+    position: int = field(default=0, compare=False)  # among the account's relays, from 0
+    size: int | None = field(default=None, compare=False)  # octets: the SIZE limit that it announces
+    refused: int | None = field(default=None, compare=False)  # octets of the smallest mail refused as too large
+
+    @property
+    def place(self) -> str:
+        """Server, port and own login: the column of this name."""
+        own = "" if self.login is None else f" {self.login}"
+        return f"{self.server.host.lower()}:{self.server.port}{own}"
+
+    @property
+    def has_limit(self) -> bool:
+        """Whether what it takes is counted."""
+        return self.mails_per_minute is not None or self.recipients_per_day is not None
+
+    @property
+    def max_octets(self) -> int | None:
+        """Limit of the size of a mail, as far as it is known."""
+        known = [self.size, self.refused and self.refused - 1]
+        return min((octets for octets in known if octets), default=None)
 
 
 FetchProtocol = Literal["pop3", "imap"]
@@ -87,7 +120,7 @@ class OAuth:
 class External:
     """A mailbox at a provider (manual 4.1), fetched by POP3 or by IMAP. Times in seconds or days as named.
 
-    :raises ValueError: ``pop3`` and ``imap`` are both given, or both missing.
+    :raises ValueError: ``pop3`` and ``imap`` are both given, or both missing; or there is no relay.
     """
 
     id: int
@@ -96,9 +129,7 @@ class External:
     login: str
     password: bytes = field(repr=False)  # sealed by the vault; with oauth: a Grant (provider/credentials.py)
     pop3: Server | None  # None: mail is fetched by IMAP
-    smtp: Server
-    smtp_auth: bool
-    smtp_connections: int  # limit of connections at the same time
+    relays: tuple[Relay, ...]  # the first choice, then those that are used while it does not work
     poll_seconds: int
     history: Literal["all", "from_now"]  # what to do with mail from before the first contact
     delete_after_days: int | None  # None: never, 0: at once
@@ -106,8 +137,6 @@ class External:
     reply_to_author: bool  # route an answer without a known name to the author
     aliases: tuple[str, ...]
     oauth: OAuth | None = None
-    smtp_size: int | None = field(default=None, compare=False)  # octets: the SIZE limit that its server announces
-    smtp_refused: int | None = field(default=None, compare=False)  # octets of the smallest mail refused as too large
     answer_notes: bool = False  # notify the sharers when one of them has answered a mail to everyone
     hold: bool = False  # its mail is on hold until the operator says that everybody is there
     imap: ImapServer | None = None  # None: mail is fetched by POP3
@@ -116,6 +145,8 @@ class External:
     def __post_init__(self) -> None:
         if (self.pop3 is None) == (self.imap is None):
             raise ValueError(f"{self.address}: mail is fetched by POP3 or by IMAP")
+        if not self.relays:
+            raise ValueError(f"{self.address}: mail is sent by an SMTP server")
 
     @property
     def protocol(self) -> FetchProtocol:
@@ -130,15 +161,30 @@ class External:
         return server
 
     @property
+    def relay(self) -> Relay:
+        """The first relay."""
+        return self.relays[0]
+
+    @property
+    def smtp(self) -> Server:
+        """The server of the first relay."""
+        return self.relay.server
+
+    def through(self, position: int) -> External:
+        """Return the account with the relay of this position as the first one."""
+        chosen = self.relays[position]
+        return replace(self, relays=(chosen, *(each for each in self.relays if each is not chosen)))
+
+    @property
     def hosts(self) -> frozenset[str]:
         """The hosts that get its password or access tokens, as names are compared."""
-        return frozenset(compared_host(server.host) for server in (self.incoming, self.smtp))
+        servers = (self.incoming, *(relay.server for relay in self.relays if relay.login is None))
+        return frozenset(compared_host(server.host) for server in servers)
 
     @property
     def max_octets(self) -> int | None:
-        """Limit of the size of a mail to this provider, as far as it is known."""
-        known = [self.smtp_size, self.smtp_refused and self.smtp_refused - 1]
-        return min((octets for octets in known if octets), default=None)
+        """Limit of the size of a mail to this provider, as far as it is known: of the first relay."""
+        return self.relay.max_octets
 
     @property
     def own_addresses(self) -> frozenset[str]:

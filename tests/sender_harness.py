@@ -198,7 +198,7 @@ class SenderHarness:
     async def make_due(self) -> None:
         """End every back-off now."""
         await self.rows("update submissions set next_try_at = now()")
-        await self.rows("update relay_status set next_try_at = now()")
+        await self.rows("update relays set next_try_at = now()")
 
 
 @asynccontextmanager

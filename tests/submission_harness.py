@@ -17,7 +17,7 @@ from shared.amqp.broker import Broker
 from shared.auth.authenticator import Authenticator
 from shared.auth.passwords import hash_password
 from shared.db.database import Database
-from shared.model import External, Local, Server
+from shared.model import External, Local, Relay, Server
 from shared.net import server_tls
 from shared.settings import Settings, load
 from shared.store import account_changes, blobs, folders, submissions_admin
@@ -39,7 +39,7 @@ async def add_office(database: Database) -> dict[str, int]:
             address = f"{name}@company.com"
             ids[name] = await account_changes.save_external(
                 connection,
-                External(0, address, True, address, b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ()),
+                External(0, address, True, address, b"", SERVER, (Relay(SERVER),), 60, "all", None, False, True, ()),
             )
         for name, enabled in (("alex", True), ("jim", True), ("away", False), ("gone", False)):
             ids[name] = await account_changes.save_local(

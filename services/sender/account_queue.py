@@ -1,4 +1,5 @@
-"""The mails of one external account that this process has claimed, and how many lanes may send them. No I/O."""
+"""The mails of one external account that this process has claimed for one relay, and how many lanes may send them. No
+I/O."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ class ClaimedMail:
     """A claimed mail that waits for a lane or is being sent."""
 
     mail: QueuedMail
-    external: External  # as it was when the mail was claimed
+    external: External  # as it was when the mail was claimed; its first relay sends the mail
     account_version: int  # of the external account, at the latest as of ``external``
     source: MessageSource | None  # None: its bytes are gone
     since: float = field(default_factory=time.monotonic)  # when it was claimed
@@ -35,9 +36,10 @@ class ClaimedMail:
 
 @dataclass(slots=True)
 class AccountQueue:
-    """The prefetched mails of one account. ``changed`` wakes its AccountRelay."""
+    """The prefetched mails of one account for one relay. ``changed`` wakes its AccountRelay."""
 
     external_id: int
+    position: int = 0  # of the relay
     prefetched: deque[ClaimedMail] = field(default_factory=deque)
     lane_count: int = 0  # lanes that have a mail
     allowed_lanes: int = 0  # as of the last claim

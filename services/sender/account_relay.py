@@ -1,10 +1,15 @@
-"""Relays the mails of one external account: claims what is due, runs the lanes, and records how each mail ends."""
+"""Relays the mails of one external account by one of its relays: claims what is due, runs the lanes, and records how
+each mail ends.
+
+While a relay is in trouble and another one comes after it, mail goes by that one. The first one is tried without mail,
+so that none waits for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -33,23 +38,28 @@ log = structlog.get_logger()
 
 
 class AccountRelay:
-    """The queue and the lanes of one account. ``run`` is its only task that claims mails and starts lanes."""
+    """The queue and the lanes of one relay. ``run`` is its only task that claims mails and starts lanes."""
 
     def __init__(
         self,
         external_id: int,
+        position: int,
         database: Database,
         claims: Claims,
         connections: ConnectionPool,
         status: AccountStatus,
+        schedule: Callable[[int, int], None],
     ) -> None:
-        self.queue = AccountQueue(external_id)
+        """:param schedule: as ``OutboundDelivery.schedule``."""
+        self.queue = AccountQueue(external_id, position)
+        self.probes: set[asyncio.Task[None]] = set()  # tries without mail; one at most
         self.lanes: dict[asyncio.Task[None], Lane] = {}
         self.recording: set[asyncio.Task[None]] = set()  # results that are being written
         self._database = database
         self._claims = claims
         self._connections = connections
         self._status = status
+        self._schedule = schedule
 
     async def run(self) -> None:
         """Claim mails and start lanes whenever the queue has changed, until it is stopping."""
@@ -86,18 +96,29 @@ class AccountRelay:
         queue = self.queue
         async with self._database.transaction() as connection:
             claimed = await self._claims.claim(
-                connection, queue.external_id, queue.lane_count, queue.prefetch_limit, queue.prefetch_octets
+                connection,
+                queue.external_id,
+                queue.position,
+                queue.lane_count,
+                queue.prefetch_limit,
+                queue.prefetch_octets,
             )
             # After the claim: the account is at least as new as the version that the marks compare.
-            externals = await accounts.load_externals(connection, [queue.external_id]) if claimed.mails else []
+            wanted = [queue.external_id] if claimed.mails or claimed.probe else []
+            externals = await accounts.load_externals(connection, wanted) if wanted else []
         self._claims.claimed_ids.update(mail.id for mail in claimed.mails)
         queue.add_claimed(claimed)
         if claimed.lanes == 0:
             await self._claims.release(queue.take_all())
-        if not externals:  # the account was removed between the two statements
+        if claimed.ask_next:
+            self._schedule(queue.external_id, queue.position + 1)
+        found = next((each for each in externals if queue.position < len(each.relays)), None)
+        if found is None:  # the account or the relay was removed between the two statements
             await self._claims.release(claimed.mails)
             return []
-        [external] = externals
+        external = found.through(queue.position)
+        if claimed.probe:
+            self._start_probe(external)
         sources = await self._load_sources(claimed, external)
         return [
             ClaimedMail(mail, external, claimed.account_version, sources.get(mail.id))
@@ -120,6 +141,33 @@ class AccountRelay:
             await self._claims.release(claimed.mails)
             raise
         return {mail_id: source for part in parts for mail_id, source in part.items()}
+
+    # ------------------------------------------------------------------------------------------ a relay in trouble
+
+    def _start_probe(self, external: External) -> None:
+        if not self.probes:
+            task = asyncio.create_task(self._probe(external), name="probe of a relay")
+            self.probes.add(task)
+            task.add_done_callback(self.probes.discard)
+
+    async def _probe(self, external: External) -> None:
+        """Log in without mail; if that works, the relay gets new mail again."""
+        try:
+            client = await self._connections.connect(external)
+            self._connections.keep(client, external)
+            await self._status.record_login(external, client)
+            self.queue.request_claim()
+        except AccountFailure as error:
+            await self._status.record_failure(external, error, [])
+        except Temporary as error:
+            log.warning("database unavailable, relay not tried", external=external.address, error=str(error))
+        except Exception:  # tried again after the time that the claim has set
+            log.exception("relay not tried", external=external.address)
+
+    def _pass_on(self, external: External) -> None:
+        """Let the other relays of the account have the mail that this one does not take."""
+        if len(external.relays) > 1:
+            self._schedule(external.id, 0)
 
     # ------------------------------------------------------------------------------------------ lanes
 
@@ -200,6 +248,7 @@ class AccountRelay:
         self.queue.allowed_lanes = 0
         lane.close_connection()  # only a new login shows whether the account works again
         await self._status.record_rejection(lane.external, result.rejection, self._stop_lane(lane))
+        self._pass_on(lane.external)
         return False
 
     async def _end_failure(self, external: External) -> None:
@@ -222,12 +271,13 @@ class AccountRelay:
         if result.relayed and self.queue.careful:  # a connection from before the failure, otherwise the login ended it
             await self._end_failure(external)
         if refused_octets is not None:
-            await self._status.record_refused_size(external.id, refused_octets)
+            await self._status.record_refused_size(external, refused_octets)
 
     async def _record_account_failure(self, lane: Lane, claimed: ClaimedMail, error: Exception) -> None:
-        """Back off the account, not the mail. If the server only limits connections, lower their number.
+        """Back off the relay, not the mail. If the server only limits connections, lower their number.
 
-        While other lanes work, a login that fails for now concerns further lanes alone.
+        While other lanes work, a login that fails for now concerns further lanes alone. Otherwise the account's next
+        relay gets the mail.
         """
         connected = sum(1 for other in self.lanes.values() if other is not lane and other.is_connected)
         if is_connection_limit(error) and connected > 0:
@@ -244,6 +294,7 @@ class AccountRelay:
         else:
             self.queue.allowed_lanes = 0
             await self._status.record_failure(lane.external, error, [claimed.mail, *self._stop_lane(lane)])
+            self._pass_on(lane.external)
 
     def _stop_lane(self, lane: Lane) -> list[QueuedMail]:
         """Take the prefetched mails, also the lane's; the caller releases their claims."""

@@ -1,4 +1,7 @@
-"""Records what a sender learns of an account's provider: logins, failures, rejections, size limits."""
+"""Records what a sender learns of an account's relays: logins, failures, rejections, size limits.
+
+In all functions the first relay of ``external`` is the one that is meant.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +21,19 @@ from shared.model import External
 from shared.net import dial
 from shared.provider.smtp_client import SERVER_FULL, SmtpClient
 from shared.provider.smtp_login import AuthFailed, ServerUnavailable
-from shared.store import account_changes, relay_status
+from shared.store import relays
 from shared.store.relay_queue import QueuedMail
 
 AccountFailure = (dial.Unreachable, dial.TlsError, dial.AddressNotAllowed, ServerUnavailable, AuthFailed)
-"""Errors that concern the account as a whole, not one mail."""
+"""Errors that concern the relay as a whole, not one mail."""
 
 ERRORS = Counter(
     "mailgroup_relay_errors_total",
-    "Times that an account's provider could not be used for sending.",
-    ["external", "kind"],
+    "Times that a relay of an account could not be used for sending.",
+    ["external", "relay", "kind"],
 )
 KINDS = ("unreachable", "timeout", "tls", "certificate", "policy", "server", "credentials", "sender", "throttled")
-"""Values of the label kind."""
+"""Values of the label kind. relay: the host of the relay."""
 MAX_SIZE_DIGITS = 18
 """Limits the SIZE that a server announces (RFC 1870): digits, so that it fits in a bigint."""
 
@@ -38,12 +41,12 @@ log = structlog.get_logger()
 
 
 class AccountStatus:
-    """Writes relay_status and the learnt sizes. A failure releases claims in the same transaction."""
+    """Writes the state of relays and the learnt sizes. A failure releases claims in the same transaction."""
 
     def __init__(self, database: Database, claims: Claims) -> None:
         self._database = database
         self._claims = claims
-        self._sizes: dict[int, int | None] = {}  # SIZE as announced, by external account; None: no limit
+        self._sizes: dict[tuple[int, str], int | None] = {}  # SIZE as announced, by account and relay; None: no limit
 
     async def record_login(self, external: External, client: SmtpClient) -> bool:
         """Record a successful login and the announced size. :return: whether it ended a backoff or pause.
@@ -51,7 +54,7 @@ class AccountStatus:
         :raises Temporary: the database is unavailable.
         """
         async with self._database.transaction() as connection:
-            recovered = await relay_status.record_success(connection, external.id)
+            recovered = await relays.record_success(connection, external.id, external.relay.position)
         await self._learn_size(external, client)
         return recovered
 
@@ -59,13 +62,18 @@ class AccountStatus:
         """Store the SIZE that the server announces (RFC 1870): smtp_in rejects larger submissions."""
         announced = client.extensions.get("size", "")
         octets = (int(announced) if announced.isdecimal() and len(announced) < MAX_SIZE_DIGITS else 0) or None
-        if self._sizes.get(external.id, external.smtp_size) != octets:
-            self._sizes[external.id] = octets
-            await self._store_hint(partial(account_changes.learn_size, external_id=external.id, octets=octets))
+        relay = external.relay
+        if self._sizes.get((external.id, relay.place), relay.size) != octets:
+            self._sizes[external.id, relay.place] = octets
+            await self._store_hint(
+                partial(relays.learn_size, external_id=external.id, octets=octets, position=relay.position)
+            )
 
-    async def record_refused_size(self, external_id: int, octets: int) -> None:
-        """Store that the provider refuses mail of this size."""
-        await self._store_hint(partial(account_changes.learn_refused, external_id=external_id, octets=octets))
+    async def record_refused_size(self, external: External, octets: int) -> None:
+        """Store that the relay refuses mail of this size."""
+        await self._store_hint(
+            partial(relays.learn_refused, external_id=external.id, octets=octets, position=external.relay.position)
+        )
 
     async def _store_hint(self, write: Callable[[Connection], Awaitable[None]]) -> None:
         """Store a fact that is useful but not needed; if that fails, the next connection or mail gives it again."""
@@ -78,13 +86,14 @@ class AccountStatus:
     async def record_rejection(
         self, external: External, rejection: AccountRejection, mails: Sequence[QueuedMail]
     ) -> None:
-        """Back off the account, and release these mails, none of which was sent."""
+        """Back off the relay, and release these mails, none of which was sent."""
         _log_failure(external, rejection.kind, rejection.text, rejection.pause)
         await self._record(
             mails,
             partial(
-                relay_status.record_failure,
+                relays.record_failure,
                 external_id=external.id,
+                position=external.relay.position,
                 kind=rejection.kind,
                 error=rejection.text,
                 delay=rejection.seconds,
@@ -93,26 +102,28 @@ class AccountStatus:
         )
 
     async def record_failure(self, external: External, error: Exception, mails: Sequence[QueuedMail]) -> None:
-        """Back off the account after an AccountFailure, and release these mails, none of which was sent."""
+        """Back off the relay after an AccountFailure, and release these mails, none of which was sent."""
         refused = isinstance(error, AuthFailed)
         kind = str(getattr(error, "kind", "server"))
         _log_failure(external, kind, str(error), refused)
 
         async def back_off(connection: Connection) -> None:
-            state = (await relay_status.load_status(connection, [external.id])).get(external.id)
-            delay = retry_policy.LOGIN_PAUSE
+            states = (await relays.load_status(connection, [external.id])).get(external.id, [])
+            delay, position = retry_policy.LOGIN_PAUSE, external.relay.position
             if not refused:
-                failures = state.failures + 1 if state else 1
+                failures = next((state.failures for state in states if state.position == position), 0) + 1
                 unreachable = isinstance(error, dial.Unreachable)
                 delay = retry_policy.reconnect_delay(failures, random.random(), unreachable=unreachable)
-            await relay_status.record_failure(connection, external.id, kind, str(error), delay, pause=refused)
+            await relays.record_failure(
+                connection, external.id, kind, str(error), delay, pause=refused, position=position
+            )
 
         await self._record(mails, back_off)
 
     async def record_recovery(self, external: External) -> None:
         """Record that the provider accepts mail again. :raises Temporary: the database is unavailable."""
         async with self._database.transaction() as connection:
-            await relay_status.record_success(connection, external.id)
+            await relays.record_success(connection, external.id, external.relay.position)
 
     def note_failed_lane(self, external: External, error: Exception) -> None:
         """Count and log a login that failed while other connections of the account work."""
@@ -121,7 +132,10 @@ class AccountStatus:
     async def record_connection_limit(self, external: External, error: Exception, limit: int, mail: QueuedMail) -> None:
         """Lower the number of connections: the server has refused one more (421). Release the mail."""
         _log_failure(external, str(getattr(error, "kind", "server")), str(error), False)
-        await self._record([mail], partial(relay_status.lower_connections, external_id=external.id, limit=limit))
+        await self._record(
+            [mail],
+            partial(relays.lower_connections, external_id=external.id, limit=limit, position=external.relay.position),
+        )
 
     async def _record(self, mails: Sequence[QueuedMail], write: Callable[[Connection], Awaitable[None]]) -> None:
         try:
@@ -146,6 +160,7 @@ def is_connection_limit(error: Exception) -> bool:
 
 def _log_failure(external: External, kind: str, error: str, paused: bool) -> None:
     """Count and log a failure before it is recorded, as the database may be unavailable."""
-    ERRORS.labels(external.address, kind).inc()
+    ERRORS.labels(external.address, external.smtp.host, kind).inc()
     write = log.error if paused else log.warning
-    write("relaying paused" if paused else "relaying failed", external=external.address, kind=kind, error=error)
+    event = "relaying paused" if paused else "relaying failed"
+    write(event, external=external.address, relay=external.smtp.host, kind=kind, error=error)

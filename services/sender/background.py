@@ -21,7 +21,7 @@ from shared.runtime.liveness import CHECK_SECONDS, FOLDER, hold_process_lock
 from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
 from shared.runtime.tasks import cancel_tasks
-from shared.store import account_changes, accounts, relay_notices, relay_queue, relay_status
+from shared.store import accounts, relay_notices, relay_queue, relays
 
 DUE_SECONDS = 1.0
 """Interval of the checks for due accounts and for suspects: adds at most so much to the delay of a mail."""
@@ -54,21 +54,22 @@ class SenderBackground:
         async with self._database.statement() as connection:
             externals = await accounts.load_externals(connection)
         for external in externals:
-            for kind in KINDS:
-                ERRORS.labels(external.address, kind)
+            for relay in external.relays:
+                for kind in KINDS:
+                    ERRORS.labels(external.address, relay.server.host, kind)
 
     async def schedule_due(self) -> None:
-        """Schedule the accounts that have due mail."""
+        """Schedule the relays that have due mail, or have to be tried."""
         async with self._database.statement() as connection:
-            due = await relay_queue.list_due_accounts(connection)
-        for external_id in due:
-            self._delivery.schedule(external_id)
+            due = await relay_queue.list_due_relays(connection)
+        for external_id, position in due:
+            self._delivery.schedule(external_id, position)
 
     async def renew_leases(self) -> None:
         """Renew the claims of this process, recover the expired claims of others, and release idle resources."""
         await self._delivery.claims.renew_leases()
         async with self._database.transaction() as connection:
-            fixed = await relay_queue.fix_clock_jump(connection, CLAIM_SECONDS) + await relay_status.fix_clock_jump(
+            fixed = await relay_queue.fix_clock_jump(connection, CLAIM_SECONDS) + await relays.fix_clock_jump(
                 connection
             )
         if fixed:
@@ -123,13 +124,13 @@ class SenderBackground:
     async def end_idle_failures(self) -> None:
         """End the failures of accounts whose last waiting mail was cancelled or has expired."""
         async with self._database.transaction() as connection:
-            await relay_status.end_idle_failures(connection)
+            await relays.end_idle_failures(connection)
 
     async def lift_limits(self) -> None:
         """Lift learnt limits: of connections for limited accounts, and of sizes that were refused long ago."""
         async with self._database.transaction() as connection:
-            await relay_status.lift_limits(connection)
-            await account_changes.forget_refused(connection)
+            await relays.lift_limits(connection)
+            await relays.forget_refused(connection)
 
 
 async def _log_fault(submission_id: int, error: Exception) -> None:

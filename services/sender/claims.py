@@ -85,11 +85,18 @@ class Claims:
         await asyncio.gather(self._writer.run(), self._writer_of_failed.run())
 
     async def claim(
-        self, connection: Connection, external_id: int, busy_lanes: int, prefetch: int, prefetch_octets: int
+        self,
+        connection: Connection,
+        external_id: int,
+        position: int,
+        busy_lanes: int,
+        prefetch: int,
+        prefetch_octets: int,
     ) -> Claimed:
-        """Claim due mails of an account, as ``relay_queue.claim``. After the commit add them to ``claimed_ids``."""
+        """Claim due mails of an account for the relay of this position, as ``relay_queue.claim``. After the commit add
+        them to ``claimed_ids``."""
         request = ClaimRequest(
-            external_id, self._owner, CLAIM_SECONDS, busy_lanes, prefetch, prefetch_octets, self.claimed_ids
+            external_id, self._owner, CLAIM_SECONDS, busy_lanes, prefetch, prefetch_octets, self.claimed_ids, position
         )
         return await relay_queue.claim(connection, request)
 

@@ -1,4 +1,7 @@
-"""A pool of SMTP connections to providers, logged in with each account's credentials and kept for the next mail."""
+"""A pool of SMTP connections to relays, logged in with each account's credentials and kept for the next mail.
+
+In all functions the first relay of ``external`` is the one that is meant.
+"""
 
 from __future__ import annotations
 
@@ -47,10 +50,10 @@ class ConnectionPool:
 
     async def _credential(self, external: External) -> Credential:
         """:raises AuthFailed: there is nothing to log in with. :raises ServerUnavailable: no access token now."""
-        if not external.smtp_auth:
+        if not external.relay.auth:
             return Credential(external.login, "")
         try:
-            return await self._credentials.credential_for(external)
+            return await self._credentials.credential_for_relay(external)
         except AddressNotAllowed:
             raise
         except (Permanent, Unauthorized) as error:
@@ -61,8 +64,9 @@ class ConnectionPool:
     def take_idle(self, external: External) -> SmtpClient | None:
         """Remove and return an idle connection that fits the account as it is now, None if there is none."""
         idle = self._idle.get(external.id, [])
-        while idle:
-            client, opened_for, _ = idle.pop()
+        for entry in reversed([each for each in idle if each[1].relay.place == external.relay.place]):
+            idle.remove(entry)
+            client, opened_for, _ = entry
             if client.alive and same_server(external, opened_for):
                 return client
             client.close()
@@ -87,11 +91,10 @@ class ConnectionPool:
 
 def same_server(one: External, other: External) -> bool:
     """Return whether a connection opened for one account may be used for the other."""
-    return (one.smtp, one.smtp_auth, one.login, one.password, one.oauth, one.address) == (
-        other.smtp,
-        other.smtp_auth,
-        other.login,
-        other.password,
-        other.oauth,
-        other.address,
-    )
+    return _identity(one) == _identity(other)
+
+
+def _identity(external: External) -> tuple[object, ...]:
+    relay = external.relay
+    own = (relay.login, relay.password) if relay.login is not None else (external.login, external.password)
+    return relay.server, relay.auth, own, external.oauth, external.address

@@ -1,6 +1,7 @@
 """Relays the due mails of all external accounts, over as many connections at once as each account allows.
 
-Each connection belongs to a lane, and each lane to one account, so a slow or unreachable provider delays no other one.
+Each connection belongs to a lane, and each lane to one relay of an account, so a slow or unreachable provider delays no
+other one.
 Due mails are claimed from the database, some of them ahead of the lanes (prefetched).
 """
 
@@ -54,7 +55,8 @@ class OutboundDelivery:
         self._database = database
         self._publish = publish
         self._status = AccountStatus(database, self.claims)
-        self._relays: dict[int, tuple[AccountRelay, asyncio.Task[None]]] = {}  # by external account
+        # By external account and position of its relay.
+        self._relays: dict[tuple[int, int], tuple[AccountRelay, asyncio.Task[None]]] = {}
         self._stopping = False
 
     def announce(self, after: PostCommit) -> None:
@@ -64,14 +66,20 @@ class OutboundDelivery:
             SUBMIT_TO_RELAYED.observe(age)
         self._publish(after.publications)
 
-    def schedule(self, external_id: int) -> None:
-        """Have what is due for this account claimed in the background, and lanes started for it."""
+    def schedule(self, external_id: int, position: int = 0) -> None:
+        """Have what is due for this account claimed in the background, and lanes started for it.
+
+        :param position: of the relay to begin with; it passes on what the next one may send.
+        """
         if self._stopping:
             return
-        if external_id not in self._relays:
-            relay = AccountRelay(external_id, self._database, self.claims, self.connections, self._status)
-            self._relays[external_id] = relay, asyncio.create_task(relay.run(), name=f"relay {external_id}")
-        self._relays[external_id][0].queue.request_claim()
+        if (external_id, position) not in self._relays:
+            relay = AccountRelay(
+                external_id, position, self._database, self.claims, self.connections, self._status, self.schedule
+            )
+            task = asyncio.create_task(relay.run(), name=f"relay {external_id} {position}")
+            self._relays[external_id, position] = relay, task
+        self._relays[external_id, position][0].queue.request_claim()
 
     async def release_idle(self) -> None:
         """Release prefetched mails that no lane has taken in time; close idle connections."""
@@ -100,6 +108,7 @@ class OutboundDelivery:
             sent = {task for task in late if task in lanes and lanes[task].awaits_answer}
             await _wait_or_cancel(late - sent, 0.0)
             await _wait_or_cancel(sent, deadline - time.monotonic())
+        await cancel_tasks([task for relay in relays for task in relay.probes])
         await _wait_or_cancel(
             {task for relay in relays for task in relay.recording},
             max(0.0, deadline - time.monotonic()) + RECORD_SECONDS,

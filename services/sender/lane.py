@@ -1,4 +1,4 @@
-"""A lane: one SMTP connection of an account, which sends mail after mail.
+"""A lane: one SMTP connection to a relay of an account, which sends mail after mail.
 
 Where the server supports PIPELINING (RFC 2920), the envelope of the next mail goes out behind the final dot: a mail
 then takes one round trip.
@@ -18,7 +18,8 @@ from services.sender.connection_pool import ConnectionPool, same_server
 from services.sender.smtp_transaction import DeliveryResult, OutgoingMessage, SmtpEnvelope
 from services.sender.transmission import Transmission, TransmissionState
 from shared.db.database import Database
-from shared.provider.smtp_client import OutcomeUnknown, SmtpClient, SmtpConnectionLost
+from shared.provider.smtp_client import SERVER_FULL, OutcomeUnknown, SmtpClient, SmtpConnectionLost
+from shared.provider.smtp_login import ServerUnavailable
 
 PIPELINED_SECONDS = 2.0
 """Limits how long a pipelined mail waits for the reply to the mail before: seconds; then another lane sends it."""
@@ -116,6 +117,8 @@ class Lane:
             except SmtpConnectionLost as error:
                 if (for_accepted := transmission.message_for_accepted()) is not None:
                     message = for_accepted  # too many recipients: those that the server accepts are sent first
+                elif not reused and transmission.is_dismissed and len(self.external.relays) > 1:
+                    raise ServerUnavailable(str(error), SERVER_FULL) from error  # the next relay may take the mail
                 elif not reused:
                     return transmission.interrupted(str(error))
                 # Servers end idle connections: the mail is not the cause.

@@ -26,13 +26,16 @@ from shared.store import (
     relay_notices,
     relay_orphans,
     relay_queue,
-    relay_status,
+    relay_usage,
+    relays,
     sent_mail,
 )
 from shared.store.inbound import Arrival
 from shared.store.maillog import MailEvent
 from shared.store.provider_filings import FilingKind
 from shared.store.relay_queue import Mark, MarkOutcome, QueuedMail, RecipientResult, RelayResult
+from shared.store.relay_usage import Use
+from shared.store.relays import RelayStatus
 
 NO_ANSWER = "4.4.2"
 """RFC 3463: bad connection."""
@@ -74,11 +77,14 @@ class ResultRecord:
     failed: tuple[RecipientStatus, ...]  # failed recipients that a notice to the author lists
     relayed: tuple[RecipientStatus, ...]  # relayed recipients that a notice to the author lists
     filings: tuple[tuple[int, FilingKind, int], ...] = ()  # rows of provider_filings, if the provider has the mail now
+    use: Use | None = None  # what counts in the limits of the relay
 
     @classmethod
     def from_result(cls, external: External, mail: QueuedMail, result: DeliveryResult, chance: float) -> ResultRecord:
         """Derive all rows from the provider's replies. chance: from 0 to 1, jitter of the next try."""
-        at_once = result.retry_now or (result.unanswered and not mail.uncertain)
+        passed_on = result.rejection is not None and len(external.relays) > 1  # the next relay may take it
+        at_once = result.retry_now or (result.unanswered and not mail.uncertain) or passed_on
+        at_once = at_once or (mail.is_part and not result.count_try and not result.unanswered)
         outcomes = result.outcomes
         if result.unanswered and mail.uncertain:  # the second time without a reply: fail it and notify the author
             outcomes = tuple(
@@ -94,17 +100,18 @@ class ResultRecord:
                 result.count_try and not at_once,
                 result.unanswered,
             ),
-            _events(external, mail, outcomes, at_once, result.unanswered),
+            _events(external, mail, outcomes, at_once and not passed_on, result.unanswered),
             _new_message_ids(external, mail, outcomes),
             _statuses(external, mail, outcomes, "failed"),
             () if result.server_sends_notices else _statuses(external, mail, outcomes, "relayed"),
             _filings(external, mail) if any(outcome.state == "relayed" for outcome in outcomes) else (),
+            _use(external, mail, result),
         )
 
     @property
     def needs_statements(self) -> bool:
         """Whether the record needs more statements than the one that all records share."""
-        return bool(self.message_ids or self.failed or self.relayed or self.filings)
+        return bool(self.message_ids or self.failed or self.relayed or self.filings or self.use)
 
 
 def _filings(external: External, mail: QueuedMail) -> tuple[tuple[int, FilingKind, int], ...]:
@@ -118,6 +125,15 @@ def _filings(external: External, mail: QueuedMail) -> tuple[tuple[int, FilingKin
     return tuple((mail.id, kind, mail.external_id) for kind, is_wanted in wanted.items() if is_wanted)
 
 
+def _use(external: External, mail: QueuedMail, result: DeliveryResult) -> Use | None:
+    """Return what a result counts in the limits of the relay: the recipients that it has, or may have."""
+    if not external.relay.has_limit:
+        return None
+    taken = {"relayed", "waiting"} if result.unanswered else {"relayed"}
+    recipients = sum(outcome.state in taken for outcome in result.outcomes)
+    return Use(mail.external_id, external.relay.place, recipients) if recipients else None
+
+
 _EVENT_NAMES = {"relayed": "relayed", "failed": "failed", "waiting": "delayed"}
 
 
@@ -125,13 +141,14 @@ def _events(
     external: External, mail: QueuedMail, outcomes: Sequence[RecipientResult], at_once: bool, unanswered: bool
 ) -> tuple[MailEvent, ...]:
     addresses = {waiting.position: waiting.address for waiting in mail.recipients}
+    relay = f" (by {external.smtp.host})" if len(external.relays) > 1 else ""
     events = tuple(
         MailEvent(
             _EVENT_NAMES[outcome.state],
             submission_id=mail.id,
             external=external.address,
             who=addresses[outcome.position],
-            reply=outcome.reply,
+            reply=f"{outcome.reply}{relay}",
         )
         for outcome in outcomes
         if outcome.state != "waiting" or not at_once
@@ -197,6 +214,9 @@ async def record_results(
     filings = [row for record in batch if record.mail.id in recorded.held for row in record.filings]
     if filings:
         await provider_filings.add_filings(connection, filings)
+    await relay_usage.add_uses(
+        connection, [record.use for record in batch if record.use is not None and record.mail.id in recorded.held]
+    )
     afters: list[PostCommit | None] = []
     for record in batch:
         age = recorded.held.get(record.mail.id)
@@ -232,6 +252,8 @@ async def recover_orphans(
     for mail, unanswered in orphans:
         if unanswered:
             await relay_orphans.send_again(connection, mail.id)
+            if mail.relay is not None:
+                await relay_usage.add_uses(connection, [Use(mail.external_id, mail.relay, len(mail.recipients))])
             event = _uncertain_event(mail, None, "the sender ended before the provider's reply came")
             await maillog.record_events(connection, [event])
             after += PostCommit((event,))
@@ -328,8 +350,15 @@ async def _load_problems(connection: Connection, mails: Sequence[QueuedMail]) ->
     """Load the last error of each account of these mails, by account id."""
     if not mails:
         return {}
-    states = await relay_status.load_status(connection, {mail.external_id for mail in mails})
-    return {external_id: state.last_error for external_id, state in states.items()}
+    states = await relays.load_status(connection, {mail.external_id for mail in mails})
+    return {external_id: _problem_of(found) for external_id, found in states.items()}
+
+
+def _problem_of(found: Sequence[RelayStatus]) -> str | None:
+    """Return the last errors of an account's relays, with their hosts if there are several."""
+    if len(found) == 1:
+        return found[0].last_error
+    return "; ".join(f"{state.host}: {state.last_error}" for state in found if state.last_error) or None
 
 
 _REASONS: dict[dsn_options.Action, str] = {

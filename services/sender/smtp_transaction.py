@@ -124,6 +124,7 @@ def classify(recipients: Sequence[QueuedRecipient], replies: Replies) -> Deliver
     sent = final is not None and final.accepted
     outcomes = []
     rejection = None if final is None else rejection_of(final)
+    limits = {position: found for position, reply in replies.recipients.items() if (found := limit_of(reply))}
     retry_now = refused = False
     crowded = _crowded_out(recipients, replies)
     for waiting in recipients:
@@ -135,7 +136,7 @@ def classify(recipients: Sequence[QueuedRecipient], replies: Replies) -> Deliver
         elif waiting.position in crowded:
             retry_now, refused = retry_now or sent, refused or not sent
             outcomes.append(RecipientResult(waiting.position, "waiting", str(reply)))
-        elif reply.refused and (rejection is None or reply is not final):
+        elif reply.refused and (rejection is None or reply is not final) and waiting.position not in limits:
             outcomes.append(RecipientResult(waiting.position, "failed", str(reply)))
         else:
             refused = True
@@ -146,13 +147,22 @@ def classify(recipients: Sequence[QueuedRecipient], replies: Replies) -> Deliver
         refused and not retry_now,
         server_sends_notices=replies.server_sends_notices,
         too_large=final is not None and _is_too_large(final),
-        rejection=rejection,
+        rejection=rejection or next(iter(limits.values()), None),
     )
 
 
 _NOT_THIS_SENDER = {"5.2.252", "5.7.60"}
 _QUOTA = {"5.4.5", "5.1.90"}
-_QUOTA_IN_WORDS = re.compile(r"SubmissionQuotaExceeded|daily (user )?(sending|message) (limit|quota)", re.IGNORECASE)
+_QUOTA_IN_WORDS = re.compile(
+    r"SubmissionQuotaExceeded"
+    r"|\b(daily|hourly|24[- ]hours?)( user| mail| e?mail| message| recipient| sending)* (limit|quota)"
+    r"|\b(mail send|sending|messaging|outgoing( mail| message)?) (limit|quota)s?\b"
+    r"|\bmax(imum)? (e?mails|messages|recipients) per (hour|day)",
+    re.IGNORECASE,
+)
+_RATE_IN_WORDS = re.compile(
+    r"\brate ?limit|\bsending rate\b|\bthrottl|\btoo much mail from\b|\b(e?mails|messages) per minute\b", re.IGNORECASE
+)
 _TOO_LARGE = {"5.3.4", "5.2.3"}
 
 
@@ -161,20 +171,39 @@ def rejection_of(reply: Reply) -> AccountRejection | None:
 
     Microsoft's SendAsDenied refuses every mail from this address, so the mail is not the cause. Google and Microsoft
     report their daily limits as permanent errors (550 5.4.5, 5.1.90), but these pass; so do 432 4.3.2 ("concurrent
-    connections", "sender thread limit") and 4.7.x ("server busy").
+    connections", "sender thread limit") and 4.7.x ("server busy"), and what ``limit_of`` knows.
     """
     if reply.refused and (reply.status in _NOT_THIS_SENDER or "SendAsDenied" in reply.text):
         text = f"the provider does not let this login send as the account's address; correct one of them ({reply})"
         return AccountRejection("sender", text, True, retry_policy.LOGIN_PAUSE)
-    if reply.refused and (reply.status in _QUOTA or _QUOTA_IN_WORDS.search(reply.text)):
-        return AccountRejection(
-            "throttled", f"the provider's limit for sending is reached ({reply})", False, retry_policy.QUOTA_PAUSE
-        )
+    if reply.refused and reply.status in _QUOTA:
+        return _reached(reply)
     if reply.code == THROTTLED or (reply.temporary and (reply.status == "4.3.2" or reply.status.startswith("4.7."))):
-        return AccountRejection(
-            "throttled", f"the provider slows us down ({reply})", False, retry_policy.THROTTLE_PAUSE
-        )
-    return None
+        return limit_of(reply) or _slowed(reply)
+    return limit_of(reply)
+
+
+def limit_of(reply: Reply) -> AccountRejection | None:
+    """Return the limit for sending of which a reply speaks, also one to RCPT; None if it speaks of none.
+
+    Providers say it with any code: cPanel "550 Domain ... has exceeded the max emails per hour", Yahoo "24-hour sending
+    limit", GMX and IONOS "Mail send limit exceeded", Amazon "454 Throttling failure: Maximum sending rate exceeded",
+    Rspamd "Ratelimit ... exceeded". What a recipient's mailbox may receive is another matter.
+    """
+    if not (reply.refused or reply.temporary or reply.code == SERVER_FULL):
+        return None
+    if _QUOTA_IN_WORDS.search(reply.text):
+        return _reached(reply)
+    return _slowed(reply) if _RATE_IN_WORDS.search(reply.text) else None
+
+
+def _reached(reply: Reply) -> AccountRejection:
+    text = f"the provider's limit for sending is reached ({reply})"
+    return AccountRejection("throttled", text, False, retry_policy.QUOTA_PAUSE)
+
+
+def _slowed(reply: Reply) -> AccountRejection:
+    return AccountRejection("throttled", f"the provider slows us down ({reply})", False, retry_policy.THROTTLE_PAUSE)
 
 
 def _is_too_large(reply: Reply) -> bool:
@@ -205,21 +234,26 @@ def is_too_many_recipients(reply: Reply) -> bool:
 
 
 def classify_interrupted(
-    recipients: Sequence[QueuedRecipient], replies: Replies, reason: str, unanswered: bool
+    recipients: Sequence[QueuedRecipient],
+    replies: Replies,
+    reason: str,
+    unanswered: bool,
+    dismissal: Reply | None = None,
 ) -> DeliveryResult:
     """Classify the replies of a connection that ended: recipients with a permanent refusal fail, the others wait.
 
-    :param unanswered: the connection ended after the final dot.
+    :param unanswered: the connection ended after the final dot. :param dismissal: the 421 that came before it.
     """
     outcomes = []
     crowded = _crowded_out(recipients, replies)
     for waiting in recipients:
         reply = replies.recipients.get(waiting.position)
-        if reply is not None and reply.refused and waiting.position not in crowded:
+        if reply is not None and reply.refused and waiting.position not in crowded and limit_of(reply) is None:
             outcomes.append(RecipientResult(waiting.position, "failed", str(reply)))
         else:
             outcomes.append(RecipientResult(waiting.position, "waiting", reason))
-    return DeliveryResult(tuple(outcomes), False, True, unanswered, not unanswered)
+    rejection = None if dismissal is None else limit_of(dismissal)
+    return DeliveryResult(tuple(outcomes), False, True, unanswered, not unanswered, rejection=rejection)
 
 
 _ID = re.compile(r"<([^<>\s@]{1,500}@[^<>\s@]{1,400})>")

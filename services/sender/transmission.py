@@ -68,6 +68,7 @@ class Transmission:
         self._replies = Replies() if envelope is None else envelope.replies
         self._open: OpenMessage | None = None
         self._followed = False  # the next envelope was sent behind the final dot
+        self._dismissal: Reply | None = None  # the 421 with which the server has ended the connection
 
     def __enter__(self) -> Self:
         return self
@@ -169,10 +170,15 @@ class Transmission:
         }
         return replace(self._message, answered=answered) if answered != self._message.answered else None
 
+    @property
+    def is_dismissed(self) -> bool:
+        """Whether the server has ended the connection with 421 before the final dot."""
+        return self._dismissal is not None
+
     def interrupted(self, reason: str) -> DeliveryResult:
         """Return the result after the connection has ended. :param reason: for the recipients that still wait."""
         unanswered = self.state is TransmissionState.FINAL_DOT_SENT
-        return classify_interrupted(self._message.recipients, self._replies, reason, unanswered)
+        return classify_interrupted(self._message.recipients, self._replies, reason, unanswered, self._dismissal)
 
     # ------------------------------------------------------------------------------------------ replies
 
@@ -241,6 +247,7 @@ class Transmission:
 
     def _check(self, reply: Reply) -> Reply:
         if reply.code == SERVER_FULL:  # the server closes the connection (RFC 5321 3.8)
+            self._dismissal = reply
             self._client.close()
             raise SmtpConnectionLost(f"the server ended the connection: {reply}")
         if reply.code == AUTH_REQUIRED:

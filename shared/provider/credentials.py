@@ -172,6 +172,16 @@ class Credentials:
                     token = await self._renew(owner, token)
         return Credential(external.login, token.access, token=True)
 
+    async def credential_for_relay(self, external: External) -> Credential:
+        """Return the credential for a login at the first relay of the account: its own, if it has one.
+
+        Errors as ``credential_for``.
+        """
+        relay = external.relay
+        if relay.login is None or relay.password is None:
+            return await self.credential_for(external)
+        return Credential(relay.login, self._vault.open(relay.password))
+
     def _cached(self, external_id: int, origin: tuple[object, ...]) -> _Token | None:
         """Return the cached token of an account, if it was requested with these settings."""
         token = self._tokens.get(external_id)

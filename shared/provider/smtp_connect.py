@@ -35,7 +35,7 @@ async def connect(
     progress: dial.ProgressCallback = dial.no_progress,
     ehlo_name: str | None = None,
 ) -> SmtpClient:
-    """Connect to the account's SMTP server, start TLS as configured (never less), and log in if the account says so.
+    """Connect to the account's first relay, start TLS as configured (never less), and log in if the account says so.
 
     :param progress: called for the steps resolved, connected, encrypted, answered and logged in.
     :param ehlo_name: the setting of this name.
@@ -61,7 +61,7 @@ async def connect(
     try:
         async with asyncio.timeout_at(ends):
             await _greet(smtp, external, where, progress)
-            if external.smtp_auth:
+            if external.relay.auth:
                 await log_in(smtp, credential, server)
                 progress("logged in", f"as {credential.login}")
         if smtp.transport is None:

@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External, Local, Server
+from shared.store import relays
 from shared.store.accounts import load_externals, load_locals
 
 
@@ -39,11 +40,16 @@ async def lock_folders(connection: Connection, local_ids: Collection[int]) -> No
 NO_POP3 = Server("imap.invalid", 995, "implicit")
 """Stored as the POP3 server of an account that is fetched by IMAP: code before the revision ``external_imap`` reads no
 other column, and the name never resolves (RFC 6761), so that code reports an unknown host and sends no password."""
+NO_SMTP = Server("relays.invalid", 465, "implicit")
+"""Stored as the SMTP server of an account whose first relay has a login of its own: code before the revision ``relays``
+reads no other column, and sends the account's password nowhere."""
 
 
 async def save_external(connection: Connection, external: External) -> int:
-    """Insert (id 0) or update an external account. :return: its id."""
+    """Insert (id 0) or update an external account with its relays. :return: its id."""
     pop3, imap = external.pop3 or NO_POP3, external.imap
+    smtp = external.smtp if external.relay.login is None else NO_SMTP
+    await relays.lock_relays(connection, external.id)
     values = {
         "id": external.id,
         "address": external.address,
@@ -61,12 +67,12 @@ async def save_external(connection: Connection, external: External) -> int:
         "imap_folders": imap and list(imap.folders),
         "imap_answered": imap is not None and imap.answered,
         "imap_sent": imap and imap.sent,
-        "smtp_host": external.smtp.host,
-        "smtp_port": external.smtp.port,
-        "smtp_tls": external.smtp.tls,
-        "smtp_tls_fingerprint": external.smtp.tls_fingerprint,
-        "smtp_auth": external.smtp_auth,
-        "smtp_connections": external.smtp_connections,
+        "smtp_host": smtp.host,
+        "smtp_port": smtp.port,
+        "smtp_tls": smtp.tls,
+        "smtp_tls_fingerprint": smtp.tls_fingerprint,
+        "smtp_auth": external.relay.auth,
+        "smtp_connections": external.relay.connections,
         "poll_seconds": external.poll_seconds,
         "history": external.history,
         "delete_after_days": external.delete_after_days,
@@ -77,39 +83,10 @@ async def save_external(connection: Connection, external: External) -> int:
         "hold": external.hold,
         "aliases": list(external.aliases),
         "oauth": None if external.oauth is None else Jsonb(asdict(external.oauth)),
-        **dict.fromkeys(_LEARNT),
     }
-    return await _save(connection, "external_accounts", values)
-
-
-_LEARNT = ("smtp_size", "smtp_refused", "smtp_refused_at")
-
-
-async def learn_size(connection: Connection, external_id: int, octets: int | None) -> None:
-    """Store the SIZE limit that the account's SMTP server announces; None: it announces no limit."""
-    await connection.execute("update external_accounts set smtp_size = %s where id = %s", (octets, external_id))
-
-
-async def learn_refused(connection: Connection, external_id: int, octets: int) -> None:
-    """Store that the provider refused a mail of this size as too large."""
-    await connection.execute(
-        "update external_accounts set smtp_refused = least(smtp_refused, %s), smtp_refused_at = now() where id = %s",
-        (octets, external_id),
-    )
-
-
-async def forget_size(connection: Connection, external_id: int) -> None:
-    """Forget the learnt size limits of an account, which may have changed."""
-    nothing = ", ".join(f"{name} = null" for name in _LEARNT)
-    await connection.execute(f"update external_accounts set {nothing} where id = %s", (external_id,))
-
-
-async def forget_refused(connection: Connection) -> None:
-    """Forget refusals for size that are older than a week."""
-    await connection.execute(
-        """update external_accounts set smtp_refused = null, smtp_refused_at = null
-           where smtp_refused_at < now() - interval '7 days'"""
-    )
+    external_id = await _save(connection, "external_accounts", values)
+    await relays.save_relays(connection, external_id, external.relays)
+    return external_id
 
 
 async def save_password(connection: Connection, external_id: int, password: bytes) -> None:
@@ -243,6 +220,8 @@ async def erase_secrets(connection: Connection, before: datetime.datetime) -> in
     )
     count = len(await cursor.fetchall())
     if count:  # each update renews the version, so that all services read the accounts again
+        cursor = await connection.execute("select id from external_accounts where removed_at < %s", (before,))
+        await relays.erase_passwords(connection, [int(row[0]) for row in await cursor.fetchall()])
         await connection.execute("update external_accounts set password = '' where removed_at < %s", (before,))
         await connection.execute("update local_accounts set password_hash = '' where removed_at < %s", (before,))
     return count

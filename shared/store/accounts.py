@@ -18,10 +18,10 @@ from psycopg import AsyncCursor
 from shared.db.arrays import array_literal
 from shared.db.database import Connection, Row
 from shared.model import External, ImapServer, Issuer, Local, OAuth, Server
+from shared.store import relays
 
-_EXTERNAL = """select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
-    smtp_host, smtp_port, smtp_tls, smtp_tls_fingerprint, smtp_auth, smtp_connections, poll_seconds, history,
-    delete_after_days, delete_history, reply_to_author, aliases, oauth, smtp_size, smtp_refused,
+_EXTERNAL = f"""select id, address, enabled, login, password, pop3_host, pop3_port, pop3_tls, pop3_tls_fingerprint,
+    {relays.OF_ACCOUNT}, poll_seconds, history, delete_after_days, delete_history, reply_to_author, aliases, oauth,
     answer_notes, hold, imap_host, imap_port, imap_tls, imap_tls_fingerprint, imap_folders, reply_tag,
     imap_answered, imap_sent
     from external_accounts"""
@@ -30,9 +30,9 @@ _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addr
 
 
 def _external(row: Row) -> External:
-    external_id, address, enabled, login, password, *servers = row[:13]
-    auth, connections, poll, history, days, old, reply, aliases, oauth, size, refused, notes, hold = row[13:26]
-    imap_host, imap_port, imap_tls, imap_fingerprint, folders, reply_tag, answered, sent = row[26:]
+    external_id, address, enabled, login, password, *pop3 = row[:9]
+    sent_by, poll, history, days, old, reply, aliases, oauth, notes, hold = row[9:19]
+    imap_host, imap_port, imap_tls, imap_fingerprint, folders, reply_tag, answered, sent = row[19:]
     imap = None
     if imap_host is not None:
         imap = ImapServer(imap_host, imap_port, imap_tls, imap_fingerprint, tuple(folders), answered, sent)
@@ -42,10 +42,8 @@ def _external(row: Row) -> External:
         enabled,
         login,
         bytes(password),
-        Server(*servers[:4]) if imap is None else None,
-        Server(*servers[4:]),
-        auth,
-        connections,
+        Server(*pop3) if imap is None else None,
+        relays.read_relays(sent_by),
         poll,
         history,
         days,
@@ -53,8 +51,6 @@ def _external(row: Row) -> External:
         reply,
         tuple(aliases),
         None if oauth is None else _oauth(oauth),
-        size,
-        refused,
         notes,
         hold,
         imap,

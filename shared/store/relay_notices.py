@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence
 
 from shared.db.arrays import array_literal
 from shared.db.database import Connection, Row, storable
+from shared.store import relays
 from shared.store.relay_queue import (
     QUEUED_MAIL,
     QUEUED_MAIL_TABLES,
@@ -22,12 +23,13 @@ from shared.store.relay_queue import (
 BATCH = 100
 """Limits the mails of one kind that a call lists: mails; a notice is composed for each."""
 
-# Mails of a paused account are left out, since a pause bounces nothing. Due mails are left out, since they are tried
-# first.
-_EXPIRED = """from submissions s join relay_status r on r.external_id = s.external_id
-        join external_accounts e on e.id = s.external_id
-    where s.state = 'queued' and s.created_at < now() - make_interval(secs => %(seconds)s) and r.paused_at is null
-        and (greatest(s.next_try_at, r.next_try_at) > now() or not e.enabled or e.removed_at is not null)"""
+# Mails of an account without a relay that is not paused are left out, since a pause bounces nothing. Due mails are left
+# out, since they are tried first.
+_EXPIRED = f"""from submissions s join external_accounts e on e.id = s.external_id
+    where s.state = 'queued' and s.created_at < now() - make_interval(secs => %(seconds)s)
+        and exists (select from relays r where r.external_id = e.id and r.paused_at is null)
+        and (s.next_try_at > now() or not e.enabled or e.removed_at is not null or not exists (
+            select from relays r where r.external_id = e.id and r.paused_at is null and {relays.IS_DUE.format("r")}))"""
 
 _DELAYED = """from submissions s where state = 'queued'
     and coalesce(delay_noticed_at + make_interval(secs => %(then)s), created_at + make_interval(secs => %(first)s))

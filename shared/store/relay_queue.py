@@ -1,20 +1,20 @@
 """The queue of mails to relay: claims, marks and results.
 
 A queued mail is a submission with the recipients that wait to be relayed. A sender claims it for a time, renews the
-lease, and records a result for each recipient. The account's state (shared/store/relay_status.py) decides how many
-mails are sent at the same time. This module owns the tables submissions and submission_recipients together with
-shared/store/submissions.py. Times are by the database's clock.
+lease, and records a result for each recipient. The state of the account's relays (shared/store/relays.py) decides
+which of them sends the mail, and how many at the same time. This module owns the tables submissions and
+submission_recipients together with shared/store/submissions.py. Times are by the database's clock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from shared.db.arrays import array_literal
 from shared.db.database import FUTURE, Connection, Row, storable
-from shared.store import blobs, maillog, poison
+from shared.store import blobs, maillog, poison, relay_usage, relays
 from shared.store.maillog import MailEvent
 
 STAGE = "relay"
@@ -51,7 +51,9 @@ class QueuedMail:
     author_name: str
     author_addresses: tuple[str, ...]  # the author's further addresses
     dsn_params: str | None  # requested notifications (shared/mime/dsn_options.py)
+    relay: str | None  # place of the relay that has claimed it last
     recipients: tuple[QueuedRecipient, ...]
+    is_part: bool = False  # further recipients wait: a limit of the relay leaves no room for them
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ class RecipientResult:
 
 QUEUED_MAIL = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.message_id, s.body_8bit, s.smtputf8,
     s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, m.octets, a.address, a.user_name,
-    a.addresses, s.dsn_params"""
+    a.addresses, s.dsn_params, s.relay"""
 # As JSON: psycopg reads an array of rows item by item in Python.
 _RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply, r.dsn_params) order by r.position)
     from submission_recipients r where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting')"""
@@ -105,15 +107,40 @@ async def load_queued_mails(connection: Connection, ids: Sequence[int]) -> list[
     return await load_recipients(connection, await cursor.fetchall())
 
 
-async def list_due_accounts(connection: Connection) -> list[int]:
-    """List the external accounts that may be tried now and have mail to relay."""
+# Which relay may send a mail (``s`` is the submission). A mail that a relay may have taken is sent by no other one, as
+# long as the account has that relay; every other mail by a relay if all before it are in trouble.
+_MAY_SEND = """case
+    when s.uncertain and exists (select from relays o where o.external_id = s.external_id and o.place = s.relay)
+    then s.relay = {place}
+    else {needed} end"""
+
+
+async def list_due_relays(connection: Connection) -> list[tuple[int, int]]:
+    """List the relays that may be tried now: those that have mail to send, and those in trouble before another one.
+
+    :return: each with the id of its external account, and its position there.
+    """
     cursor = await connection.execute(
-        f"""select external_id from relay_status r where r.next_try_at <= now() and exists (
-               select from submissions s
-               where s.external_id = r.external_id and s.state = 'queued' and s.next_try_at <= now()
-                   and {poison.NOT_POISON.format(id="s.id", stage=STAGE)})"""
+        f"""with r as (
+                select external_id, position, place, {relays.IN_TROUBLE.format("r")} as in_trouble,
+                    {relays.IS_DUE.format("r")} as due,
+                    coalesce(bool_and({relays.IN_TROUBLE.format("r")}) over before, true) as needed,
+                    position < max(position) over (partition by external_id) as has_next
+                from relays r
+                window before as (partition by external_id order by position
+                                  rows between unbounded preceding and 1 preceding))
+            select r.external_id, r.position from r
+            where r.due and (
+                r.in_trouble and r.has_next and exists (
+                    select from external_accounts e
+                    where e.id = r.external_id and e.enabled and e.removed_at is null)
+                or exists (
+                    select from submissions s
+                    where s.external_id = r.external_id and s.state = 'queued' and s.next_try_at <= now()
+                        and {_MAY_SEND.format(place="r.place", needed="r.needed")}
+                        and {poison.NOT_POISON.format(id="s.id", stage=STAGE)}))"""
     )
-    return [int(row[0]) for row in await cursor.fetchall()]
+    return [(int(row[0]), int(row[1])) for row in await cursor.fetchall()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +156,7 @@ class ClaimRequest:
     exclude_ids: Collection[int] = ()
     """Mails that the owner still works on. If the lease of one of them expired, another claim on it would make the lost
     claim valid, and the mail would be sent twice."""
+    position: int = 0  # of the relay that is to send them
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,81 +164,138 @@ class Claimed:
     """The result of a claim."""
 
     mails: list[QueuedMail]  # the claimed ones
-    lanes: int  # limit of this owner's mails of the account on the wire now
+    lanes: int  # limit of this owner's mails of the relay on the wire now
     more: bool  # other mails may be due
     account_version: int  # of the external account, for the marks of these mails
-    careful: bool  # the account fails to connect or log in: one mail shows whether that is over
+    careful: bool  # the relay fails to connect or log in: one mail shows whether that is over
+    ask_next: bool = False  # the next relay of the account may send what this one does not
+    probe: bool = False  # the relay is in trouble, and a login without mail is to show whether that is over
+
+
+PROBE_SECONDS = 90.0
+"""Limits how long other senders leave a relay alone that one tries without mail: seconds; more than a login takes."""
 
 
 async def claim(connection: Connection, request: ClaimRequest) -> Claimed:
-    """Claim due mails of an account, the longest due first: one for each free lane, and some ahead."""
-    account = await _count_lanes(connection, request)
-    free = max(0, account.lanes - request.busy_lanes)
-    wanted = free + (0 if account.careful or account.lanes == 0 else request.prefetch)
-    if wanted == 0:
-        return Claimed([], account.lanes, account.lanes > 0, account.version, account.careful)
-    mails, due = await _claim_rows(connection, request, free, wanted)
-    more = due == wanted or due > len(mails)  # as many as were wanted, or the others exceed the memory limit
-    return Claimed(mails, account.lanes, more, account.version, account.careful)
+    """Claim due mails of an account for one relay, the longest due first: one for each free lane, and some ahead.
+
+    A relay in trouble claims none if another one comes after it: mail need not wait for the try.
+    """
+    relay = await _lock_relay(connection, request)
+    ask_next = relay.has_next and (relay.careful or not relay.is_due)
+    if not relay.is_due or (relay.careful and relay.has_next):
+        if relay.is_due:
+            await relays.postpone(connection, request.external_id, request.position, PROBE_SECONDS)
+        return Claimed([], 0, False, relay.version, relay.careful, ask_next, relay.is_due)
+    room = relay_usage.Room(None, None)
+    if relay.mails_per_minute is not None or relay.recipients_per_day is not None:
+        room = await relay_usage.measure_room(
+            connection, request.external_id, relay.place, relay.mails_per_minute, relay.recipients_per_day
+        )
+        if room.full_why:
+            await relays.record_full(
+                connection, request.external_id, request.position, room.full_why, room.full_seconds
+            )
+            return Claimed([], 0, False, relay.version, relay.careful, relay.has_next)
+    free = max(0, relay.lanes - request.busy_lanes)
+    wanted = free + (0 if relay.careful or relay.lanes == 0 else request.prefetch)
+    if room.mails is not None:
+        wanted = min(wanted, room.mails)
+    if wanted <= 0 or room.is_full:
+        return Claimed([], relay.lanes, relay.lanes > 0, relay.version, relay.careful)
+    mails, due = await _claim_rows(connection, request, relay, free, wanted, room.recipients)
+    more = due == wanted or due > len(mails)  # as many as were wanted, or the others exceed a limit
+    return Claimed(mails, relay.lanes, more, relay.version, relay.careful)
 
 
 @dataclass(frozen=True, slots=True)
-class _AccountLanes:
-    lanes: int  # limit of the owner's mails on the wire; 0: the account may not be tried now
-    careful: bool  # the account fails to connect, or its credentials are refused: one mail at a time
-    version: int
+class _LockedRelay:
+    is_due: bool = False  # it may be tried now
+    careful: bool = False  # it fails to connect, or its credentials are refused: one mail at a time
+    lanes: int = 0  # limit of the owner's mails on the wire
+    version: int = 0  # of the account
+    place: str = ""
+    needed: bool = True  # all relays before it are in trouble
+    has_next: bool = False  # another relay comes after it
+    mails_per_minute: int | None = None
+    recipients_per_day: int | None = None
+    max_octets: int | None = None  # of a mail, as far as it is known
 
 
-async def _count_lanes(connection: Connection, request: ClaimRequest) -> _AccountLanes:
-    """Lock the account's state, and return how many lanes the owner may have.
+async def _lock_relay(connection: Connection, request: ClaimRequest) -> _LockedRelay:
+    """Lock a relay's state, and return how many lanes the owner may have.
 
     The limit of connections holds over all senders: each claim of another sender counts as one of them.
     """
     cursor = await connection.execute(
-        """select r.failures > 0 or r.paused_at is not null, least(e.smtp_connections, r.connections_limit),
-               e.smtp_version
-           from relay_status r join external_accounts e on e.id = r.external_id
-           where r.external_id = %s and r.next_try_at <= now() and e.enabled and e.removed_at is null
+        f"""select {relays.IS_DUE.format("r")}, r.failures > 0 or r.paused_at is not null,
+               least(r.connections, r.connections_limit), e.smtp_version, r.place,
+               (select coalesce(bool_and({relays.IN_TROUBLE.format("b")}), true) from relays b
+                where b.external_id = r.external_id and b.position < r.position),
+               exists (select from relays n where n.external_id = r.external_id and n.position > r.position),
+               r.mails_per_minute, r.recipients_per_day, least(r.size, r.refused - 1)
+           from relays r join external_accounts e on e.id = r.external_id
+           where r.external_id = %s and r.position = %s and e.enabled and e.removed_at is null
            for update of r""",
-        (request.external_id,),
+        (request.external_id, request.position),
     )
     row = await cursor.fetchone()
     if row is None:
-        return _AccountLanes(0, False, 0)
-    careful, limit, version = bool(row[0]), int(row[1]), int(row[2])
+        return _LockedRelay()
+    relay = _LockedRelay(*row)
+    if not relay.is_due:
+        return relay
     cursor = await connection.execute(  # after the lock, to see the claims that others committed before
         """select count(*) from submissions where external_id = %s and state in ('claimed', 'sent_unanswered')
-               and claim_expires > now() and claim_owner <> %s""",
-        (request.external_id, request.owner),
+               and claim_expires > now() and claim_owner <> %s and coalesce(relay, %s) = %s""",
+        (request.external_id, request.owner, relay.place, relay.place),
     )
     [others] = await cursor.fetchone() or (0,)
-    return _AccountLanes(max(0, (1 if careful else limit) - others), careful, version)
+    return replace(relay, lanes=max(0, (1 if relay.careful else relay.lanes) - others))
 
 
 async def _claim_rows(
-    connection: Connection, request: ClaimRequest, free: int, wanted: int
+    connection: Connection,
+    request: ClaimRequest,
+    relay: _LockedRelay,
+    free: int,
+    wanted: int,
+    room: int | None,
 ) -> tuple[list[QueuedMail], int]:
     """Claim up to ``wanted`` due mails; those after the first ``free`` ones only within the memory limit.
 
+    :param room: limit of their recipients; the last mail is claimed for some of its recipients. None: no limit.
     :return: the claimed mails in order of id, and how many due ones were seen.
     """
+    fits = ""
+    if request.position > 0 and relay.max_octets is not None:  # what the first relay refuses is too large for smtp_in
+        fits = "and exists (select from blobs b where b.id = s.blob_id and b.octets <= %(max_octets)s)"
+    counted = "0::bigint"
+    if room is not None:
+        counted = """(select count(*) from submission_recipients r
+            where r.submission_id = due.id and r.kind = 'relay' and r.state = 'waiting')"""
     cursor = await connection.execute(
         f"""with due as materialized (
-                select id, blob_id, next_try_at from submissions
+                select id, blob_id, next_try_at from submissions s
                 where external_id = %(external)s and state = 'queued' and next_try_at <= now()
                     and id <> all(%(exclude)s::bigint[]) and {poison.NOT_POISON.format(id="id", stage=STAGE)}
+                    and {_MAY_SEND.format(place="%(place)s", needed="%(needed)s")} {fits}
                 order by next_try_at, id limit %(wanted)s for update skip locked),
+            counted as (select due.*, {counted} as recipients from due),
             sized as (
                 select due.id, row_number() over nth as place,
-                    sum(least(m.octets, {blobs.HEAD_OCTETS})) over nth as octets
-                from due join blobs m on m.id = due.blob_id window nth as (order by due.next_try_at, due.id)),
-            taken as (select id from sized where place <= %(free)s or octets <= %(octets)s),
+                    sum(least(m.octets, {blobs.HEAD_OCTETS})) over nth as octets,
+                    %(room)s::bigint - (sum(due.recipients) over nth - due.recipients) as room
+                from counted due join blobs m on m.id = due.blob_id window nth as (order by due.next_try_at, due.id)),
+            taken as (
+                select id, room from sized
+                where (place <= %(free)s or octets <= %(octets)s) and coalesce(room, 1) > 0),
             claimed as (
                 update submissions s set state = 'claimed', claim_owner = %(owner)s, state_at = now(),
-                    claim_expires = now() + make_interval(secs => %(seconds)s)
+                    claim_expires = now() + make_interval(secs => %(seconds)s), relay = %(place)s
                 from taken, blobs m, local_accounts a
                 where s.id = taken.id and m.id = s.blob_id and a.id = s.author_id
-                returning {QUEUED_MAIL}, {_RECIPIENTS})
+                returning {QUEUED_MAIL}, {_RECIPIENTS}, taken.room)
             select (select count(*) from due), claimed.* from (values (true)) as always left join claimed on true""",
         {
             "external": request.external_id,
@@ -220,14 +305,25 @@ async def _claim_rows(
             "owner": request.owner,
             "seconds": request.seconds,
             "exclude": array_literal(request.exclude_ids),
+            "place": relay.place,
+            "needed": relay.needed,
+            "max_octets": relay.max_octets,
+            "room": room,
         },
     )
     rows = await cursor.fetchall()
     mails = [
-        QueuedMail(*(*row[1:-1], tuple(QueuedRecipient(*recipient) for recipient in row[-1] or ())))
+        _in_room(QueuedMail(*(*row[1:-2], tuple(QueuedRecipient(*recipient) for recipient in row[-2] or ()))), row[-1])
         for row in sorted((row for row in rows if row[1] is not None), key=lambda row: int(row[1]))
     ]
     return mails, int(rows[0][0])
+
+
+def _in_room(mail: QueuedMail, room: int | None) -> QueuedMail:
+    """Return a mail for as many of its recipients as there is room for."""
+    if room is None or len(mail.recipients) <= int(room):
+        return mail
+    return replace(mail, recipients=mail.recipients[: int(room)], is_part=True)
 
 
 # In order of id, so that two transactions that lock several claims never wait for each other.

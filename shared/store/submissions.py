@@ -15,7 +15,7 @@ from shared.db.arrays import array_literal
 from shared.db.database import Connection, storable
 from shared.errors import MAX_FAILURES
 from shared.model import Content, EnvelopeRecipient
-from shared.store import accounts, blobs, folder_edits, maillog, poison, relay_status, sent_mail
+from shared.store import accounts, blobs, folder_edits, maillog, poison, sent_mail
 
 MAX_REASON = 1000
 """Longest reason in a notice about refused recipients: characters; each has its own in its row."""
@@ -254,7 +254,6 @@ async def enqueue_for_relay(connection: Connection, ids: Sequence[int]) -> None:
            where id = any(%s) and state = 'submitted'""",
         (list(ids),),
     )
-    await relay_status.ensure_rows(connection, ids)
 
 
 async def find_duplicates(connection: Connection, ids: Sequence[int]) -> dict[int, int]:

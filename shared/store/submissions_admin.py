@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from shared.db.database import Connection, storable
 from shared.model import RecipientKind
-from shared.store import relay_status
+from shared.store import relays
 
 RESTORE = "restore"
 """Origin of submissions that a restore parked. None of them has failed."""
@@ -57,11 +57,11 @@ async def list_submissions(
     cursor = await connection.execute(
         """select s.id, s.message_id, a.address, e.address, s.state, s.tries, s.uncertain,
                   extract(epoch from now() - s.created_at)::float8,
-                  case when s.state = 'queued' then greatest(s.next_try_at, r.next_try_at) end, s.error, s.origin,
-                  s.state_at
+                  case when s.state = 'queued' then greatest(s.next_try_at, (
+                      select min(greatest(r.next_try_at, r.full_until)) from relays r
+                      where r.external_id = s.external_id)) end, s.error, s.origin, s.state_at
            from submissions s join local_accounts a on a.id = s.author_id
                join external_accounts e on e.id = s.external_id
-               left join relay_status r on r.external_id = s.external_id
            where case when %(states)s::text[] is null then s.state <> 'done' or %(ids)s::bigint[] is not null
                       else s.state = any(%(states)s) end
              and (%(ids)s::bigint[] is null or s.id = any(%(ids)s))
@@ -156,7 +156,7 @@ async def retry_submissions(connection: Connection, ids: Collection[int] | None 
         {"ids": None if ids is None else list(ids)},
     )
     rows = await cursor.fetchall()
-    await relay_status.skip_backoff(connection, {row[1] for row in rows})
+    await relays.skip_backoff(connection, {row[1] for row in rows})
     return sorted(int(row[0]) for row in rows)
 
 

@@ -50,7 +50,7 @@ FROM_THE_START = {
     "pop3_out": ['logins_total{result="refused",service="pop3_out"}'],
     "smtp_in": ['submissions_refused_total{kind="temporary"}', 'logins_total{result="throttled",service="smtp_in"}'],
     "sender": [
-        'relay_errors_total{external="support@company.com",kind="credentials"}',
+        'relay_errors_total{external="support@company.com",kind="credentials",relay="127.0.0.1"}',
         'messages_relayed_total{result="failed"}',
         "submit_to_relayed_seconds_count",
     ],

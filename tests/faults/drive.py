@@ -217,7 +217,7 @@ class Drive:
         self._unexplained += int(str(late))
         waiting = self._stand.ask(
             """select count(distinct s.id), s.tries, coalesce(r.reply, e.last_error, '')
-               from submissions s join relay_status e using (external_id)
+               from submissions s join relays e using (external_id)
                left join submission_recipients r on r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting'
                where s.state = 'queued' group by 2, 3 order by 1 desc"""
         )

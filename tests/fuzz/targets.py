@@ -21,7 +21,7 @@ from shared.db.database import storable
 from shared.mime import bounces, display_names, dsn_options, headers
 from shared.mime.addresses import fold_address
 from shared.mime.dot_stuffing import CrlfDotStuffer
-from shared.model import External, Local, Sent, Server
+from shared.model import External, Local, Relay, Sent, Server
 from shared.net import proxy_protocol
 from shared.provider.pop3_replies import Body
 from tests.fuzz import imap_judges, provider_sessions, sessions
@@ -34,9 +34,7 @@ SUPPORT = External(
     "",
     b"",
     _SERVER,
-    _SERVER,
-    True,
-    2,
+    (Relay(_SERVER),),
     60,
     "all",
     None,

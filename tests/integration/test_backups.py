@@ -100,7 +100,7 @@ async def in_every_stage(harness: SenderHarness) -> None:
     await harness.rows("update submissions set next_try_at = now() + interval '1 day'")
     unanswered = await harness.submit(BOB, mail=mail("unanswered"))
     await harness.until(unanswered, state="sent_unanswered")
-    harness.relaying.schedule = lambda external_id: None  # type: ignore[method-assign]  # nobody takes up the next ones
+    harness.relaying.schedule = lambda external_id, position=0: None  # type: ignore[method-assign]  # nobody takes up the next ones
     await harness.rows(
         """with m as (insert into blobs (octets, sha256, head) values (3, '', 'x') returning id)
            insert into submissions (author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8)

@@ -10,7 +10,7 @@ from services.sender.claims import CLAIM_SECONDS
 from shared.db import leases
 from shared.db.database import Database
 from shared.model import PollOutcome
-from shared.store import polls, relay_queue, relay_status
+from shared.store import polls, relay_queue, relays
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone
 from tests.scripted_smtp import scripted_smtp
 from tests.sender_harness import sending
@@ -55,19 +55,19 @@ async def test_accounts_made_or_changed_before_the_clock_was_set_back_are_due(da
     externals, _ = await everyone(database)
     async with database.transaction() as connection:
         for external in externals.values():
-            await relay_status.unpause(connection, external.id)
+            await relays.unpause(connection, external.id)
         await connection.execute("update polls set next_poll_at = now() + interval '1 hour'")
-        await connection.execute("update relay_status set next_try_at = now() + interval '1 hour'")
+        await connection.execute("update relays set next_try_at = now() + interval '1 hour'")
         await connection.execute(
-            "update relay_status set last_success_at = now() - interval '1 day' where external_id = %s",
+            "update relays set last_success_at = now() - interval '1 day' where external_id = %s",
             (externals[SUPPORT].id,),
         )
         # then they are due at once
         assert await polls.fix_clock_jump(connection) == 2
-        assert await relay_status.fix_clock_jump(connection) == 2
+        assert await relays.fix_clock_jump(connection) == 2
         # and one that backs off for good reason is left alone
-        await relay_status.record_failure(connection, externals[SUPPORT].id, "unreachable", "no", 3600)
-        assert await relay_status.fix_clock_jump(connection) == 0
+        await relays.record_failure(connection, externals[SUPPORT].id, "unreachable", "no", 3600)
+        assert await relays.fix_clock_jump(connection) == 0
 
 
 async def test_queued_mail_with_times_in_the_future_is_relayed_at_once(database_url: str) -> None:
@@ -80,7 +80,7 @@ async def test_queued_mail_with_times_in_the_future_is_relayed_at_once(database_
                swept_at = now() + interval '1 hour'"""
         )
         await harness.rows(
-            """update relay_status set last_success_at = now() + interval '1 hour',
+            """update relays set last_success_at = now() + interval '1 hour',
                next_try_at = now() + interval '1 hour'"""
         )
         await harness.rows("update external_accounts set enabled = true")
@@ -88,7 +88,7 @@ async def test_queued_mail_with_times_in_the_future_is_relayed_at_once(database_
         await harness.until(id_, state="done")
         async with harness.database.transaction() as connection:
             assert await relay_queue.fix_clock_jump(connection, CLAIM_SECONDS) == 0
-            assert await relay_status.fix_clock_jump(connection) == 0
+            assert await relays.fix_clock_jump(connection) == 0
 
 
 async def test_a_claim_that_is_released_after_the_clock_was_set_back_is_due(database_url: str) -> None:

@@ -22,7 +22,7 @@ from services.sender.connection_pool import ConnectionPool
 from shared.auth.passwords import HashingPool
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
-from shared.model import External, Server
+from shared.model import External, Relay, Server
 from shared.provider import credentials, oauth
 from shared.provider.credentials import Credential, Credentials, Grant
 from shared.provider.oauth import IssuerUnavailable, Unauthorized
@@ -458,7 +458,7 @@ async def test_polling_an_account_without_authorization_pauses_it_with_a_reason(
 
 
 def at(account: External, provider: ScriptedSmtp) -> External:
-    return replace(account, smtp=Server("127.0.0.1", provider.port, "none"), smtp_auth=True)
+    return replace(account, relays=(Relay(Server("127.0.0.1", provider.port, "none")),))
 
 
 # ------------------------------------------------------------------------------------------------ authorizing

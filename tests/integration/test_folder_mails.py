@@ -12,7 +12,7 @@ from services.pop3_out import mailbox_store
 from services.pop3_out.mailbox_store import DatabaseStore
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
-from shared.model import Content, External, Local, Server
+from shared.model import Content, External, Local, Relay, Server
 from shared.store import account_changes, accounts, blobs, folder_admin, folder_mails, folders, inbound
 from shared.store.blobs import CHUNK_OCTETS, HEAD_OCTETS
 from shared.store.folder_mails import Copy
@@ -30,7 +30,7 @@ async def add_people(database: Database, *names: str, password_hash: str = "none
         address = "support@company.com"
         support = await account_changes.save_external(
             connection,
-            External(0, address, True, address, b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ()),
+            External(0, address, True, address, b"", SERVER, (Relay(SERVER),), 60, "all", None, False, True, ()),
         )
         people = {}
         for name in names:

@@ -18,7 +18,7 @@ from shared.store import folder_admin, folder_mails, folder_views, folders
 from shared.store.folder_mails import Copy
 from tests import servers
 
-BEFORE = "provider_filings"
+BEFORE = "submission_relay"
 FILL = """
 insert into external_accounts (address, login, password, pop3_host, pop3_port, pop3_tls, smtp_host, smtp_port, smtp_tls,
     smtp_auth, smtp_connections, poll_seconds, history, delete_history, reply_to_author)

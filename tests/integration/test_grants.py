@@ -20,7 +20,7 @@ from services.sender.connection_pool import ConnectionPool
 from shared.auth.passwords import HashingPool
 from shared.db.database import Database
 from shared.errors import Temporary
-from shared.model import External, Server
+from shared.model import External, Relay, Server
 from shared.provider.credentials import Credential, Credentials, Grant
 from shared.provider.oauth import Unauthorized, xoauth2
 from shared.provider.sasl import oauthbearer_response
@@ -168,7 +168,7 @@ async def test_a_token_is_sent_to_no_server_but_those_of_its_own_account(
     database: Database, server: TokenServer, ours: Credentials
 ) -> None:
     await apply(database, {"external_accounts": [account_fields(server, **BOTH), sharing()]})
-    elsewhere = replace(await stored(database, SALES), smtp=Server("192.0.2.1", 465, "implicit"))
+    elsewhere = replace(await stored(database, SALES), relays=(Relay(Server("192.0.2.1", 465, "implicit")),))
     with pytest.raises(Unauthorized, match=f"{SALES}: has other servers than {SUPPORT}"):
         await ours.credential_for(elsewhere)
     assert not server.requests
@@ -342,7 +342,7 @@ provider = provider_fixture("250-scripted\r\n250 AUTH PLAIN OAUTHBEARER")
 
 
 def at(account: External, provider: ScriptedSmtp) -> External:
-    return replace(account, smtp=Server("127.0.0.1", provider.port, "none"), smtp_auth=True)
+    return replace(account, relays=(Relay(Server("127.0.0.1", provider.port, "none")),))
 
 
 async def test_mail_is_fetched_by_an_application_and_a_shared_token(database_url: str, server: TokenServer) -> None:

@@ -175,7 +175,7 @@ async def test_hashing_passwords_delays_no_poll_and_no_relaying(
 
     async def slow(self: HashingPool, password: str) -> str:
         async with database.transaction() as connection:
-            for table in ("polls", "relay_status", "external_accounts"):
+            for table in ("polls", "relays", "external_accounts"):
                 rows = await (
                     await connection.execute(f"select 1 from {table} for update skip locked".encode())
                 ).fetchall()

@@ -21,7 +21,7 @@ from shared.db.database import Database
 from shared.db.migrations import revisions
 from shared.db.migrations.migrate import migrate, pending
 from shared.errors import Permanent, Temporary
-from shared.model import External, ImapServer, Server
+from shared.model import External, ImapServer, Relay, Server
 from shared.provider.vault import new_key
 from shared.settings import Settings
 from shared.store import account_changes, accounts
@@ -324,3 +324,73 @@ def test_an_account_with_half_a_server_or_two_is_not_inserted(empty: str, column
                 {", ".join(values)}) values ('a@b.c', 'x', '', 995, 'implicit', 'h', 25, 'none', true, 1, 60, 'all',
                 false, true, {", ".join(values.values())})""".encode()
         )
+
+
+# ------------------------------------------------------------------------------------------------ relays
+
+
+def test_code_from_before_relays_works_on_beside_accounts_with_several(
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a database of the version before, with an account that failed to send and learnt a size
+    before = revisions.known_revisions()[: revisions.known_revisions().index("relays")]
+    (tmp_path / "old" / "versions").mkdir(parents=True)
+    for file in revisions.FOLDER.rglob("*.*"):
+        if file.parent == revisions.FOLDER or file.stem in before:
+            shutil.copy(file, tmp_path / "old" / file.relative_to(revisions.FOLDER))
+    monkeypatch.setattr(revisions, "FOLDER", tmp_path / "old")
+    migrate(empty)
+    add = """insert into external_accounts (address, login, password, pop3_host, pop3_port, pop3_tls, smtp_host,
+             smtp_port, smtp_tls, smtp_auth, smtp_connections, smtp_size, poll_seconds, history, delete_history,
+             reply_to_author)
+             values (%s, 'x', '', 'h', 995, 'implicit', 'smtp.company.com', 25, 'none', true, 3, 5000, 60, 'all', false,
+             true) returning id"""
+    with psycopg.connect(empty) as connection:
+        row = connection.execute(add, ("first@company.com",)).fetchone()
+        assert row is not None
+        connection.execute("insert into relay_status (external_id, failures, last_error) values (%s, 2, 'no')", row)
+    # when this version migrates it, then server, state and size are there
+    monkeypatch.undo()
+    assert migrate(empty)[0] == "relays"
+    with psycopg.connect(empty) as connection:
+        found = connection.execute("select position, place, connections, failures, last_error, size from relays")
+        assert found.fetchall() == [(0, "smtp.company.com:25", 3, 2, "no", 5000)]
+
+    async def with_two(database: Database) -> External:
+        own = Relay(Server("smtp.two.example", 465, "implicit"), login="ours", password=b"sealed")
+        async with database.transaction() as connection:
+            [account] = await accounts.load_externals(connection)
+            await account_changes.save_external(connection, replace(account, relays=(own, account.relay)))
+            [account] = await accounts.load_externals(connection)
+        return account
+
+    async def changed() -> External:
+        async with servers.opened(empty) as database:
+            return await with_two(database)
+
+    # when the account has a server with a login of its own first, then old code finds a host that never resolves
+    account = asyncio.run(changed())
+    assert [(relay.place, relay.password) for relay in account.relays] == [
+        ("smtp.two.example:465 ours", b"sealed"),
+        ("smtp.company.com:25", None),
+    ]
+    with psycopg.connect(empty) as connection:
+        assert connection.execute("select smtp_host from external_accounts").fetchall() == [("relays.invalid",)]
+        # and when old code adds an account, or changes other fields, both are well
+        connection.execute(add, ("second@company.com",))
+        connection.execute("update external_accounts set enabled = false")
+        places = "select place, login, password from relays order by external_id, position"
+        assert connection.execute(places).fetchall() == [
+            ("smtp.two.example:465 ours", "ours", b"sealed"),
+            ("smtp.company.com:25", None, None),
+            ("smtp.company.com:25", None, None),
+        ]
+        # and a server that it gives replaces the first one, without the other login
+        connection.execute("update external_accounts set smtp_host = 'smtp.new.example'")
+        found = connection.execute("select host, login, password from relays where position = 0")
+        assert set(found.fetchall()) == {("smtp.new.example", None, None)}
+        # and each change ends what is being sent
+        versions = "select min(smtp_version) from external_accounts"
+        was = connection.execute(versions).fetchone()
+        connection.execute("update relays set auth = false")
+        assert connection.execute(versions).fetchone() != was

@@ -207,7 +207,7 @@ async def test_a_process_that_has_just_started_exports_the_state_of_accounts(
     await change(database, "update external_accounts set created_at = '2026-01-01 00:00:00Z'")
     await change(
         database,
-        """update relay_status set failures = 1, last_error_kind = 'certificate' from external_accounts e
+        """update relays set failures = 1, last_error_kind = 'certificate' from external_accounts e
            where e.id = external_id and e.address = 'sales@company.com'""",
     )
     async with watcher(database_url, tmp_path) as process:
@@ -219,14 +219,19 @@ async def test_a_process_that_has_just_started_exports_the_state_of_accounts(
         assert sample(process, last, external="sales@company.com") == 1767225600
         assert sample(process, last, external="old@company.com") is None
         refused = "mailgroup_account_login_refused"
-        assert sample(process, refused, external=SUPPORT, direction="fetching") == 1
-        assert sample(process, refused, external=SUPPORT, direction="relaying") == 0
-        assert sample(process, refused, external="sales@company.com", direction="fetching") == 0
+        assert sample(process, refused, external=SUPPORT, direction="fetching", relay="") == 1
+        assert sample(process, refused, external=SUPPORT, direction="relaying", relay="127.0.0.1") == 0
+        assert sample(process, refused, external="sales@company.com", direction="fetching", relay="") == 0
         # and the pinned certificate
         changed = "mailgroup_account_certificate_changed"
-        assert sample(process, changed, external="sales@company.com", direction="relaying") == 1
-        assert sample(process, changed, external="sales@company.com", direction="fetching") == 0
-        assert sample(process, changed, external=SUPPORT, direction="fetching") == 0
+        for account, direction, relay, value in (
+            ("sales@company.com", "relaying", "127.0.0.1", 1),
+            ("sales@company.com", "fetching", "", 0),
+            (SUPPORT, "fetching", "", 0),
+        ):
+            assert sample(process, changed, external=account, direction=direction, relay=relay) == value
+        # and no relay has reached a limit
+        assert sample(process, "mailgroup_relay_full", external=SUPPORT, relay="127.0.0.1") == 0
         # and without the database no old value is left
         await process._database.close()
         with pytest.raises(Temporary):
@@ -308,6 +313,7 @@ async def test_only_one_process_shows_the_gauges_of_the_system(
             "mailgroup_account_login_refused",
             "mailgroup_account_paused",
             "mailgroup_account_certificate_changed",
+            "mailgroup_relay_full",
         }
         assert shown(second) == {}
         # when the first one ends, the second one takes over

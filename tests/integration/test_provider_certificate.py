@@ -10,7 +10,7 @@ from deploy.machine.certificates import make_authority
 from services.admin.monitoring import problems
 from services.admin.monitoring.problem_kinds import KINDS
 from shared.db.database import Database
-from shared.store import relay_status
+from shared.store import relays
 from tests.company import SUPPORT
 from tests.fetcher_harness import fetching, mail
 from tests.scripted_pop3 import ScriptedPop3
@@ -54,13 +54,10 @@ async def test_a_changed_certificate_gets_no_password_and_is_an_alarm(database_u
         assert (await harness.poll(account)).failures == 0
         assert await found(harness.database) == []
         # and the same holds for sending
-        await harness.rows("insert into relay_status (external_id) values (%s) on conflict do nothing", account)
         async with harness.database.transaction() as connection:
-            await relay_status.record_failure(
-                connection, account, "certificate", "smtp.x:465: not the pinned one", 60.0
-            )
+            await relays.record_failure(connection, account, "certificate", "smtp.x:465: not the pinned one", 60.0)
         assert [subject for subject, _ in await found(harness.database)] == [f"{SUPPORT} relaying"]
         async with harness.database.transaction() as connection:
-            await relay_status.record_success(connection, account)
+            await relays.record_success(connection, account)
         assert await found(harness.database) == []
     assert "provider_certificate" in KINDS

@@ -15,7 +15,7 @@ from shared.db.database import Database
 from shared.metrics import SUBMIT_TO_RELAYED
 from shared.mime import headers
 from shared.model import External
-from shared.store import relay_status, sent_mail, submissions, submissions_admin
+from shared.store import relays, sent_mail, submissions, submissions_admin
 from shared.store.relay_queue import QueuedMail
 from tests.company import SALES, SUPPORT
 from tests.polling import until
@@ -432,7 +432,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(
 
     async def paused() -> bool:
         return bool(
-            await harness.rows("select 1 from relay_status where external_id = %s and paused_at is not null", support)
+            await harness.rows("select 1 from relays where external_id = %s and paused_at is not null", support)
         )
 
     await until(paused)
@@ -442,7 +442,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(
     assert {(await harness.listed(id_)).state for id_ in ids} == {"queued"}
     assert {(await harness.listed(id_)).tries for id_ in ids} == {0}
     async with harness.database.transaction() as connection:
-        relay = (await relay_status.load_status(connection))[support]
+        [relay] = (await relays.load_status(connection))[support]
     assert relay.last_error_kind == "credentials" and "535 5.7.8 wrong" in str(relay.last_error)
     assert 3500 < (relay.next_try_at - datetime.datetime.now(datetime.UTC)).total_seconds() <= 3600
     # when an hour has passed, one careful try is made
@@ -454,7 +454,7 @@ async def test_refused_credentials_pause_the_account_and_bounce_nothing(
     # and when the account is changed, everything leaves at once
     provider.always("AUTH", None)
     async with harness.database.transaction() as connection:
-        await relay_status.unpause(connection, support)
+        await relays.unpause(connection, support)
     for id_ in ids:
         await harness.until(id_, state="done")
 
@@ -464,7 +464,7 @@ async def test_a_temporary_login_failure_only_backs_off(harness: SenderHarness, 
     id_ = await harness.submit(ANN)
 
     async def failing() -> bool:
-        return bool(await harness.rows("select 1 from relay_status where failures > 0 and paused_at is null"))
+        return bool(await harness.rows("select 1 from relays where failures > 0 and paused_at is null"))
 
     await until(failing)
     assert (await harness.listed(id_)).tries == 0
@@ -472,7 +472,7 @@ async def test_a_temporary_login_failure_only_backs_off(harness: SenderHarness, 
     provider.answers["AUTH"].clear()
     await harness.make_due()
     await harness.until(id_, state="done")
-    assert await harness.rows("select failures from relay_status where last_success_at is not null") == [(0,)]
+    assert await harness.rows("select failures from relays where last_success_at is not null") == [(0,)]
 
 
 async def test_a_provider_that_hangs_delays_no_other_account(database_url: str) -> None:
@@ -495,13 +495,11 @@ async def test_an_unreachable_provider_backs_off_the_account_not_each_mail(harne
     ids = [await harness.submit(ANN) for _ in range(5)]
 
     async def failing() -> bool:
-        return bool(
-            await harness.rows("select 1 from relay_status where failures > 0 and last_error_kind = 'unreachable'")
-        )
+        return bool(await harness.rows("select 1 from relays where failures > 0 and last_error_kind = 'unreachable'"))
 
     await until(failing)
     await asyncio.sleep(1.5)
-    [[failures]] = await harness.rows("select failures from relay_status where failures > 0")
+    [[failures]] = await harness.rows("select failures from relays where failures > 0")
     assert failures <= 2
     assert {(await harness.listed(id_)).tries for id_ in ids} == {0}
 
@@ -514,7 +512,7 @@ async def test_no_mail_and_no_password_leave_without_the_tls_that_is_configured(
     id_ = await harness.submit(ANN)
 
     async def failing() -> bool:
-        return bool(await harness.rows("select 1 from relay_status where last_error_kind = 'tls'"))
+        return bool(await harness.rows("select 1 from relays where last_error_kind = 'tls'"))
 
     await until(failing)
     # then it gets no more than our host name
@@ -538,7 +536,7 @@ async def test_too_many_connections_lower_their_number(database_url: str) -> Non
         ids += [await harness.submit(ANN) for _ in range(3)]
 
         async def lowered() -> bool:
-            return bool(await harness.rows("select 1 from relay_status where connections_limit = 1"))
+            return bool(await harness.rows("select 1 from relays where connections_limit = 1"))
 
         await until(lowered)
         # then one connection does the work, and no try is counted
@@ -789,7 +787,7 @@ async def test_a_late_mail_gets_a_notice_after_four_hours_then_daily(
     # given a paused account
     provider.always("AUTH", "535 5.7.8 wrong")
     id_ = await harness.submit(ANN)
-    await until(lambda: harness.rows("select 1 from relay_status where paused_at is not null"))
+    await until(lambda: harness.rows("select 1 from relays where paused_at is not null"))
     await harness.upkeep.notify_authors()
     assert await harness.notices("Alex") == []
     # when four hours have passed
@@ -827,14 +825,14 @@ async def test_a_paused_account_bounces_nothing_and_later_tries_its_old_mail(
     # given an account whose login has been refused for six days
     provider.always("AUTH", "535 5.7.8 wrong")
     id_ = await harness.submit(ANN)
-    await until(lambda: harness.rows("select 1 from relay_status where paused_at is not null"))
+    await until(lambda: harness.rows("select 1 from relays where paused_at is not null"))
     await harness.rows("update submissions set created_at = now() - interval '6 days', delay_noticed_at = now()")
     await harness.upkeep.notify_authors()
     assert (await harness.listed(id_)).state == "queued"
     # when it is corrected, then its mail is not given up before it was tried
     provider.always("AUTH", None)
     async with harness.database.transaction() as connection:
-        await relay_status.unpause(connection, harness.externals[SUPPORT].id)
+        await relays.unpause(connection, harness.externals[SUPPORT].id)
     await harness.upkeep.notify_authors()
     await harness.until(id_, state="done")
     assert len(provider.taken) == 1 and await harness.notices("Alex") == []

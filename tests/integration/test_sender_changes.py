@@ -95,7 +95,8 @@ async def test_learnt_limits_and_renewed_tokens_disturb_no_mail(harness: SenderH
     await harness.rows("update external_accounts set oauth = %s::jsonb where address = %s", oauth, SALES)
     before = await harness.rows("select smtp_version from external_accounts order by id")
     await harness.rows("update external_accounts set password = 'renewed' where address = %s", SALES)
-    await harness.rows("update external_accounts set smtp_size = 5000, smtp_refused = 4000, aliases = '{a@b.example}'")
+    await harness.rows("update relays set size = 5000, refused = 4000")
+    await harness.rows("update external_accounts set aliases = '{a@b.example}'")
     assert await harness.rows("select smtp_version from external_accounts order by id") == before
     await harness.rows("update external_accounts set enabled = false")
     after = await harness.rows("select smtp_version from external_accounts order by id")
@@ -117,7 +118,7 @@ async def test_accepted_mail_of_a_removed_user_leaves_without_a_local_address(
 
 async def test_an_account_is_well_again_when_nothing_waits_for_it(harness: SenderHarness) -> None:
     async def failures() -> int:
-        return int((await harness.rows("select sum(failures)::int from relay_status"))[0][0])
+        return int((await harness.rows("select sum(failures)::int from relays"))[0][0])
 
     # given a mail whose provider cannot be reached
     await harness.rows("update external_accounts set smtp_port = 1")
@@ -131,10 +132,10 @@ async def test_an_account_is_well_again_when_nothing_waits_for_it(harness: Sende
     await harness.upkeep.end_idle_failures()
     assert await failures() == 0
     # but a changed certificate and a refused login are not
-    await harness.rows("update relay_status set failures = 1, last_error_kind = 'certificate'")
+    await harness.rows("update relays set failures = 1, last_error_kind = 'certificate'")
     await harness.upkeep.end_idle_failures()
     assert await failures() > 0
-    await harness.rows("update relay_status set last_error_kind = 'login', paused_at = now()")
+    await harness.rows("update relays set last_error_kind = 'login', paused_at = now()")
     await harness.upkeep.end_idle_failures()
     assert await failures() > 0
 
@@ -213,6 +214,6 @@ async def test_an_account_in_trouble_gives_one_careful_try(
     monkeypatch.setattr(harness.stage, "_wake", lambda _: None)
     for number in range(3):
         await harness.submit(ANN, message_id=f"{number}@many")
-    await harness.rows("update relay_status set failures = 2")
+    await harness.rows("update relays set failures = 2")
     careful = await claim(harness, prefetch=50, prefetch_octets=1_000_000)
     assert (len(careful.mails), careful.lanes) == (1, 1)

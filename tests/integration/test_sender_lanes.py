@@ -16,7 +16,7 @@ from shared.db.database import Database
 from shared.errors import Temporary
 from shared.model import External
 from shared.runtime.liveness import CHECK_SECONDS, FOLDER, hold_process_lock
-from shared.store import relay_status
+from shared.store import relays
 from shared.store.relay_queue import QueuedMail
 from tests.company import SUPPORT
 from tests.polling import until
@@ -287,16 +287,14 @@ async def test_an_account_that_fails_keeps_nothing_claimed(harness: SenderHarnes
     await queue(harness, 60)
 
     async def paused() -> bool:
-        return bool(await harness.rows("select 1 from relay_status where paused_at is not null"))
+        return bool(await harness.rows("select 1 from relays where paused_at is not null"))
 
     await until(paused)
     await until_states(harness, done=20, queued=40)
 
 
 async def failures_of(harness: SenderHarness) -> int:
-    [[count]] = await harness.rows(
-        "select failures from relay_status where external_id = %s", harness.externals[SUPPORT].id
-    )
+    [[count]] = await harness.rows("select failures from relays where external_id = %s", harness.externals[SUPPORT].id)
     return int(count)
 
 
@@ -341,7 +339,7 @@ async def test_a_mail_over_an_old_connection_ends_the_failure_of_the_account(
 ) -> None:
     # given an idle connection, and a login that another process could not do
     await harness.until(await harness.submit(ANN), state="done")
-    await harness.rows("update relay_status set failures = 3")
+    await harness.rows("update relays set failures = 3")
     # when a mail leaves over the connection
     ids = await queue(harness, 20)
     for id_ in ids:
@@ -362,7 +360,7 @@ async def test_claims_are_not_renewed_if_a_failure_cannot_be_recorded(
     async def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a fault of ours")
 
-    monkeypatch.setattr(relay_status, "record_failure", broken)
+    monkeypatch.setattr(relays, "record_failure", broken)
     monkeypatch.setattr(claims, "CLAIM_SECONDS", 3600.0)  # the test ends before the claims do
     provider.say("END", *["250 ok"] * 20, CLOSE, CLOSE, CLOSE)
     provider.say("AUTH", *["235 ok"] * 3)
@@ -507,7 +505,7 @@ async def test_a_database_that_drops_all_connections_loses_and_repeats_nothing(
                    where state = 'sent_unanswered' and state_at < now() - interval '3 seconds'"""
             )
             await harness.rows("update submissions set next_try_at = now() where state = 'queued'")
-            await harness.rows("update relay_status set next_try_at = now()")
+            await harness.rows("update relays set next_try_at = now()")
             await harness.upkeep.renew_leases()
             uncertain = await harness.rows("select message_id from submissions where uncertain")
             marked.update(message_id.encode() for (message_id,) in uncertain)

@@ -58,9 +58,7 @@ async def try_to_send(harness: SenderHarness) -> str:
     async def state() -> str:
         if (await harness.listed(id_)).state == "done":
             return "sent"
-        rows = await harness.rows(
-            "select last_error_kind from relay_status where failures > 0 or paused_at is not null"
-        )
+        rows = await harness.rows("select last_error_kind from relays where failures > 0 or paused_at is not null")
         return str(rows[0][0]) if rows else ""
 
     found = ""

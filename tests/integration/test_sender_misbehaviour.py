@@ -14,8 +14,8 @@ from services.admin.monitoring.status import find_account_problem
 from services.sender import account_status, retry_policy, transmission
 from shared.model import External
 from shared.provider import smtp_client, smtp_connect
-from shared.store import accounts, relay_status
-from shared.store.relay_status import RelayStatus
+from shared.store import accounts, relays
+from shared.store.relays import RelayStatus
 from tests import company
 from tests.company import SUPPORT
 from tests.polling import until
@@ -176,7 +176,7 @@ async def _silent(harness: SenderHarness, number: int, id_: int, row: Row) -> st
 
 async def _says(harness: SenderHarness, number: int, row: Row) -> bool:
     state = await _relay(harness, _address(number))
-    metric = account_status.ERRORS.labels(_address(number), row.kind)._value.get()
+    metric = account_status.ERRORS.labels(_address(number), "127.0.0.1", row.kind)._value.get()
     return state.last_error_kind == row.kind and row.words in (find_account_problem(state) or "") and metric > 0
 
 
@@ -193,7 +193,8 @@ async def _untroubled(harness: SenderHarness, number: int) -> bool:
 
 async def _relay(harness: SenderHarness, address: str) -> RelayStatus:
     async with harness.database.transaction() as connection:
-        return (await relay_status.load_status(connection))[harness.externals[address].id]
+        [relay] = (await relays.load_status(connection))[harness.externals[address].id]
+    return relay
 
 
 async def test_a_rejected_account_bounces_nothing_and_is_paused(harness: SenderHarness, provider: ScriptedSmtp) -> None:
@@ -205,7 +206,7 @@ async def test_a_rejected_account_bounces_nothing_and_is_paused(harness: SenderH
     # then, once the last lane has read the reply
     async def paused() -> bool:
         found = await harness.rows(
-            "select extract(epoch from next_try_at - now())::float8 from relay_status where paused_at is not null"
+            "select extract(epoch from next_try_at - now())::float8 from relays where paused_at is not null"
         )
         held = harness.relaying.claims.claimed_ids  # of a lane that would pause the account again after it is resumed
         return bool(found) and retry_policy.LOGIN_PAUSE - 60 < found[0][0] <= retry_policy.LOGIN_PAUSE and not held
@@ -214,7 +215,7 @@ async def test_a_rejected_account_bounces_nothing_and_is_paused(harness: SenderH
     # when the account is corrected, everything leaves
     provider.always("END", None)
     async with harness.database.transaction() as connection:
-        await relay_status.unpause(connection, harness.externals[SUPPORT].id)
+        await relays.unpause(connection, harness.externals[SUPPORT].id)
     await harness.rows("update submissions set next_try_at = now()")
     for id_ in ids:
         await harness.until(id_, state="done")

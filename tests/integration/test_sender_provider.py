@@ -11,7 +11,7 @@ import pytest
 
 from deploy.machine.dovecot_postfix import DemoProvider
 from shared.errors import Permanent, Temporary
-from shared.model import External
+from shared.model import External, Relay
 from shared.net.dial import CertificateChanged, TlsError, Unreachable
 from shared.provider.credentials import Credential
 from shared.provider.smtp_connect import probe_smtp
@@ -140,15 +140,20 @@ async def test_the_text_of_a_foreign_server_is_not_quoted(harness: SenderHarness
 
 async def test_a_server_that_requires_a_login_and_gets_none_is_named(harness: SenderHarness) -> None:
     async with scripted_smtp() as server_:
-        external = replace(await account(harness, server_.port), smtp_auth=False)
+        external = _without_login(await account(harness, server_.port))
         server_.say("MAIL", "530 5.7.0 authentication required")
         with pytest.raises(AuthFailed, match="set auth to true"):
             await probe_smtp(external, Credential(SUPPORT, ""), True, 5)
         assert not server_.said("AUTH")
         server_.always("EHLO", "250 scripted")
         with pytest.raises(ServerUnavailable, match="takes no login here"):
-            await probe_smtp(replace(external, smtp_auth=True), Credential(SUPPORT, "secret"), True, 5)
+            await probe_smtp(replace(external, relays=(Relay(external.smtp),)), Credential(SUPPORT, "secret"), True, 5)
 
 
 def _at(external: External, port: int, tls: Any, fingerprint: str | None = None) -> External:
-    return replace(external, smtp=replace(external.smtp, port=port, tls=tls, tls_fingerprint=fingerprint))
+    server = replace(external.smtp, port=port, tls=tls, tls_fingerprint=fingerprint)
+    return replace(external, relays=(Relay(server),))
+
+
+def _without_login(external: External) -> External:
+    return replace(external, relays=(Relay(external.smtp, auth=False),))

@@ -21,7 +21,7 @@ from services.smtp_in.receive_memory import ReceiveMemory
 from shared.auth.authenticator import LOGINS, Authenticator
 from shared.auth.passwords import hash_password
 from shared.db.database import Database
-from shared.store import account_changes
+from shared.store import account_changes, relays
 from tests.polling import until
 from tests.submission_harness import Client, Running, plain, running
 
@@ -57,7 +57,7 @@ async def test_a_mail_over_the_provider_s_size_limit_is_refused_for_outside(serv
     # given a provider of which that was learnt while the client is logged in
     client = await Client.logged_in(server)
     async with server.database.transaction() as connection:
-        await account_changes.learn_size(connection, server.ids["support"], 5000)
+        await relays.learn_size(connection, server.ids["support"], 5000)
     # when the size is announced, then it is refused recipient by recipient
     await client.ask("MAIL FROM:<alex@local.com> SIZE=6000")
     assert (await client.ask("RCPT TO:<ann@customer.org>")).startswith("552 5.3.4 The mail is larger than the 5000")
@@ -69,8 +69,8 @@ async def test_a_mail_over_the_provider_s_size_limit_is_refused_for_outside(serv
     assert (await client.send(mail, "ann@customer.org", "jim@local.com")).startswith("250")
     # when a mail was refused, the same size is not tried again, and a smaller one is
     async with server.database.transaction() as connection:
-        await account_changes.forget_size(connection, server.ids["support"])
-        await account_changes.learn_refused(connection, server.ids["support"], 4000)
+        await relays.forget_sizes(connection, server.ids["support"])
+        await relays.learn_refused(connection, server.ids["support"], 4000)
     assert (await client.send(mail, "ann@customer.org")).startswith("552 5.3.4 The mail is larger than the 3999")
     assert (await client.send(b"Subject: x\r\n\r\n.\r\n", "ann@customer.org")).startswith("250")
 

@@ -14,7 +14,7 @@ from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import check, read_file
 from services.admin.accounts.plan import AccountsPlan, build_local, expected_accounts, plan_changes
-from shared.model import External, ImapServer, Issuer, Local, OAuth, Server
+from shared.model import External, ImapServer, Issuer, Local, OAuth, Relay, Server
 from tests.company import COMPANY, HASH, SALES, SUPPORT, external, local
 
 SERVER = Server("127.0.0.1", 1, "none")
@@ -22,7 +22,7 @@ IMAP = ImapServer("h", 993, "implicit", folders=("INBOX", "Aufträge"))
 
 
 def stored_external(address: str) -> External:
-    return External(1, address, True, "x", b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ())
+    return External(1, address, True, "x", b"", SERVER, (Relay(SERVER),), 60, "all", None, False, True, ())
 
 
 def stored_local(name: str, account_id: int = 1, delegate_id: int | None = None) -> Local:
@@ -181,9 +181,7 @@ OTHERS: dict[str, Any] = {
     "login": "y",
     "password": b"sealed",
     "pop3": OTHER_SERVER,
-    "smtp": OTHER_SERVER,
-    "smtp_auth": False,
-    "smtp_connections": 3,
+    "relays": (Relay(OTHER_SERVER),),
     "poll_seconds": 61,
     "history": "from_now",
     "delete_after_days": 1,
@@ -255,6 +253,6 @@ def test_another_protocol_alone_is_no_other_maildrop(change: dict[str, Any], oth
 
 
 def test_what_the_system_learns_by_itself_is_no_change() -> None:
-    learnt = replace(stored_external(SUPPORT), smtp_size=1000, smtp_refused=900)
+    learnt = replace(stored_external(SUPPORT), relays=(Relay(SERVER, size=1000, refused=900),))
     line = describe_change(learnt, replace(stored_external(SUPPORT), poll_seconds=30))
     assert str(line) == f"external account {SUPPORT}: changed poll_seconds 60 -> 30"

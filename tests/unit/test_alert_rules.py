@@ -14,7 +14,7 @@ from services.admin.monitoring.alert_rules import AlertEvent
 from services.admin.monitoring.problem_kinds import KINDS, Problem
 from services.admin.monitoring.problems import SystemFacts
 from shared.db.connection_budget import ConnectionUse
-from shared.model import Alert, External, Issuer, OAuth, Server
+from shared.model import Alert, External, Issuer, OAuth, Relay, Server
 from shared.settings import Settings
 from shared.store.accounts import AbsentDelegate
 from shared.store.polls import PollState
@@ -22,7 +22,7 @@ from shared.store.polls import PollState
 START = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
 HELD = Problem("held", "", "3 mails are held")
 SERVER = Server("mail.company.com", 110, "none")
-SUPPORT = External(1, "support@company.com", True, "s", b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ())
+SUPPORT = External(1, "support@company.com", True, "s", b"", SERVER, (Relay(SERVER),), 60, "all", None, False, True, ())
 
 
 class Story:

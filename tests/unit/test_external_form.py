@@ -9,7 +9,7 @@ import pytest
 from services.admin.accounts.provider_presets import PROVIDERS
 from services.admin.web.external_form import NEW, account_fields, account_values, fill_in_provider, with_usual_ports
 from services.admin.web.forms import Form
-from shared.model import External, ImapServer, Server
+from shared.model import External, ImapServer, Relay, Server
 
 SMTP = Server("smtp.company.com", 465, "implicit")
 
@@ -17,7 +17,7 @@ SMTP = Server("smtp.company.com", 465, "implicit")
 def stored(pop3: Server | None, imap: ImapServer | None = None) -> External:
     """An account as it is stored."""
     address = "support@company.com"
-    return External(1, address, True, "x", b"", pop3, SMTP, True, 2, 60, "all", None, False, True, (), imap=imap)
+    return External(1, address, True, "x", b"", pop3, (Relay(SMTP),), 60, "all", None, False, True, (), imap=imap)
 
 
 def sent(values: dict[str, Any], **typed: str) -> dict[str, Any]:

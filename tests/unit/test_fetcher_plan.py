@@ -24,7 +24,7 @@ from services.fetcher.plan import (
 )
 from services.fetcher.poll_interval import PollResult, after_failure, after_success
 from shared.errors import Temporary
-from shared.model import External, LedgerEntry, LedgerState, Poll, Server
+from shared.model import External, LedgerEntry, LedgerState, Poll, Relay, Server
 from shared.net.dial import Unreachable
 from shared.provider.session_errors import LoginRefused, ProtocolError, ServerBusy
 
@@ -41,10 +41,8 @@ def account(**changes: object) -> External:
         "enabled": True,
         "login": "e",
         "password": b"",
-        "smtp_auth": True,
         "pop3": Server("h", 110, "none"),
-        "smtp": Server("h", 25, "none"),
-        "smtp_connections": 1,
+        "relays": (Relay(Server("h", 25, "none")),),
         "poll_seconds": 60,
         "history": "all",
         "delete_after_days": None,

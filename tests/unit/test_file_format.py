@@ -35,13 +35,13 @@ def test_ports_default_to_those_of_the_tls_mode(tls: str, pop3: int, imap: int, 
     accounts = [external(pop3=server, smtp=server), by_imap(server, smtp=server)]
     by_pop3, by_the_other = check({"external_accounts": accounts}, "x").external_accounts
     assert (by_pop3.incoming.port, by_the_other.incoming.port) == (pop3, imap)
-    assert by_pop3.smtp.port == by_the_other.smtp.port == smtp
+    assert by_pop3.relays[0].port == by_the_other.relays[0].port == smtp
 
 
 def test_tls_defaults_to_implicit_and_login_to_the_address() -> None:
     server = {"host": "mail.company.com"}
     [account] = check({"external_accounts": [external(pop3=server, smtp=server)]}, "x").external_accounts
-    assert (account.incoming.tls, account.login, account.smtp.auth) == ("implicit", SUPPORT, True)
+    assert (account.incoming.tls, account.login, account.relays[0].auth) == ("implicit", SUPPORT, True)
 
 
 @pytest.mark.parametrize(

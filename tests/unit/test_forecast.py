@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from services.admin.accounts.forecast import describe_policy
-from shared.model import External, LedgerEntry, Server
+from shared.model import External, LedgerEntry, Relay, Server
 
 SERVER = Server("h", 1, "none")
-ACCOUNT = External(1, "a@b.c", True, "x", b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, ())
+ACCOUNT = External(1, "a@b.c", True, "x", b"", SERVER, (Relay(SERVER),), 60, "all", None, False, True, ())
 NOW = datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC)
 KEPT = "; nothing will be deleted at the provider"
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shared import routing
 from shared.mime.headers import MAX_HOPS
-from shared.model import External, Local, Sent, Server
+from shared.model import External, Local, Relay, Sent, Server
 from shared.routing import Decision, HeaderFacts, OwnCopy, read_facts, referenced_ids
 
 E = "support@company.com"
@@ -23,7 +23,9 @@ SALES = 2
 def company(address: str = E, *names: str) -> tuple[External, list[Local]]:
     """An external account with id 1 and its sharers with ids 1, 2 …"""
     server = Server("mail.company.com", 110, "none")
-    external = External(1, address, True, address, b"", server, server, False, 2, 60, "all", None, False, True, ())
+    external = External(
+        1, address, True, address, b"", server, (Relay(server, False),), 60, "all", None, False, True, ()
+    )
     return external, [
         Local(number, f"user{number}@local.com", True, "", name, (), (), 1, None)
         for number, name in enumerate(names or ("Alex", "Jim", "Kim"), 1)

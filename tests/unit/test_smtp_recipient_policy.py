@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.smtp_in.recipient_policy import Directory, check_syntax, delivery_key, resolve
-from shared.model import EnvelopeRecipient, External, Local, Server
+from shared.model import EnvelopeRecipient, External, Local, Relay, Server
 
 SERVER = Server("mail.example.com", 25, "none")
 
 
 def external(id_: int, address: str, *aliases: str) -> External:
     """An external account."""
-    return External(id_, address, True, address, b"", SERVER, SERVER, True, 2, 60, "all", None, False, True, aliases)
+    return External(id_, address, True, address, b"", SERVER, (Relay(SERVER),), 60, "all", None, False, True, aliases)
 
 
 def local(id_: int, address: str, *addresses: str, external_id: int = 1) -> Local:

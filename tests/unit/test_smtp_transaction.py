@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from services.sender.smtp_transaction import Replies, classify, classify_interrupted, provider_message_ids
+from services.sender import retry_policy
+from services.sender.smtp_transaction import Replies, classify, classify_interrupted, limit_of, provider_message_ids
 from shared.provider.smtp_client import Reply
 from shared.store.relay_queue import QueuedRecipient
 
@@ -49,6 +50,37 @@ def test_the_reply_to_the_mail_decides_for_accepted_recipients(final: Reply, sta
 def test_a_refused_sender_decides_for_all_recipients() -> None:
     assert states(Replies({}, Reply(550, "5.7.1 not you"))) == ["failed"] * 3
     assert states(Replies({}, Reply(451, "4.7.1 slowly"))) == ["waiting"] * 3
+
+
+@pytest.mark.parametrize(
+    ("reply", "seconds"),
+    [
+        ("550 5.4.5 Daily user sending limit exceeded.", retry_policy.QUOTA_PAUSE),
+        ("550 Domain a.b has exceeded the max emails per hour (50/50 (100%)) allowed.", retry_policy.QUOTA_PAUSE),
+        ("550 User has exceeded its 24-hour sending limit. Messages to 500 of 500", retry_policy.QUOTA_PAUSE),
+        ("450 Mail send limit exceeded. For explanation visit", retry_policy.QUOTA_PAUSE),
+        ("454 Throttling failure: Daily message quota exceeded.", retry_policy.QUOTA_PAUSE),
+        ("454 Throttling failure: Maximum sending rate exceeded.", retry_policy.THROTTLE_PAUSE),
+        ("451 4.7.1 Ratelimit 'out' exceeded", retry_policy.THROTTLE_PAUSE),
+        ("450 4.7.1 Error: too much mail from 192.0.2.1", retry_policy.THROTTLE_PAUSE),
+        ("421 4.7.0 Rate limited", retry_policy.THROTTLE_PAUSE),
+        # of the recipient's mailbox, of the mail, or of nothing that is known
+        ("452 4.2.2 The email account that you tried to reach is over quota", None),
+        ("552 5.2.2 mailbox full, quota exceeded", None),
+        ("552 5.3.4 Message size exceeds fixed limit", None),
+        ("450 4.2.1 The user you are trying to contact is receiving mail at a rate that prevents", None),
+        ("450 4.2.0 greylisted, limited service", None),
+        ("250 2.0.0 within the daily sending limit", None),
+    ],
+)
+def test_a_limit_for_sending_is_known_by_its_words(reply: str, seconds: float | None) -> None:
+    found = limit_of(Reply(int(reply[:3]), reply[4:]))
+    assert (found and found.seconds) == seconds
+    # and at RCPT it fails no recipient, as it concerns the relay
+    if seconds is not None and not reply.startswith("421"):
+        verdict = classify((ANN,), Replies(rcpt(reply)))
+        assert [outcome.state for outcome in verdict.outcomes] == ["waiting"]
+        assert verdict.rejection == found
 
 
 CROWDED = [

@@ -15,7 +15,7 @@ from services.admin.accounts.change_lines import ChangeLine, FieldChange, descri
 from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.field_problems import show_value
-from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields
+from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields, SmtpFields
 from services.admin.accounts.passwords import is_weak
 from services.admin.accounts.plan import (
     AccountsPlan,
@@ -23,7 +23,8 @@ from services.admin.accounts.plan import (
     build_local,
     build_oauth,
     changed_hosts,
-    find_password_problem,
+    find_secret_problems,
+    find_stored_relay,
     keeps_client,
     plan_changes,
 )
@@ -42,7 +43,7 @@ from shared.store import (
     inbound,
     polls,
     provider_filings,
-    relay_status,
+    relays,
     reply_tags,
     uidl_ledger,
 )
@@ -192,7 +193,7 @@ class _Execution:
         if before is not None and is_other_maildrop(before, new):
             await polls.forget_maildrop(self._connection, new.id)
             await reply_tags.forget_probe(self._connection, new.id)
-        await relay_status.unpause(self._connection, new.id)
+        await relays.unpause(self._connection, new.id)
         await provider_filings.retry_account(self._connection, new.id)
         self.result.changes.append(describe_change(old, new))
         if old is None or any(getattr(old, name) != getattr(new, name) for name in _FETCHING):
@@ -251,9 +252,19 @@ def external_of(wanted: ExternalFields, old: External | None, vault: Vault, acco
     :raises AccountsError: there is no secret, or the stored one is for another server.
     """
     oauth = build_oauth(wanted)
-    if (problem := find_password_problem(wanted, old)) is not None:
-        raise AccountsError([problem])
-    return build_external(wanted, old, _secret(wanted, oauth, old, vault), oauth, account_id)
+    if problems := find_secret_problems(wanted, old):
+        raise AccountsError(problems)
+    relay_secrets = [_relay_secret(relay, old, vault) for relay in wanted.relays]
+    return build_external(wanted, old, _secret(wanted, oauth, old, vault), oauth, account_id, relay_secrets)
+
+
+def _relay_secret(wanted: SmtpFields, old: External | None, vault: Vault) -> bytes:
+    """Return the sealed password of a relay with a login of its own, the stored one if nothing changes."""
+    stored = find_stored_relay(wanted, old)
+    kept = None if stored is None else stored.password
+    if wanted.login is None or wanted.password is None:
+        return kept or b""
+    return kept if kept and _same_password(vault, kept, wanted.password) else vault.seal(wanted.password)
 
 
 def _secret(wanted: ExternalFields, oauth: OAuth | None, old: External | None, vault: Vault) -> bytes:

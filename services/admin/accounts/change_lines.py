@@ -3,11 +3,13 @@ labels of the console's page for people. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import zip_longest
 
 from services.admin.accounts import labels
 from services.admin.accounts.errors import Kind
-from shared.model import External, ImapServer, Local, OAuth, Server
+from shared.model import External, ImapServer, Local, OAuth, Relay, Server
 from shared.net.http_client import place_of
 
 _OF_NO_FILE = ("former_names",)
@@ -50,7 +52,7 @@ class ChangeLine:
         known = labels.EXTERNAL if self.kind == "external" else labels.LOCAL
         shown = []
         for field in self.fields:
-            label = known.get(field.name) or labels.IN_CHANGES[field.name]
+            label = labels.of_field(known, field.name)
             name = f"{label} ({field.name})" if keys and field.name not in _OF_NO_FILE else label
             values = " -> ".join(filter(None, (field.before, field.now)))
             shown.append(": ".join(filter(None, (name, values))))
@@ -75,6 +77,9 @@ def describe_change(
         before, now = getattr(old, each.name), getattr(new, each.name)
         if each.name == "id" or not each.compare or before == now:
             continue
+        if each.name == "relays":
+            found |= {change.name: change for change in _relay_changes(before, now)}
+            continue
         name = _NAMES.get(each.name, each.name)
         if name == "password":
             found[name] = FieldChange(name)
@@ -90,8 +95,6 @@ _NAMES = {
     "weak_password": "password",
     "external_id": "external",
     "delegate_id": "delegate",
-    "smtp_auth": "smtp.auth",
-    "smtp_connections": "smtp.connections",
 }
 """Names in the accounts file of the fields that are stored under another name."""
 
@@ -102,6 +105,28 @@ def _imap_shown(server: Server) -> str:
     answered = "; marks what was answered" if server.answered else ""
     sent = "" if server.sent is None else f"; sent mail in {server.sent or 'the folder marked for it'}"
     return f" ({', '.join(server.folders)}{answered}{sent})"
+
+
+_OF_RELAY = ("auth", "connections", "login", "password", "mails_per_minute", "recipients_per_day")
+"""Fields of a relay beside its server."""
+
+
+def _relay_changes(before: Sequence[Relay], now: Sequence[Relay]) -> list[FieldChange]:
+    """Return the changes of an account's relays, each by its position."""
+    found = []
+    for position, (old, new) in enumerate(zip_longest(before, now)):
+        name = f"smtp[{position}]" if position else "smtp"
+        if old is None or new is None:
+            found.append(FieldChange(name, *(_shown(each.server) if each else "none" for each in (old, new))))
+            continue
+        if old.server != new.server:
+            found.append(FieldChange(name, _shown(old.server), _shown(new.server)))
+        for each in _OF_RELAY:
+            was, given = getattr(old, each), getattr(new, each)
+            if was != given:
+                shown = () if each == "password" else (_shown(was), _shown(given))
+                found.append(FieldChange(f"{name}.{each}", *shown))
+    return found
 
 
 def _shown(value: object) -> str:

@@ -19,7 +19,7 @@ from shared.net.dial import CertificateRefused, host_port
 from shared.provider.credentials import Credential
 from shared.provider.smtp_connect import connect, probe_smtp
 from shared.settings import PrivateHosts
-from shared.store import account_changes, accounts, polls, relay_status
+from shared.store import accounts, polls, relays
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class CheckStep:
     text: str  # the result, or the error and what to change
     seconds: float = 0.0  # duration
     mails: int | None = None  # the number of mails at the provider, of the step that counts them
-    server: str = ""  # of a refused certificate: pop3, imap or smtp
+    server: str = ""  # of a refused certificate: pop3, imap, smtp, or smtp[1] for a further relay
     certificate: ShownCertificate | None = None  # the refused one
 
     def fields(self) -> dict[str, Any]:
@@ -59,33 +59,64 @@ async def check_connection(system: AdminContext, external: External, undecided: 
     incoming = external.incoming
     steps = _order(incoming, *STEPS[external.protocol])
     fetching = _Checklist(external.protocol.upper(), incoming, allow, steps)
-    login = ("logged in",) if external.smtp_auth else ()
-    relaying = _Checklist("SMTP", external.smtp, allow, _order(external.smtp, *login, "accepted"))
+    relaying = [_RelayCheck(system, external.through(relay.position), credential) for relay in external.relays]
     await asyncio.gather(
         fetching.run(check_maildrop(system, external, credential, fetching.done, undecided)),
-        relaying.run(
-            probe_smtp(
-                external,
-                credential,
-                allow,
-                maildrop_check.SECONDS,
-                relaying.done,
-                system.settings.ehlo_name,
-            )
-        ),
+        *(check.run() for check in relaying),
     )
     await asyncio.gather(
         fetching.show_certificate(_show_incoming(system, external)),
-        relaying.show_certificate(_show_smtp(system, external, credential)),
+        *(check.show_certificate() for check in relaying),
     )
     async with system.database.transaction() as connection:
         saved = [account for account in await accounts.load_externals(connection, [external.id]) if account == external]
         if saved and fetching.well:
             await polls.poll_now(connection, external.id)
-        if saved and relaying.well:
-            await relay_status.unpause(connection, external.id)
-            await account_changes.forget_size(connection, external.id)
-    return [*fetching.steps, *relaying.steps]
+        if saved and (well := [check.position for check in relaying if check.steps.well]):
+            await relays.unpause(connection, external.id, well)
+            await relays.forget_sizes(connection, external.id)
+    return [*fetching.steps, *(step for check in relaying for step in check.steps.steps)]
+
+
+class _RelayCheck:
+    """The check of one relay: the first one of ``external``."""
+
+    def __init__(self, system: AdminContext, external: External, credential: Credential) -> None:
+        """:param credential: of the account."""
+        relay = external.relay
+        self.position = relay.position
+        self._system, self._external, self._credential = system, external, credential
+        self._problem = ""
+        if relay.login is not None and relay.password is not None:
+            try:
+                self._credential = Credential(relay.login, system.vault.open(relay.password))
+            except (Permanent, ValueError) as error:
+                self._problem = str(error)
+        login = ("logged in",) if relay.auth else ()
+        protocol = "SMTP" if len(external.relays) == 1 else f"SMTP {relay.position + 1} ({relay.server.host})"
+        server = "smtp" if relay.position == 0 else f"smtp[{relay.position}]"
+        order = _order(relay.server, *login, "accepted")
+        self.steps = _Checklist(protocol, relay.server, system.settings.allow_private_upstream, order, server)
+
+    async def run(self) -> None:
+        """Test the relay up to MAIL."""
+        if self._problem:
+            self.steps.fail("password", self._problem)
+            return
+        settings = self._system.settings
+        probe = probe_smtp(
+            self._external,
+            self._credential,
+            settings.allow_private_upstream,
+            maildrop_check.SECONDS,
+            self.steps.done,
+            settings.ehlo_name,
+        )
+        await self.steps.run(probe)
+
+    async def show_certificate(self) -> None:
+        """Add a refused certificate to the step that failed."""
+        await self.steps.show_certificate(_show_smtp(self._system, self._external, self._credential))
 
 
 _NAMES = {
@@ -111,7 +142,11 @@ def _order(server: Server, *further: str) -> list[str]:
 class _Checklist:
     """The steps of one direction, with their durations."""
 
-    def __init__(self, protocol: str, server: Server, allow_private: PrivateHosts, order: Sequence[str]) -> None:
+    def __init__(
+        self, protocol: str, server: Server, allow_private: PrivateHosts, order: Sequence[str], name: str = ""
+    ) -> None:
+        """:param name: of the server in the accounts file; '': the protocol in lower case."""
+        self._name = name or protocol.lower()
         self.steps: list[CheckStep] = []
         self.well = False  # all steps are done
         self._refused = False  # the certificate is why it failed
@@ -127,6 +162,10 @@ class _Checklist:
         self._began = now
         self._order = self._order[self._order.index(step) + 1 :]
         self._watch.note(step)
+
+    def fail(self, step: str, why: str) -> None:
+        """Record that the check cannot begin."""
+        self.steps.append(CheckStep(f"{self._protocol}: {step}", False, why))
 
     async def run(self, check: Coroutine[None, None, None]) -> None:
         """Run the check; if it fails, record the step that failed. A silent port is tried for TLS meanwhile."""
@@ -153,7 +192,7 @@ class _Checklist:
             if error.certificate is not None:
                 failed, shown = self.steps[-1], read_certificate(error.certificate)
                 what = failed.text.partition("; ")[0]  # without the advice: console and command offer to trust it
-                self.steps[-1] = replace(failed, text=what, server=self._protocol.lower(), certificate=shown)
+                self.steps[-1] = replace(failed, text=what, server=self._name, certificate=shown)
         except (Temporary, Permanent):
             return  # the failed step says enough
 
@@ -170,8 +209,10 @@ async def _show_incoming(system: AdminContext, external: External) -> None:
 
 
 async def _show_smtp(system: AdminContext, external: External, credential: Credential) -> None:
-    pinned = replace(external, smtp=replace(external.smtp, tls_fingerprint=_NO_CERTIFICATE))
-    client = await connect(pinned, credential, system.settings.allow_private_upstream, maildrop_check.SECONDS)
+    relay = external.relay
+    pinned = replace(relay, server=replace(relay.server, tls_fingerprint=_NO_CERTIFICATE))
+    external = replace(external, relays=(pinned, *external.relays[1:]))
+    client = await connect(external, credential, system.settings.allow_private_upstream, maildrop_check.SECONDS)
     client.close()
 
 

@@ -15,7 +15,7 @@ from services.admin.accounts.errors import Kind
 from services.admin.suggestions import say_unknown
 from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.model import External, Local, OAuth
+from shared.model import External, Local, OAuth, Relay, Server
 from shared.store import accounts
 
 
@@ -31,28 +31,21 @@ async def build_document(connection: Connection) -> dict[str, Any]:
 
 def external_fields(account: External) -> dict[str, Any]:
     """Return an external account as in the accounts file, without its password."""
-    servers: dict[str, dict[str, Any]] = {
-        kind: {
-            "host": server.host,
-            "port": server.port,
-            "tls": server.tls,
-            **({"tls_fingerprint": server.tls_fingerprint} if server.tls_fingerprint else {}),
-        }
-        for kind, server in ((account.protocol, account.incoming), ("smtp", account.smtp))
-    }
+    servers: dict[str, dict[str, Any]] = {account.protocol: _server_fields(account.incoming)}
     if account.imap is not None:
         servers["imap"]["folders"] = list(account.imap.folders)
         if account.imap.answered:
             servers["imap"]["answered"] = True
         if account.imap.sent is not None:
             servers["imap"]["sent"] = account.imap.sent or True
-    servers["smtp"] |= {"auth": account.smtp_auth, "connections": account.smtp_connections}
+    sent_by = [relay_fields(relay) for relay in account.relays]
     return {
         "address": account.address,
         "enabled": account.enabled,
         "login": account.login,
         **({"oauth": _oauth_fields(account.oauth)} if account.oauth else {}),
         **servers,
+        "smtp": sent_by[0] if len(sent_by) == 1 else sent_by,
         "poll_seconds": account.poll_seconds,
         "history": account.history,
         "delete_after_days": account.delete_after_days,
@@ -62,6 +55,30 @@ def external_fields(account: External) -> dict[str, Any]:
         "reply_tag": account.reply_tag,
         "hold": account.hold,
         "aliases": list(account.aliases),
+    }
+
+
+def relay_fields(relay: Relay) -> dict[str, Any]:
+    """Return an SMTP server as in the accounts file, without its password."""
+    optional = {
+        "login": relay.login,
+        "mails_per_minute": relay.mails_per_minute,
+        "recipients_per_day": relay.recipients_per_day,
+    }
+    return {
+        **_server_fields(relay.server),
+        "auth": relay.auth,
+        "connections": relay.connections,
+        **{name: value for name, value in optional.items() if value is not None},
+    }
+
+
+def _server_fields(server: Server) -> dict[str, Any]:
+    return {
+        "host": server.host,
+        "port": server.port,
+        "tls": server.tls,
+        **({"tls_fingerprint": server.tls_fingerprint} if server.tls_fingerprint else {}),
     }
 
 
@@ -97,8 +114,11 @@ def version_of(account: External | Local) -> str:
     """
     fields = asdict(account)
     if isinstance(account, External):
-        for name in ("smtp_size", "smtp_refused", *(("password",) if account.oauth else ())):
-            del fields[name]
+        if account.oauth:
+            del fields["password"]
+        for relay in fields["relays"]:
+            for name in ("size", "refused", "position"):
+                del relay[name]
     return hashlib.sha256(json.dumps(fields, default=bytes.hex).encode()).hexdigest()[:24]
 
 

@@ -18,8 +18,9 @@ _SHOWN = 60
 EMPTY = "fill this in"
 """What a page says beside a field that is empty and must not be."""
 CHOOSE = "choose one of the list"
-_TAGS = ("known", "endpoints")
-"""Parts of an error's place that are no names of fields: the alternatives of ``OAuthFields.issuer``."""
+_TAGS = ("known", "endpoints", "one", "several")
+"""Parts of an error's place that are no names of fields: the alternatives of ``OAuthFields.issuer`` and
+``ExternalFields.smtp``."""
 
 
 def find_problems(

@@ -32,7 +32,7 @@ from services.admin.accounts.oauth_rules import MAX_KEY_OCTETS, check_field, che
 from services.admin.accounts.yaml_text import MAX_OCTETS, find_places, load_yaml
 from shared.errors import Permanent
 from shared.mime.display_names import normalise
-from shared.model import INBOX, FetchProtocol, GrantType
+from shared.model import INBOX, FetchProtocol, GrantType, compared_host
 from shared.net.http_client import server_of
 
 PORTS = {
@@ -40,6 +40,8 @@ PORTS = {
     "imap": {"none": 143, "starttls": 143, "implicit": 993},
     "smtp": {"none": 25, "starttls": 587, "implicit": 465},
 }
+MAX_RELAYS = 3
+"""Limit of the SMTP servers of one account: servers; each has fields of its own on the console's page."""
 MAX_FOLDERS = 20
 """Limit of the folders that are fetched from one account: folders; each is opened in turn by every poll."""
 _LETTER = r"[^\s@<>()\[\],;:\\\"\x00-\x1f\x7f]"
@@ -120,6 +122,7 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Url = Annotated[str, AfterValidator(_url)]
 Secret = Annotated[str, Field(min_length=1, max_length=1000)]
 Tenant = Annotated[str, AfterValidator(check_tenant_name)]
+Login = Annotated[str, Field(min_length=1, max_length=320)]
 
 
 class _Strict(BaseModel):
@@ -147,10 +150,52 @@ class ImapFields(ServerFields):
 
 
 class SmtpFields(ServerFields):
-    """The provider's SMTP server. connections: limit of parallel connections."""
+    """An SMTP server of the provider, or of another one. connections: limit of parallel connections.
+
+    login, password: where they differ from the account's. mails_per_minute, recipients_per_day: limits of the provider.
+    """
 
     auth: bool = True
     connections: int = Field(2, ge=1, le=100)
+    login: Login | None = None
+    password: Secret | None = None
+    password_file: str | None = None
+    mails_per_minute: int | None = Field(None, ge=1, le=100_000)
+    recipients_per_day: int | None = Field(None, ge=1, le=10_000_000)
+
+    @field_validator("login")
+    @classmethod
+    def _needs_auth(cls, login: str | None, info: ValidationInfo) -> str | None:
+        if login is not None and info.data.get("auth") is False:
+            raise ValueError("auth is false, so nobody logs in; leave one of them out")
+        return login
+
+    @field_validator("password", "password_file")
+    @classmethod
+    def _needs_login(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("login", "") is None:
+            raise ValueError("login is missing beside it; without both, the account's login and password are used")
+        return value
+
+    @model_validator(mode="after")
+    def _complete(self) -> SmtpFields:
+        _one_of(self, "password", "password_file")
+        self.port = self.port or PORTS["smtp"][self.tls]
+        return self
+
+    @property
+    def place(self) -> tuple[str, int | None, str | None]:
+        """What distinguishes it from the account's other servers."""
+        return compared_host(self.host), self.port, self.login
+
+
+def _relays(value: list[SmtpFields]) -> list[SmtpFields]:
+    if not 1 <= len(value) <= MAX_RELAYS:
+        raise ValueError(f"from 1 to {MAX_RELAYS} SMTP servers are allowed")
+    places = [relay.place for relay in value]
+    if twice := [relay for number, relay in enumerate(value) if relay.place in places[:number]]:
+        raise ValueError(f"{twice[0].host}, port {twice[0].port}, is named twice")
+    return value
 
 
 class IssuerFields(_Strict):
@@ -194,17 +239,23 @@ class OAuthFields(_Strict):
 
 
 class ExternalFields(_Strict):
-    """An external account (manual 4.1). Mail is fetched from one of the servers ``imap`` and ``pop3``."""
+    """An external account (manual 4.1). Mail is fetched from one of the servers ``imap`` and ``pop3``.
+
+    smtp: the server through which it sends, or several: each is used while those before it do not work, or are full.
+    """
 
     address: Address
     enabled: bool = True
-    login: Annotated[str, Field(min_length=1, max_length=320)] | None = None
+    login: Login | None = None
     password: Secret | None = None
     password_file: str | None = None
     oauth: OAuthFields | None = None
     imap: ImapFields | None = None
     pop3: Annotated[ServerFields | None, Field(validate_default=True)] = None
-    smtp: SmtpFields
+    smtp: Annotated[
+        Annotated[SmtpFields, Tag("one")] | Annotated[list[SmtpFields], AfterValidator(_relays), Tag("several")],
+        Discriminator(lambda given: "several" if isinstance(given, list) else "one"),
+    ]
     poll_seconds: int = Field(60, ge=1, le=86_400)
     history: Literal["all", "from_now"] = "all"
     delete_after_days: int | None = Field(None, ge=0, le=36_500)
@@ -231,7 +282,7 @@ class ExternalFields(_Strict):
     def _complete(self) -> ExternalFields:
         _one_of(self, "password", "password_file", "oauth")
         self.login = self.login or self.address
-        for server, kind in ((self.pop3, "pop3"), (self.imap, "imap"), (self.smtp, "smtp")):
+        for server, kind in ((self.pop3, "pop3"), (self.imap, "imap")):
             if server is not None:
                 server.port = server.port or PORTS[kind][server.tls]
         return self
@@ -247,6 +298,15 @@ class ExternalFields(_Strict):
         server = self.imap or self.pop3
         assert server is not None, "_one_protocol has checked that"
         return server
+
+    @property
+    def relays(self) -> list[SmtpFields]:
+        """The SMTP servers, in their order."""
+        return self.smtp if isinstance(self.smtp, list) else [self.smtp]
+
+    def relay_field(self, position: int, name: str) -> tuple[str | int, ...]:
+        """Return a field of an SMTP server as the path of a problem."""
+        return ("smtp", position, name) if isinstance(self.smtp, list) else ("smtp", name)
 
 
 class LocalFields(_Strict):
@@ -386,8 +446,14 @@ def _read_entry(
         fields = model.model_validate(entry)
     except ValidationError as error:
         return find_problems(error, model, kind, index, entry)
-    if why := _read_password_file(fields, folder):
-        return [AccountProblem(why, kind, index, fields.address, ("password_file",), fields.password_file or "")]
+    secrets: list[tuple[ExternalFields | LocalFields | SmtpFields, tuple[str | int, ...]]] = [
+        (fields, ("password_file",))
+    ]
+    if isinstance(fields, ExternalFields):
+        secrets += [(relay, fields.relay_field(at, "password_file")) for at, relay in enumerate(fields.relays)]
+    for owner, path in secrets:
+        if why := _read_password_file(owner, folder):
+            return [AccountProblem(why, kind, index, fields.address, path, owner.password_file or "")]
     if isinstance(fields, ExternalFields) and fields.oauth is not None and (name := fields.oauth.client_key_file):
         try:
             fields.oauth.client_key = read_key_file(folder, name, fields.oauth.client_id)
@@ -397,7 +463,7 @@ def _read_entry(
     return []
 
 
-def _read_password_file(fields: ExternalFields | LocalFields, folder: Path | None) -> str | None:
+def _read_password_file(fields: ExternalFields | LocalFields | SmtpFields, folder: Path | None) -> str | None:
     """Set the password to the content of the password file. :return: why that is not possible."""
     if fields.password_file is None:
         return None

@@ -3,6 +3,8 @@ for people."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Final
 
 EXTERNAL: Final = {
@@ -33,6 +35,8 @@ EXTERNAL: Final = {
     "smtp.port": "SMTP port",
     "smtp.tls": "SMTP security",
     "smtp.auth": "SMTP needs authentication",
+    "smtp.login": "SMTP login user name",
+    "smtp.password": "SMTP login password",
     "history": "Existing mail at the provider",
     "poll_seconds": "Check for new mail every … seconds",
     "delete_after_days": "Delete at the provider after … days",
@@ -42,6 +46,8 @@ EXTERNAL: Final = {
     "answer_notes": "Notify the others by mail when somebody has answered mail that went to everyone",
     "reply_tag": "Answers come to an address with the author’s tag",
     "smtp.connections": "Connections at once when sending",
+    "smtp.mails_per_minute": "SMTP mails a minute at most",
+    "smtp.recipients_per_day": "SMTP recipients a day at most",
     "pop3.tls_fingerprint": "Only this POP3 certificate",
     "imap.tls_fingerprint": "Only this IMAP certificate",
     "smtp.tls_fingerprint": "Only this SMTP certificate",
@@ -67,3 +73,21 @@ IN_CHANGES: Final = {
     "former_names": "Former names",
 }
 """Labels of what a change names as a whole, or what no form has."""
+ORDINALS: Final = ("First", "Second", "Third")
+"""Words for the SMTP servers of an account, by position."""
+
+
+def of_field(known: Mapping[str, str], name: str) -> str:
+    """Return the label of a field, also of a further SMTP server (smtp[1].port). :param known: of the account."""
+    found = re.fullmatch(r"smtp\[(\d)\](.*)", name)
+    if found is None:
+        return known.get(name) or IN_CHANGES[name]
+    return of_further(int(found[1]), of_field(known, f"smtp{found[2]}"))
+
+
+def of_further(position: int, label: str) -> str:
+    """Return the label of a field of a further SMTP server. :param label: of the first one."""
+    rest = label.removeprefix("SMTP ")
+    if rest in ("server", "port", "security"):
+        return f"{ORDINALS[position]} SMTP {rest}"
+    return f"{ORDINALS[position]} SMTP server: {rest[0].lower()}{rest[1:]}"

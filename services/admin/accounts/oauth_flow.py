@@ -28,7 +28,7 @@ from shared.model import External
 from shared.provider import oauth
 from shared.provider.credentials import Grant, client_of
 from shared.provider.oauth import CodeRequest, DeviceCode, Tokens, Unauthorized
-from shared.store import account_changes, accounts, polls, relay_status
+from shared.store import account_changes, accounts, polls, relays
 
 WAIT_SECONDS = 900.0
 """Seconds that an authorization waits for a browser to bring the answer."""
@@ -74,7 +74,7 @@ class _PendingRequest:
 def _fingerprint(external: External) -> Any:
     oauth = external.oauth
     client = oauth and {"name": oauth.name, "issuer": asdict(oauth.issuer), "client_id": oauth.client_id}
-    return [external.login, external.incoming.host, external.smtp.host, client]
+    return [external.login, *sorted(external.hosts), client]
 
 
 async def start_authorization(system: AdminContext, external: External, who: str, redirect: str) -> Progress:
@@ -258,7 +258,7 @@ async def _store(system: AdminContext, request: OAuthRequest, pending: _PendingR
         if not await account_changes.replace_password(connection, now.id, now.password, sealed):
             raise Permanent("the account was changed meanwhile; authorize it again")
         await polls.poll_now(connection, now.id)
-        await relay_status.unpause(connection, now.id)
+        await relays.unpause(connection, now.id)
         await audit.record_change(connection, request.begun_by, "authorized external account", now.address)
 
 

@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
-from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields, ServerFields
+from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields, ServerFields, SmtpFields
 from services.admin.accounts.passwords import is_weak
 from services.admin.accounts.provider_presets import preset_for_hosts
 from services.admin.accounts.token_users import find_token_problems
 from services.admin.suggestions import say_unknown
 from shared.mime.display_names import normalise
-from shared.model import External, ImapServer, Issuer, Local, OAuth, Server, Tls, compared_host
+from shared.model import External, ImapServer, Issuer, Local, OAuth, Relay, Server, Tls, compared_host
 from shared.net.http_client import place_of
 from shared.provider.oauth import known_issuer
 
@@ -147,9 +147,7 @@ def _find_repeated(wanted: AccountsFile) -> list[AccountProblem]:
 
 
 def _find_without_password(plan: AccountsPlan) -> list[AccountProblem]:
-    problems = [
-        problem for entry, old in plan.save_externals if (problem := find_password_problem(entry, old)) is not None
-    ]
+    problems = [problem for entry, old in plan.save_externals for problem in find_secret_problems(entry, old)]
     return problems + [
         AccountProblem(NO_PASSWORD, "local", address=person.address, field=("password",))
         for person, old in plan.save_locals
@@ -165,9 +163,46 @@ def _find_filed_already(entries: Iterable[ExternalFields]) -> list[AccountProble
         for entry in entries
         if entry.imap is not None
         and entry.imap.sent is not False
-        and (preset := preset_for_hosts(entry.imap.host, entry.smtp.host)) is not None
+        and (preset := preset_for_hosts(entry.imap.host, entry.relays[0].host)) is not None
         and preset.files_sent
     ]
+
+
+def find_secret_problems(wanted: ExternalFields, old: External | None) -> list[AccountProblem]:
+    """Return why passwords have to be given, of the account and its relays; nothing if the stored ones may be used."""
+    found = [find_password_problem(wanted, old)]
+    found += [_find_relay_problem(wanted, position, old) for position in range(len(wanted.relays))]
+    return [problem for problem in found if problem is not None]
+
+
+def _find_relay_problem(wanted: ExternalFields, position: int, old: External | None) -> AccountProblem | None:
+    """As ``find_password_problem`` for a relay with a login of its own. SECURITY: likewise."""
+    relay = wanted.relays[position]
+    if relay.login is None or relay.password is not None or find_stored_relay(relay, old) is not None:
+        return None
+    words = on_page = ""
+    if old is not None and position < len(old.relays) and old.relays[position].login is not None:
+        change = f"{old.relays[position].server.host} -> {relay.host}"
+        words = "has to be given again, because the stored one is for another server"
+        words, on_page = f"{words} (smtp.host {change})", f"{words} ({change})"
+    return AccountProblem(
+        words or NO_PASSWORD,
+        "external",
+        address=wanted.address,
+        field=wanted.relay_field(position, "password"),
+        on_page=on_page,
+    )
+
+
+def find_stored_relay(wanted: SmtpFields, old: External | None) -> Relay | None:
+    """Return the stored relay whose own password may be kept: given for this host, if possible for this login."""
+    stored = [
+        relay
+        for relay in (old.relays if old is not None else ())
+        if relay.password is not None and compared_host(relay.server.host) == compared_host(wanted.host)
+    ]
+    same = [relay for relay in stored if relay.login == wanted.login]
+    return next(iter(same or stored), None)
 
 
 def find_password_problem(wanted: ExternalFields, old: External | None) -> AccountProblem | None:
@@ -233,11 +268,15 @@ def keeps_client(new: OAuth, old: OAuth) -> bool:
 
 
 def changed_hosts(wanted: ExternalFields, old: External) -> list[tuple[str, str, str]]:
-    """Return the servers that another host is to replace: the field, the stored host and the new one."""
-    hosts = (
-        (f"{wanted.protocol}.host", old.incoming.host, wanted.incoming.host),
-        ("smtp.host", old.smtp.host, wanted.smtp.host),
-    )
+    """Return the servers that the account's password would be sent to, and was not given for: the field, the stored
+    host and the new one."""
+    hosts = [(f"{wanted.protocol}.host", old.incoming.host, wanted.incoming.host)]
+    for position, relay in enumerate(wanted.relays):
+        if relay.login is None and compared_host(relay.host) not in old.hosts:
+            name = f"smtp[{position}].host" if position else "smtp.host"
+            was = old.relays[position].server.host if position < len(old.relays) else "none"
+            own = position < len(old.relays) and old.relays[position].login is not None
+            hosts.append((name, f"{was}, with another login" if own else was, relay.host))
     return [(name, was, new) for name, was, new in hosts if compared_host(was) != compared_host(new)]
 
 
@@ -323,11 +362,16 @@ def build_oauth(wanted: ExternalFields) -> OAuth | None:
 
 
 def build_external(
-    wanted: ExternalFields, old: External | None, secret: bytes, oauth: OAuth | None, account_id: int
+    wanted: ExternalFields,
+    old: External | None,
+    secret: bytes,
+    oauth: OAuth | None,
+    account_id: int,
+    relay_secrets: Sequence[bytes] = (),
 ) -> External:
     """Return the external account with these fields. :param old: as it is stored; ``hold`` is kept if it is not given.
 
-    :param secret: sealed. :param account_id: 0 for a new account.
+    :param secret: sealed. :param account_id: 0 for a new account. :param relay_secrets: sealed, one for each relay.
     """
     assert wanted.login is not None
     pop3, imap = wanted.pop3, wanted.imap
@@ -338,9 +382,21 @@ def build_external(
         wanted.login,
         secret,
         None if pop3 is None else Server(*_place_of(pop3)),
-        Server(*_place_of(wanted.smtp)),
-        wanted.smtp.auth,
-        wanted.smtp.connections,
+        tuple(
+            Relay(
+                Server(*_place_of(relay)),
+                relay.auth,
+                relay.connections,
+                relay.login,
+                None if relay.login is None else secret,
+                relay.mails_per_minute,
+                relay.recipients_per_day,
+                position,
+            )
+            for position, (relay, secret) in enumerate(
+                zip(wanted.relays, relay_secrets or [b""] * len(wanted.relays), strict=True)
+            )
+        ),
         wanted.poll_seconds,
         wanted.history,
         wanted.delete_after_days,

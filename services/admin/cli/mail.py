@@ -137,6 +137,8 @@ def _print_history(mail: dict[str, Any]) -> None:
         facts = [event["who"], f"rule {event['rule']}" if event["rule"] else None, event["reply"]]
         words = ": ".join(fact for fact in facts if fact)
         console.print(f"  {moment(event['at'])}  {event['event']:<9}  {words}".rstrip())
+    if why := mail.get("why"):
+        console.print(f"  waits: {why}")
 
 
 def route(

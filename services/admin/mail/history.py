@@ -6,7 +6,7 @@ import datetime
 from dataclasses import dataclass
 
 from services.admin.formatting import mail_status
-from services.admin.mail import header_summary
+from services.admin.mail import header_summary, trace
 from services.admin.mail.header_summary import HeaderSummary
 from shared.db.database import Connection
 from shared.store import inbound_admin, maillog, submissions_admin
@@ -30,7 +30,7 @@ class MailHistory:
     arrived: InboundDetail | None
     sent: ListedSubmission | None
     holders: list[Copyholder]
-    sentences: list[str]  # a recipient and the reason each
+    sentences: list[str]  # a recipient and the reason each; or why a submission waits
     events: list[tuple[str, str, str]]  # time (ISO 8601, UTC), sentence, mark: done, waits or failed
     more_events: bool  # there are more than these
 
@@ -74,10 +74,14 @@ async def load_mail_history(connection: Connection, mail_id: int) -> MailHistory
         arrived,
         sent,
         holders,
-        _why(arrived, holders) if arrived is not None else [],
+        _why(arrived, holders) if arrived is not None else await _why_waiting(connection, mail_id),
         [(when, _sentence(event), _mark(event)) for when, event in history[:MAX_EVENTS]],
         len(history) > MAX_EVENTS,
     )
+
+
+async def _why_waiting(connection: Connection, submission_id: int) -> list[str]:
+    return [f"Waits: {why}." for why in (await trace.why_waiting(connection, [submission_id])).values()]
 
 
 def _why(mail: InboundDetail, holders: list[Copyholder]) -> list[str]:

@@ -15,7 +15,7 @@ from services.admin.access import audit
 from services.admin.accounts import apply, export
 from services.admin.formatting import mail_status
 from services.admin.mail import search_index
-from services.admin.monitoring.status import find_account_problem, iso
+from services.admin.monitoring.status import iso, load_why_waits
 from services.admin.suggestions import say_unknown
 from shared.db.database import Connection
 from shared.errors import Permanent
@@ -29,7 +29,7 @@ from shared.store import (
     inbound,
     inbound_admin,
     maillog,
-    relay_status,
+    relays,
     reply_tags,
     submissions_admin,
     uidl_ledger,
@@ -76,14 +76,10 @@ async def _with_headlines(connection: Connection, rows: list[dict[str, Any]], te
 
 
 async def list_queue(connection: Connection, text: str = "") -> list[dict[str, Any]]:
-    """List the submissions that wait to be relayed, the oldest first; ``why``: the error of the account, or the
-    provider's last reply. :param text: of a search."""
+    """List the submissions that wait to be relayed, the oldest first; ``why``: why no relay of the account takes
+    mail now, or the provider's last reply. :param text: of a search."""
     submissions = await submissions_admin.list_submissions(connection, WAITING)
-    addresses = {external.id: external.address for external in await accounts.load_externals(connection)}
-    problems = {
-        addresses.get(external_id): find_account_problem(relay)
-        for external_id, relay in (await relay_status.load_status(connection)).items()
-    }
+    problems = await load_why_waits(connection)
     now = datetime.datetime.now(datetime.UTC)
     rows: list[dict[str, Any]] = [
         {
@@ -337,6 +333,10 @@ async def rotate_key(connection: Connection, vault: Vault) -> tuple[int, list[st
     for external in everyone:
         try:
             await account_changes.save_password(connection, external.id, vault.rotate(external.password))
+            for relay in external.relays:
+                if relay.password is not None:
+                    rotated = vault.rotate(relay.password)
+                    await relays.save_password(connection, external.id, relay.position, rotated)
         except Permanent:
             lost.append(external.address)
     await reply_tags.rotate_key(connection)

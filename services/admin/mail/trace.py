@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.admin.mail import search_index
-from services.admin.monitoring.status import iso
+from services.admin.monitoring.status import iso, load_why_waits
 from shared.db.database import Connection
 from shared.store import inbound_admin, maillog, submissions_admin
 
@@ -39,7 +39,8 @@ async def describe(
 ) -> list[dict[str, Any]]:
     """Return the traces of the mails and submissions with these ids.
 
-    A submission is traced to its end: what it became inside has its events there, and is listed as no other mail.
+    A submission is traced to its end: what it became inside has its events there, and is listed as no other mail. why:
+    no relay takes the mail, which waits.
     """
     inside = await inbound_admin.list_inside(connection, sent)
     history = await maillog.load_history(connection, [*arrived, *inside], sent, max_events)
@@ -49,6 +50,7 @@ async def describe(
         events[inside.get(event.inbound_id or 0, mail_id)].append(
             {"at": at, "event": event.event, "rule": event.rule, "who": event.who, "reply": event.reply}
         )
+    waiting = await why_waiting(connection, sent) if sent else {}
     mails = await search_index.load_mails(connection, {*arrived, *sent} - {*inside})
     return [
         {
@@ -60,9 +62,19 @@ async def describe(
             "state": mail.state,
             "status": mail.status,
             "events": events[mail_id],
+            **({"why": waiting[mail_id]} if mail_id in waiting else {}),
         }
         for mail_id, mail in sorted(mails.items())
     ]
+
+
+async def why_waiting(connection: Connection, sent: Sequence[int]) -> dict[int, str]:
+    """Return why these submissions wait, by id: of those that are queued while no relay of their account takes mail."""
+    queued = [each for each in await submissions_admin.list_submissions(connection, ids=sent) if each.state == "queued"]
+    if not queued:
+        return {}
+    reasons = await load_why_waits(connection)
+    return {each.id: reasons[each.external] for each in queued if each.external in reasons}
 
 
 async def related_ids(connection: Connection, mail_id: int) -> set[int]:

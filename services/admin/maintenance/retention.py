@@ -28,6 +28,7 @@ from shared.store import (
     folder_mails,
     inbound_admin,
     maillog,
+    relay_usage,
     sent_mail,
     submissions_admin,
     uidl_ledger,
@@ -46,6 +47,7 @@ for _kind in (
     "index",
     "names",
     "folders",
+    "usage",
 ):
     PURGED.labels(_kind)
 
@@ -250,6 +252,9 @@ def _steps(now: datetime.datetime, kept: datetime.datetime) -> Sequence[Step]:
         count, following = await search_index.purge_index(connection, after, SCAN_FACTOR * size)
         return Counts(index=count), following
 
+    async def usage(connection: Connection, after: int, size: int) -> Purged:
+        return _until_nothing(Counts(usage=await relay_usage.purge_usage(connection)))
+
     return (
         marks,
         tombstones,
@@ -266,6 +271,7 @@ def _steps(now: datetime.datetime, kept: datetime.datetime) -> Sequence[Step]:
         ledger,
         orphans,
         index,
+        usage,
     )
 
 

@@ -35,7 +35,7 @@ from shared.store import (
     polls,
     provider_filings,
     relay_queue,
-    relay_status,
+    relays,
     submissions_admin,
 )
 from shared.store.accounts import AbsentDelegate
@@ -43,7 +43,7 @@ from shared.store.inbound_admin import UnstartedMail
 from shared.store.maillog import LocalOrganizers
 from shared.store.polls import PollState
 from shared.store.provider_filings import FilingTrouble
-from shared.store.relay_status import RelayStatus
+from shared.store.relays import RelayStatus
 
 START_SECONDS = 86_400.0
 """Seconds that mail waits for the start of its account before that is a problem; people are added within a day."""
@@ -66,7 +66,7 @@ class SystemFacts:
     now: datetime.datetime
     externals: Sequence[External]
     polls: dict[int, PollState]  # by id of the external account
-    relays: dict[int, RelayStatus]  # by id of the external account
+    relays: dict[int, list[RelayStatus]]  # by id of the external account
     held: int  # mails of started accounts
     parked: int  # mails, restored and looping included
     restored: int  # mails that a restore parked
@@ -95,7 +95,7 @@ async def load_facts(connection: Connection) -> SystemFacts:
         datetime.datetime.now(datetime.UTC),
         await accounts.load_externals(connection),
         await polls.load_poll_states(connection),
-        await relay_status.load_status(connection),
+        await relays.load_status(connection),
         held,
         parked + stuck,
         restored,
@@ -215,18 +215,31 @@ def find_absent_delegates(facts: SystemFacts) -> list[Problem]:
 
 def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
     """Return the problems of an account's two directions. Pure."""
-    poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
-    kind = "grant" if external.oauth is not None else "login"
+    poll = facts.polls.get(external.id)
+    directions: list[tuple[str, PollState | RelayStatus | None]] = [("fetching", poll)]
+    for state in facts.relays.get(external.id, []):
+        directions.append((f"relaying by {state.host}" if state.of > 1 else "relaying", state))
+    own_logins = {relay.position for relay in external.relays if relay.login is not None}
+
+    def kind_of(direction: PollState | RelayStatus) -> str:
+        own = isinstance(direction, RelayStatus) and direction.position in own_logins
+        return "grant" if external.oauth is not None and not own else "login"
+
     found = [
-        Problem(kind, f"{external.address} {name}", f"{external.address}: {name}: {direction.last_error}", 0.0)
-        for name, direction in (("fetching", poll), ("relaying", relay))
+        Problem(
+            kind_of(direction),
+            f"{external.address} {name}",
+            f"{external.address}: {name}: {direction.last_error}",
+            0.0,
+        )
+        for name, direction in directions
         if direction is not None and direction.paused_at is not None
     ]
     found += [
         Problem(
             "provider_certificate", f"{external.address} {name}", f"{external.address}: {name}: {direction.last_error}"
         )
-        for name, direction in (("fetching", poll), ("relaying", relay))
+        for name, direction in directions
         if direction is not None and is_certificate_changed(direction)
     ]
     if (trouble := facts.filings.get(external.id)) is not None:

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from services.admin.context import AdminContext
@@ -34,12 +35,13 @@ from services.admin.monitoring.problems import (
 )
 from shared import __version__
 from shared.amqp import topology
+from shared.db.database import Connection
 from shared.errors import Permanent, Temporary
 from shared.model import External
 from shared.settings import SERVICES, Settings
-from shared.store import accounts
+from shared.store import accounts, relays
 from shared.store.polls import PollState
-from shared.store.relay_status import RelayStatus
+from shared.store.relays import RelayStatus
 
 OLD_SECONDS = 4 * 3600.0
 """Seconds in the relay queue after which a submission is a problem."""
@@ -63,8 +65,8 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
             accounted = await reconciliation.load_accounts(connection, thoroughly)
             weak_passwords = await accounts.count_weak_passwords(connection)
         for external in facts.externals:
-            poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
-            externals.append(_external(external, poll, relay, facts.now, problems))
+            poll, states = facts.polls.get(external.id), facts.relays.get(external.id, [])
+            externals.append(_external(external, poll, states, facts.now, problems))
             if external.enabled and (trouble := facts.filings.get(external.id)) is not None:
                 problems.append(f"{external.address}: {describe_filing(trouble)}")
             _unreadable(system, external, problems)
@@ -109,11 +111,16 @@ async def gather(system: AdminContext, thoroughly: bool = False) -> dict[str, An
 
 
 def _external(
-    external: External, poll: PollState | None, relay: RelayStatus | None, now: datetime.datetime, problems: list[str]
+    external: External,
+    poll: PollState | None,
+    states: Sequence[RelayStatus],
+    now: datetime.datetime,
+    problems: list[str],
 ) -> dict[str, Any]:
     """Return the entry of one account, and add its problems to ``problems``. Pure."""
     last_success = poll.last_success_at if poll else None
-    error = _latest_error(poll, relay)
+    in_use = next((state.position for state in states if not state.in_trouble), None)
+    error = _latest_error(poll, states)
     if external.enabled:
         if poll and poll.skipped:
             problems.append(
@@ -135,13 +142,51 @@ def _external(
         "authorize": external.enabled
         and external.oauth is not None
         and external.oauth.needs_consent
-        and any(d and d.paused_at for d in (poll, relay)),
+        and any(d and d.paused_at for d in (poll, *states)),
+        "relays": [
+            {
+                "host": state.host,
+                "in_use": state.position == in_use,
+                "last_success": iso(state.last_success_at),
+                "last_error": find_account_problem(state),
+                "full_until": iso(state.full_until),
+            }
+            for state in states
+        ],
     }
 
 
-def _latest_error(poll: PollState | None, relay: RelayStatus | None) -> str | None:
+def _latest_error(poll: PollState | None, states: Sequence[RelayStatus]) -> str | None:
     """Return the present errors of both directions, fetching first."""
-    return "; ".join(error for error in (find_account_problem(poll), find_account_problem(relay)) if error) or None
+    return "; ".join(filter(None, (find_account_problem(poll), find_relaying_problem(states)))) or None
+
+
+def find_relaying_problem(states: Sequence[RelayStatus]) -> str | None:
+    """Return the present errors of an account's relays. A limit is one if no other relay takes mail. Pure."""
+    errors = [error for state in states if (error := find_account_problem(state))]
+    if all(state.in_trouble for state in states):
+        errors += [f"relaying: {full}" for state in states if (full := describe_full(state))]
+    return "; ".join(errors) or None
+
+
+def why_waits(states: Sequence[RelayStatus]) -> str | None:
+    """Return why no relay of an account takes mail now; None if one does. Pure."""
+    return find_relaying_problem(states) if all(state.in_trouble for state in states) else None
+
+
+async def load_why_waits(connection: Connection) -> dict[str, str]:
+    """Return why the mail of an account waits, by its address: of accounts without a relay that takes mail now."""
+    states = await relays.load_status(connection)
+    externals = await accounts.load_externals(connection, sorted(states))
+    found = {external.address: why_waits(states[external.id]) for external in externals}
+    return {address: why for address, why in found.items() if why}
+
+
+def describe_full(state: RelayStatus) -> str | None:
+    """Return which limit of the operator a relay has reached, and until when; None if none. Pure."""
+    if state.full_until is None:
+        return None
+    return f"{state.host}: {state.full_why}, next at {state.full_until.astimezone(datetime.UTC):%H:%M} UTC"
 
 
 def find_account_problem(direction: PollState | RelayStatus | None) -> str | None:
@@ -149,12 +194,17 @@ def find_account_problem(direction: PollState | RelayStatus | None) -> str | Non
     if direction is None or not direction.last_error or not (direction.failures or direction.paused_at):
         return None
     paused = " (paused: one try an hour)" if direction.paused_at and "paused" not in direction.last_error else ""
-    return f"{'fetching' if isinstance(direction, PollState) else 'relaying'}: {direction.last_error}{paused}"
+    if isinstance(direction, PollState):
+        return f"fetching: {direction.last_error}{paused}"
+    host = f"{direction.host}: " if direction.of > 1 and not direction.last_error.startswith(direction.host) else ""
+    return f"relaying: {host}{direction.last_error}{paused}"
 
 
 def _unreadable(system: AdminContext, external: External, problems: list[str]) -> None:
+    own = [relay.password for relay in external.relays if relay.password is not None]
     try:
-        system.vault.open(external.password)
+        for sealed in (external.password, *own):
+            system.vault.open(sealed)
     except (Permanent, ValueError) as error:
         problems.append(f"{external.address}: {error}")
 

@@ -21,7 +21,7 @@ from services.admin.monitoring.reconciliation import AccountBooks
 from shared.metrics import WINDOWS
 from shared.model import External
 from shared.store.polls import PollState
-from shared.store.relay_status import RelayStatus
+from shared.store.relays import RelayStatus
 
 RUNBOOKS = Gauge("mailgroup_runbooks_info", "1; its label is the folder with the pages of the alerts.", ["url"])
 
@@ -163,7 +163,7 @@ def _account_metrics(facts: SystemFacts) -> list[GaugeMetricFamily]:
     interval = GaugeMetricFamily(
         "mailgroup_fetch_interval_seconds", "Interval of the polls of an account.", labels=["external"]
     )
-    labels = ["external", "direction"]
+    labels = ["external", "direction", "relay"]
     refused = GaugeMetricFamily(
         "mailgroup_account_login_refused", "1: the provider refuses the login of an account.", labels=labels
     )
@@ -175,21 +175,34 @@ def _account_metrics(facts: SystemFacts) -> list[GaugeMetricFamily]:
         "1: the certificate of an account's provider is not the pinned one.",
         labels=labels,
     )
+    full = GaugeMetricFamily(
+        "mailgroup_relay_full",
+        "1: a relay of an account has reached a limit that the operator has set.",
+        labels=["external", "relay"],
+    )
     for external in facts.externals:
-        poll, relay = facts.polls.get(external.id), facts.relays.get(external.id)
+        poll, states = facts.polls.get(external.id), facts.relays.get(external.id, [])
         if not external.enabled or poll is None:
             continue
         success.add_metric([external.address], (poll.last_success_at or poll.added_at).timestamp())
         interval.add_metric([external.address], external.poll_seconds)
-        for direction, state in ((_FETCHING, poll), (_RELAYING, relay)):
-            refused.add_metric([external.address, direction], int(_is_refused(external, state)))
-            paused.add_metric([external.address, direction], int(state is not None and state.paused_at is not None))
-            changed.add_metric([external.address, direction], int(state is not None and is_certificate_changed(state)))
-    return [success, interval, refused, paused, changed]
+        directions: list[tuple[str, str, PollState | RelayStatus]] = [(_FETCHING, "", poll)]
+        directions += [(_RELAYING, state.host, state) for state in states]
+        for direction, host, state in directions:
+            values = [external.address, direction, host]
+            refused.add_metric(values, int(_is_refused(external, state)))
+            paused.add_metric(values, int(state.paused_at is not None))
+            changed.add_metric(values, int(is_certificate_changed(state)))
+        for relay in states:
+            full.add_metric([external.address, relay.host], int(relay.full_until is not None))
+    return [success, interval, refused, paused, changed, full]
 
 
-def _is_refused(external: External, state: PollState | RelayStatus | None) -> bool:
+def _is_refused(external: External, state: PollState | RelayStatus) -> bool:
     """Return whether the latest login was refused. An account with OAuth is paused without a login."""
-    if state is None or external.oauth is not None:
+    own = isinstance(state, RelayStatus) and any(
+        relay.login is not None for relay in external.relays if relay.position == state.position
+    )
+    if external.oauth is not None and not own:
         return False
     return state.paused_at is not None or (state.failures > 0 and state.last_error_kind == "refused")

@@ -20,7 +20,7 @@ from services.admin.accounts.labels import EXTERNAL
 from services.admin.formatting import counted
 from services.admin.mail import operations
 from services.admin.monitoring.found_authors import DAYS, describe_found, load_found_authors
-from services.admin.monitoring.status import find_account_problem
+from services.admin.monitoring.status import find_account_problem, find_relaying_problem
 from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.external_form import (
     NEW,
@@ -46,7 +46,7 @@ from services.admin.web.page_context import (
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External, Local
-from shared.store import accounts, inbound_admin, polls, relay_status, reply_tags
+from shared.store import accounts, inbound_admin, polls, relays, reply_tags
 
 router = APIRouter(include_in_schema=False, prefix="/external")
 
@@ -68,14 +68,14 @@ async def show_list(
         page = matches[: accounts.PAGE]
         ids = [external.id for external in page]
         polled = await polls.load_poll_states(connection, ids)
-        states = await relay_status.load_status(connection, ids)
+        states = await relays.load_status(connection, ids)
         sharers = await accounts.count_sharers(connection, ids)
     rows = [
         (
             e,
             polled.get(e.id),
             find_account_problem(polled.get(e.id)),
-            find_account_problem(states.get(e.id)),
+            find_relaying_problem(states.get(e.id, [])),
             sharers.get(e.id, 0),
         )
         for e in page
@@ -294,7 +294,7 @@ async def _dialog(
         "sharers": [],
         "people": [],
         "poll": None,
-        "relay": None,
+        "relays": [],
         "account_problems": [],
         "held": 0,
         "tag_probe": "",
@@ -328,15 +328,15 @@ async def _dialog(
 
 async def _load_state(connection: Connection, external: External) -> dict[str, Any]:
     poll = (await polls.load_poll_states(connection, [external.id])).get(external.id)
-    relay = (await relay_status.load_status(connection, [external.id])).get(external.id)
+    states = (await relays.load_status(connection, [external.id])).get(external.id, [])
     return {
         "people": await account_start.people_of(connection, external) if external.hold else [],
         "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
         "skipped": (await operations.list_skipped(connection, external))[:SKIPPED],
         "held": await inbound_admin.count_held(connection, external.id),
         "poll": poll,
-        "relay": relay,
+        "relays": states,
         "found": describe_found(await load_found_authors(connection, external.id)),
         "tag_probe": tag_probe.describe_probe(await reply_tags.load_probe(connection, external.id)),
-        "account_problems": [line for line in (find_account_problem(poll), find_account_problem(relay)) if line],
+        "account_problems": [line for line in (find_account_problem(poll), find_relaying_problem(states)) if line],
     }

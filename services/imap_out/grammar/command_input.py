@@ -4,8 +4,8 @@ The connection feeds each line without its line end, does what the returned step
 short literal is held in memory. The mail of APPEND is never held: the connection streams it to its store.
 
 A single line that is longer than ``line_octets`` is not fed: where its command ends is not known, so the connection
-ends. A command that is refused leaves no octet behind that could be taken for the next command: literals that the client
-sends without waiting are read and dropped, and the answer follows the last line.
+ends. A command that is refused leaves no octet behind that could be taken for the next command: literals that come
+without a wait are read and dropped, and the answer follows the last line.
 """
 
 from __future__ import annotations
@@ -117,6 +117,8 @@ class CommandInput:
 
     def feed_literal(self, octets: bytes) -> None:
         """Take the octets of a literal."""
+        if b"\0" in octets:
+            self._refuse(CommandError("a literal has a NUL (RFC 3501 section 9, CHAR8)"))
         self._literals.append(octets)
 
     def _add_text(self, text: bytes) -> None:

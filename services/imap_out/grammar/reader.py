@@ -31,6 +31,7 @@ _ESCAPED = re.compile(rb"\\(.)", re.DOTALL)
 _NUMBER = re.compile(rb"\d{1,20}+(?![^ )])")
 _SET = re.compile(rb"(?:[\d*:,]++|\$)(?![^ )])")
 _FLAG = re.compile(rb'\\?+[^ (){%*"\\\]\x00-\x1f\x7f-\xff]++')
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SPACES = re.compile(rb" ++")
 _SYSTEM_FLAGS = {flag.lower(): flag for flag in ("\\Seen", "\\Answered", "\\Flagged", "\\Deleted", "\\Draft")}
 
@@ -173,7 +174,7 @@ class ArgumentReader:
         name = decode_mailbox(raw, self.utf8)
         if name is None:
             form = "UTF-8" if self.utf8 else "modified UTF-7 (RFC 3501 section 5.1.3)"
-            raise CommandError(f"{what} is not {form}, or is too long", "NO", "CANNOT")
+            raise CommandError(f"{what} is not {form}, is too long, or has control characters", "NO", "CANNOT")
         return name
 
     def pattern(self, what: str) -> str:
@@ -241,7 +242,7 @@ def _distinct(flags: Sequence[str], what: str) -> tuple[str, ...]:
 
 
 def decode_mailbox(raw: bytes, utf8: bool) -> str | None:
-    """Return the name of a mailbox; None if it is not in the form that the session has, or too long.
+    """Return the name of a mailbox; None if it is not in the form that the session has, too long, or has controls.
 
     Raw UTF-8 is accepted in both: some clients send it, and no name in modified UTF-7 has octets above 127.
     """
@@ -255,4 +256,6 @@ def decode_mailbox(raw: bytes, utf8: bool) -> str | None:
         name = decode_name(raw)
         if encode_utf7(name) != raw:
             return None
+    if _CONTROL.search(name):  # RFC 5198 section 2, which RFC 9051 section 5.1 wants
+        return None
     return "INBOX" if is_inbox(name) else name

@@ -230,9 +230,9 @@ class MimeParser:
 
     def _close(self, index: int, end: int) -> None:
         """End the bodies of the parts of the path from an index on."""
-        for number in range(index, len(self._path)):
+        for number in reversed(range(index, len(self._path))):  # none ends before the parts in it
             part = self._path[number]
-            part.body_end = max(end, part.body_start)
+            end = part.body_end = max(end, part.body_start)
             part.lines = self._line_ends_before(part.body_end) - self._line_ends_at.get(number, 0)
 
     def _line_ends_before(self, position: int) -> int:

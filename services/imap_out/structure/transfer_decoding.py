@@ -12,7 +12,7 @@ LINE_OCTETS = 64 * 1024
 
 _NOT_BASE64 = bytes(sorted(set(range(256)) - set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=")))
 _PADDING = re.compile(rb"=+")
-_TRAILING_BLANKS = re.compile(rb"[ \t]+(?=\r?\n)")
+_TRAILING_BLANKS = re.compile(rb"(?<![ \t])[ \t]++(?=\r?\n)")
 
 
 def is_known(encoding: str) -> bool:

@@ -159,7 +159,7 @@ def test_an_account_shows_its_last_failure_and_the_provider_s_size_limit(browser
     # when a poll and a try to send fail, and the provider allows one connection at a time
     with psycopg.connect(store) as connection:
         connection.execute("update polls set last_error = 'no', last_error_at = '2026-01-02 03:04:05Z'")
-        connection.execute("update relay_status set last_error_at = '2026-01-02 04:05:06Z', connections_limit = 1")
+        connection.execute("update relays set last_error_at = '2026-01-02 04:05:06Z', connections_limit = 1")
     # then the page shows when
     state = text(browser.get(f"/external/{SUPPORT}"))
     assert "Last failed check 2026-01-02 03:04:05" in state
@@ -828,7 +828,7 @@ def test_of_two_tabs_the_later_one_is_told_who_changed_what(browser: Browser, st
     # but what no person sets is no change
     version = hidden(browser.get(f"/external/{SUPPORT}"), "version")
     with psycopg.connect(store) as connection:
-        connection.execute("update external_accounts set smtp_size = 1000, smtp_refused = 2000")
+        connection.execute("update relays set size = 1000, refused = 2000")
     assert hidden(browser.get(f"/external/{SUPPORT}"), "version") == version
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.db.migrations.sql_file import upgrade_with
 
 revision = "maildrops_closed"
-down_revision = "provider_filings"
+down_revision = "submission_relay"
 branch_labels = None
 depends_on = None
 contracts = "unreleased"

@@ -35,7 +35,7 @@ class MailListEntry(BaseModel):
 
 
 class MailDetails(ResponseModel):
-    """A mail with its history. sentences: its recipients, and why each got it."""
+    """A mail with its history. sentences: its recipients, and why each got it; or why a submission waits."""
 
     id: int
     message_id: str | None
