@@ -13,6 +13,7 @@ from services.admin.accounts import export
 from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, check
 from services.admin.accounts.plan import NO_PASSWORD
+from services.admin.accounts.relay_fields import merge_relays
 from shared.db.database import Connection
 from shared.errors import Permanent
 from shared.model import External, Local
@@ -83,9 +84,11 @@ async def prepare(
     _replace_protocol(old, fields)
     _replace_tokens(old, fields)
     entry = export.merge(old, fields)
+    if kind == "external" and "smtp" in fields:
+        entry["smtp"] = merge_relays(address, old.get("smtp"), fields["smtp"])
     if new:
         return check_new_entry(kind, entry, folder)
-    for server in ("pop3", "imap", "smtp"):
+    for server in ("pop3", "imap"):
         given = fields.get(server)
         if isinstance(given, dict) and "tls" in given and "port" not in given:
             entry[server].pop("port", None)  # the port follows the mode unless it is given

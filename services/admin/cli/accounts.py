@@ -187,14 +187,14 @@ def _define_local(name: str, summary: str, example: str, new: bool) -> None:
 _define_external(
     "add",
     "Add an account. Its mail is on hold until 'external start'. It is fetched by POP3, or by IMAP with imap.host=... "
-    "instead of pop3.host=...",
+    "instead of pop3.host=...; smtp[1].host=... adds a second SMTP server.",
     "support@company.com pop3.host=pop.company.com smtp.host=smtp.company.com history=all",
     new=True,
 )
 _define_external(
     "set",
     "Change fields of an account. imap.host=... instead of pop3.host=... changes the protocol, and the other way "
-    "round.",
+    "round. smtp[1].host=... adds a second SMTP server, smtp[1]= removes it.",
     "support@company.com password=-",
     new=False,
 )
