@@ -15,17 +15,20 @@ from services.admin.accounts import apply, connection_check, edit, oauth_flow, p
 from services.admin.accounts import start as account_start
 from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountProblem, AccountsError
-from services.admin.accounts.file_format import PORTS
-from services.admin.accounts.labels import EXTERNAL
+from services.admin.accounts.labels import ORDINALS
 from services.admin.formatting import counted
 from services.admin.mail import operations
 from services.admin.monitoring.found_authors import DAYS, describe_found, load_found_authors
 from services.admin.monitoring.status import find_account_problem, find_relaying_problem
 from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.external_form import (
+    FORM_PORTS,
+    LABELS,
+    MAIN_FIELDS,
     NEW,
     account_fields,
     account_values,
+    at_fields,
     fill_in_provider,
     find_unanswered,
     shown_labels,
@@ -33,7 +36,7 @@ from services.admin.web.external_form import (
     with_usual_ports,
 )
 from services.admin.web.forms import FieldErrors, Form, explain, tell_changes
-from services.admin.web.login_methods import CHOICES, SECRETS, secret_fields
+from services.admin.web.login_methods import CHOICES, RELAY_SECRETS, RELAYS, SECRETS, secret_fields
 from services.admin.web.page_context import (
     Administrator,
     NotFound,
@@ -245,10 +248,10 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         values["version"] = error.version
         assert old is not None
         stored = account_values(await load_external(context, old.address))
-        lines, invalid = tell_changes(error, shown_labels(values["protocol"]), values, stored)
+        lines, invalid = tell_changes(error, shown_labels(values["protocol"], values, stored), values, stored)
         return await _dialog(request, context, user, old, values, status=409, problems=lines, invalid=invalid)
     except AccountsError as error:
-        problems, invalid = explain(error.problems, EXTERNAL, values["address"], unanswered)
+        problems, invalid = explain(at_fields(error.problems, form), LABELS, values["address"], unanswered)
         keep()
         return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
     address = requested.external_accounts[0].address
@@ -259,13 +262,20 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
 
 
 def _secrets_of(context: PageContext, user: CurrentUser, form: Form, values: dict[str, Any]) -> dict[str, str]:
-    """Return the secrets of the chosen login method, by field: as typed now, or before a test or an error."""
+    """Return the secrets of the chosen login method and of the SMTP servers, by field: as typed now, or before a test
+    or an error."""
+
+    def kept(field: str) -> str | None:
+        return context.kept_secrets.load(user.session_id, values[SECRETS[field]])
+
     fields = secret_fields(values["method"])
-    typed = {field: secret for field in fields if (secret := form.secret(field))}
-    if typed:
-        return typed
-    kept = {field: context.kept_secrets.load(user.session_id, values[SECRETS[field]]) for field in fields}
-    return {field: secret for field, secret in kept.items() if secret}
+    found = {field: form.secret(field) for field in fields}
+    if not any(found.values()):
+        found = {field: kept(field) or "" for field in fields}
+    # A relay without a login of its own has no password.
+    relays_typed = [field for field in RELAY_SECRETS if form.text(field.replace("password", "login"))]
+    found |= {field: form.secret(field) or kept(field) or "" for field in relays_typed}
+    return {field: secret for field, secret in found.items() if secret}
 
 
 async def _described(context: PageContext, externals: list[External]) -> list[str]:
@@ -315,15 +325,25 @@ async def _dialog(
         values=values,
         steps=steps,
         note=provider.note if provider else None,
-        ports=PORTS,
+        ports=FORM_PORTS,
         problems=problems or [],
         invalid=FieldErrors() if invalid is None else invalid,
         providers=provider_presets.PROVIDERS,
         methods=CHOICES,
         days=DAYS,
+        labels=LABELS,
+        relay_names=[name for name in LABELS if name.startswith("smtp") and name not in MAIN_FIELDS],
+        further_relays=list(zip(RELAYS[1:], ORDINALS[1:], strict=True)),
+        own_logins=_own_logins(external),
         authorized=external is not None and oauth_flow.is_authorized(context.system, external),
         **facts,
     )
+
+
+def _own_logins(external: External | None) -> list[bool]:
+    """Return for each SMTP server of the form whether a password of its own is stored."""
+    stored = [relay.login is not None for relay in external.relays] if external is not None else []
+    return stored + [False] * (len(RELAYS) - len(stored))
 
 
 async def _load_state(connection: Connection, external: External) -> dict[str, Any]:

@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
 
 from starlette.datastructures import FormData
 
 from services.admin.accounts import export, provider_presets
+from services.admin.accounts.errors import AccountProblem
 from services.admin.accounts.field_problems import EMPTY
 from services.admin.accounts.file_format import PORTS
-from services.admin.accounts.labels import EXTERNAL
+from services.admin.accounts.labels import EXTERNAL, of_further
 from services.admin.accounts.provider_presets import ProviderPreset
 from services.admin.web.forms import Form, shown
-from services.admin.web.login_methods import PASSWORD, method_of, oauth_fields
+from services.admin.web.login_methods import PASSWORD, RELAY_SECRETS, RELAYS, method_of, oauth_fields
 from shared.model import INBOX, External, FetchProtocol
 
 MARKED = "\\Sent"
 """Stands in the form for the folder that the provider marks for sent mail (RFC 6154)."""
+FORM_PORTS: Final = PORTS | dict.fromkeys(RELAYS, PORTS["smtp"])
+"""Usual ports by TLS mode, of each server of the form."""
+LABELS: Final = EXTERNAL | {
+    name.replace("smtp", prefix): of_further(position, label)
+    for position, prefix in enumerate(RELAYS)
+    for name, label in EXTERNAL.items()
+    if position and name.startswith("smtp.")
+}
+"""Labels of the fields, in the order of the page."""
+MAIN_FIELDS: Final = ("smtp.host", "smtp.port", "smtp.tls", "smtp.auth")
+"""Fields of the first SMTP server that the page always shows."""
 _ENDPOINTS = tuple(name for name in EXTERNAL if name.startswith("oauth.issuer."))
 
 
 def _server(name: str, host: str = "", port: int | None = None, tls: str = "implicit") -> dict[str, str]:
     """Return the fields of a server. shown_tls: the TLS mode for which the form shows the port."""
-    shown_port = str(port or PORTS[name][tls])
+    shown_port = str(port or FORM_PORTS[name][tls])
     fields = {"host": host, "port": shown_port, "tls": tls, "shown_tls": tls, "tls_fingerprint": ""}
     return {f"{name}.{field}": value for field, value in fields.items()}
+
+
+def _relay(prefix: str) -> dict[str, Any]:
+    fields = {
+        "auth": True,
+        "connections": "2",
+        "login": "",
+        "kept": "",
+        "mails_per_minute": "",
+        "recipients_per_day": "",
+    }
+    return _server(prefix) | {f"{prefix}.{name}": value for name, value in fields.items()}
 
 
 NEW: dict[str, Any] = {
@@ -45,9 +70,9 @@ NEW: dict[str, Any] = {
     "imap.folders": INBOX,
     "imap.answered": False,
     "imap.sent": "",
-    **_server("smtp"),
-    "smtp.auth": True,
-    "smtp.connections": "2",
+    **_relay("smtp"),
+    **_relay("smtp2"),
+    **_relay("smtp3"),
     "poll_seconds": "60",
     "history": "",
     "delete_after_days": "",
@@ -67,10 +92,12 @@ def account_values(external: External) -> dict[str, Any]:
     values = NEW | {"protocol": external.protocol, "version": export.version_of(external)}
     if (provider := provider_presets.preset_for_hosts(external.incoming.host)) is not None:
         values |= _servers_of(provider)  # for a change to the other protocol
-    values |= _flat(export.external_fields(external))
+    values |= _flat({name: value for name, value in export.external_fields(external).items() if name != "smtp"})
     if external.imap is not None:
         values["imap.sent"] = MARKED if external.imap.sent == "" else external.imap.sent or ""
-    for name in PORTS:
+    for prefix, relay in zip(RELAYS, external.relays, strict=False):
+        values |= _flat(export.relay_fields(relay), f"{prefix}.")
+    for name in FORM_PORTS:
         values[f"{name}.shown_tls"] = values[f"{name}.tls"]
     return values | {"method": method_of(external.oauth)}
 
@@ -88,10 +115,14 @@ def chosen_protocol(form: Mapping[str, Any]) -> FetchProtocol:
     return "imap" if form.get("protocol") == "imap" else "pop3"
 
 
-def shown_labels(protocol: str) -> dict[str, str]:
-    """Return the labels of the fields that are shown with this protocol, in the order of the page."""
-    hidden = "pop3." if protocol == "imap" else "imap."
-    return {name: label for name, label in EXTERNAL.items() if not name.startswith(hidden)}
+def shown_labels(protocol: str, *values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the labels of the fields that are shown with this protocol, in the order of the page.
+
+    :param values: of forms; a further SMTP server that none of them has is left out.
+    """
+    hidden = ["pop3." if protocol == "imap" else "imap."]
+    hidden += [f"{prefix}." for prefix in RELAYS[1:] if not any(each.get(f"{prefix}.host") for each in values)]
+    return {name: label for name, label in LABELS.items() if not name.startswith(tuple(hidden))}
 
 
 def account_fields(form: Form, secrets: Mapping[str, str], old: External | None) -> dict[str, Any]:
@@ -112,12 +143,9 @@ def account_fields(form: Form, secrets: Mapping[str, str], old: External | None)
     if login := form.text("login"):
         entry["login"] = login
     protocol = chosen_protocol({"protocol": form.text("protocol")})
-    for name in (protocol, "smtp"):
-        entry[name] = {"host": form.text(f"{name}.host"), "tls": form.text(f"{name}.tls")}
-        if (port := form.number(f"{name}.port")) is not None:
-            entry[name]["port"] = port
-        if fingerprint := form.text(f"{name}.tls_fingerprint"):
-            entry[name]["tls_fingerprint"] = fingerprint
+    entry[protocol] = _server_entry(form, protocol)
+    relays = [_relay_entry(form, prefix, secrets) for prefix in _filled_relays(form)]
+    entry["smtp"] = relays[0] if len(relays) == 1 else relays
     if protocol == "imap" and (folders := form.lines("imap.folders")):
         entry["imap"]["folders"] = folders
     if protocol == "imap":
@@ -125,7 +153,6 @@ def account_fields(form: Form, secrets: Mapping[str, str], old: External | None)
             entry["imap"]["answered"] = True
         if sent := form.text("imap.sent"):
             entry["imap"]["sent"] = sent == MARKED or sent
-    entry["smtp"] |= {"auth": form.flag("smtp.auth"), "connections": form.number("smtp.connections")}
     if (oauth := oauth_fields(form, secrets)) is not None:
         entry["oauth"] = oauth
     elif "password" in secrets:
@@ -133,10 +160,51 @@ def account_fields(form: Form, secrets: Mapping[str, str], old: External | None)
     return entry
 
 
+def _server_entry(form: Form, name: str) -> dict[str, Any]:
+    entry: dict[str, Any] = {"host": form.text(f"{name}.host"), "tls": form.text(f"{name}.tls")}
+    if (port := form.number(f"{name}.port")) is not None:
+        entry["port"] = port
+    if fingerprint := form.text(f"{name}.tls_fingerprint"):
+        entry["tls_fingerprint"] = fingerprint
+    return entry
+
+
+def _relay_entry(form: Form, prefix: str, secrets: Mapping[str, str]) -> dict[str, Any]:
+    entry = _server_entry(form, prefix)
+    entry |= {"auth": form.flag(f"{prefix}.auth"), "connections": form.number(f"{prefix}.connections")}
+    for name in ("mails_per_minute", "recipients_per_day"):
+        if (limit := form.number(f"{prefix}.{name}")) is not None:
+            entry[name] = limit
+    if login := form.text(f"{prefix}.login"):
+        entry["login"] = login
+    if f"{prefix}.password" in secrets:
+        entry["password"] = secrets[f"{prefix}.password"]
+    return entry
+
+
+def _filled_relays(form: Form) -> list[str]:
+    """Return the prefixes of the SMTP servers that are given: the first one, and those with a host."""
+    return [prefix for prefix in RELAYS if prefix == RELAYS[0] or form.text(f"{prefix}.host")]
+
+
+def at_fields(problems: Sequence[AccountProblem], form: Form) -> list[AccountProblem]:
+    """Return the problems with the form's names of the SMTP servers: smtp2.port for smtp[1].port."""
+    filled = _filled_relays(form)
+    found = []
+    for problem in problems:
+        name, *rest = problem.field or ("",)
+        if name == "smtp" and rest and isinstance(rest[0], int) and rest[0] < len(filled):
+            problem = replace(problem, field=(filled[rest[0]], *rest[1:]))
+        found.append(problem)
+    return found
+
+
 def with_trusted_certificate(sent: FormData) -> FormData | dict[str, Any]:
     """Return the form with the certificate that is to be trusted, to test the account again; else as it was sent."""
     server, _, fingerprint = str(sent.get("trust", "")).partition(" ")
-    if server not in PORTS:
+    filled = _filled_relays(Form(sent))
+    server = {f"smtp[{position}]": prefix for position, prefix in enumerate(filled)}.get(server, server)
+    if server not in FORM_PORTS:
         return sent
     return {**sent, f"{server}.tls_fingerprint": fingerprint, "do": "test"}
 
@@ -145,7 +213,7 @@ def with_usual_ports(sent: Mapping[str, Any]) -> dict[str, Any]:
     """Return the form with the usual port of each TLS mode that was chosen since the form was shown, unless the user
     has typed another port than the one that was shown. A script does the same in the browser."""
     form = dict(sent)
-    for name, ports in PORTS.items():
+    for name, ports in FORM_PORTS.items():
         mode, shown_mode = str(form.get(f"{name}.tls", "")), str(form.get(f"{name}.shown_tls", ""))
         typed = str(form.get(f"{name}.port", "")).strip()
         if mode in ports and mode != shown_mode and typed == str(ports.get(shown_mode)):
@@ -159,7 +227,7 @@ def find_unanswered(form: Form, secrets: Mapping[str, str], old: External | None
     if old is not None:
         return {}
     found = {}
-    if not secrets and oauth_fields(form, {}) is None:
+    if not set(secrets) - set(RELAY_SECRETS) and oauth_fields(form, {}) is None:
         found["password"] = EMPTY
     if not form.text("history") and form.text("do") != "test":
         found["history"] = "choose whether it is delivered, or stays at the provider"

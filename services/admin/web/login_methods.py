@@ -12,8 +12,16 @@ from shared.model import GrantType, OAuth
 
 PASSWORD: Final = "password"
 SAME: Final = "same"
-SECRETS: Final = {"password": "kept", "oauth.client_secret": "oauth.kept", "oauth.client_key": "oauth.kept_key"}
-"""Fields of secrets, with the hidden field that stands for one that is typed and not saved yet."""
+RELAYS: Final = ("smtp", "smtp2", "smtp3")
+"""Prefixes of the fields of the SMTP servers, in their order."""
+RELAY_SECRETS: Final = {f"{prefix}.password": f"{prefix}.kept" for prefix in RELAYS}
+SECRETS: Final = {
+    "password": "kept",
+    "oauth.client_secret": "oauth.kept",
+    "oauth.client_key": "oauth.kept_key",
+} | RELAY_SECRETS
+"""Fields of secrets, with the hidden field that stands for one that is typed and not saved yet; and those of the SMTP
+servers."""
 _CONSENT = ("device_url", "authorize_url")
 """Endpoints that only a person's authorization needs."""
 

@@ -15,13 +15,16 @@ from urllib.parse import quote
 
 MAX_OCTETS = 192 * 1024
 """Limit of what is kept: octets as the sign-in page sends them; a form has a few KiB."""
-SECRETS = frozenset({"password", "oauth.client_secret", "oauth.client_key", "old", "new", "again"})
+_RELAYS = ("smtp", "smtp2", "smtp3")
+SECRETS = frozenset({"password", "oauth.client_secret", "oauth.client_key", "old", "new", "again"}) | {
+    f"{relay}.password" for relay in _RELAYS
+}
 """The fields of passwords, in all forms."""
-_KEPT = frozenset({"kept", "oauth.kept", "oauth.kept_key"})
+_KEPT = frozenset({"kept", "oauth.kept", "oauth.kept_key"}) | {f"{relay}.kept" for relay in _RELAYS}
 """Hidden fields that stand for typed passwords."""
 _OF_SESSION = _KEPT | {"confirmed", "seen"}
 """Hidden fields that mean nothing after the session."""
-_STATE = _OF_SESSION | {"version", "found", "pop3.shown_tls", "imap.shown_tls", "smtp.shown_tls"}
+_STATE = _OF_SESSION | {"version", "found"} | {f"{server}.shown_tls" for server in ("pop3", "imap", *_RELAYS)}
 """Hidden fields that do not distinguish one form of a page from another."""
 
 

@@ -70,9 +70,9 @@ async def show_external(response: Response, context: PageDep, user: Reader, addr
 async def save_external(context: PageDep, user: Administrator, fields: ExternalFields, if_match: IfMatch = None) -> Any:
     """Add or replace an external account; with If-Match only the version that was read before.
 
-    It is fetched by `pop3` or by `imap`. Without a password, or without the secret or key of `oauth`, the stored one
-    stays, if the servers' hosts do, and so do `history` and `hold`; other fields take their default. A new account
-    needs `history`, and its mail is on hold until it is started.
+    It is fetched by `pop3` or by `imap`, and sends by `smtp`: one server or a list. Without a password, or without the
+    secret or key of `oauth`, the stored one stays, if the servers' hosts do, and so do `history` and `hold`; other
+    fields take their default. A new account needs `history`, and its mail is on hold until it is started.
     """
     entry = fields.model_dump(exclude_unset=True, exclude={"password_file"})
     return await save_account(context, user, "external", entry, if_match)

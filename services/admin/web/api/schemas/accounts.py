@@ -15,7 +15,7 @@ from services.admin.web.api.schemas.users import SessionEntry
 class ExternalAccount(ResponseModel):
     """An external account as in the accounts file, without its password or key. It has one of ``pop3`` and ``imap``.
 
-    oauth: missing for an account that logs in with a password.
+    oauth: missing for an account that logs in with a password. smtp: a list, if there are several SMTP servers.
     """
 
     address: str = Field(examples=["support@company.com"])
@@ -29,7 +29,9 @@ class ExternalAccount(ResponseModel):
     imap: dict[str, Any] | None = Field(
         None, examples=[{"host": "imap.company.com", "port": 993, "tls": "implicit", "folders": ["INBOX"]}]
     )
-    smtp: dict[str, Any] = Field(examples=[{"host": "smtp.company.com", "port": 465, "tls": "implicit", "auth": True}])
+    smtp: dict[str, Any] | list[dict[str, Any]] = Field(
+        examples=[{"host": "smtp.company.com", "port": 465, "tls": "implicit", "auth": True}]
+    )
     poll_seconds: int = Field(examples=[60])
     history: Literal["all", "from_now"]
     delete_after_days: int | None
@@ -124,7 +126,7 @@ class LocalChange(ChangeLines):
 class RefusedCertificate(BaseModel):
     """A certificate that is not trusted, or not the pinned one. fingerprint: SHA-256; names: that it is for."""
 
-    server: Literal["pop3", "imap", "smtp"]
+    server: Literal["pop3", "imap", "smtp", "smtp[1]", "smtp[2]"]
     fingerprint: str
     subject: str
     issuer: str
