@@ -29,7 +29,7 @@ async def test_an_own_copy_is_stored_as_deleted_and_its_provider_id_is_learnt(co
     assert await mailbox_of(company, ALEX) == []
     externals, people = await everyone(company)
     async with company.transaction() as connection:
-        [entry] = await folder_admin.list_mails(connection, people["Alex"].id, deleted=True)
+        [entry] = await folder_admin.list_latest_deleted(connection, people["Alex"].id)
         assert (await inbound_admin.count_inbound(connection))[externals[SUPPORT].id].own_copies == 1
         await folder_admin.undelete_mails(connection, people["Alex"].id, [entry.key])
     assert await mailbox_of(company, ALEX) == [COPY + b"\r\n"]
