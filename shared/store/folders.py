@@ -66,8 +66,8 @@ _COLUMNS = "id, local_id, name, special_use, uidvalidity, uidnext, version, purg
 
 _NEW_UIDVALIDITY = """greatest(extract(epoch from now())::bigint,
     (select coalesce(max(uidvalidity), 0) + 1 from folders where local_id = %(local_id)s))"""
-"""SQL: exceeds each one that the person's folders have had. A folder that is purged was made longer ago than this
-second."""
+"""SQL: exceeds each one that the person's folders have had. That of a purged folder is in the past: it was at most
+RESTORE_GAP ahead of the clock."""
 
 
 async def create_standard_folders(connection: Connection, local_id: int) -> None:
@@ -283,9 +283,9 @@ async def hide_folder(connection: Connection, local_id: int, folder_id: int) -> 
 
 # ---------------------------------------------------------------------------------------------- after a restore
 
-RESTORE_GAP = 10_000_000
-"""Seconds, about 115 days, by which a restore advances each UIDVALIDITY beyond the clock: more than folders that were
-made quickly, one after the other, or with a wrong clock, may be ahead of it."""
+RESTORE_GAP = 43_200
+"""Seconds, half a day, by which a restore advances each UIDVALIDITY beyond the clock: more than folders that were made
+quickly, one after the other, are ahead of it, and less than the shortest time for which deleted folders are kept."""
 
 
 async def renew_uidvalidities(connection: Connection) -> None:
