@@ -63,7 +63,7 @@ def submitted(submissions: Iterable[tuple[int, str]]) -> list[Publication]:
 
 
 def changed(people: Iterable[tuple[int, str]]) -> list[Publication]:
-    """Build the hints that the mailboxes of these people have changed, for those who watch them.
+    """Build the hints that the mailboxes of these people have changed, for programs that watch them.
 
     A hint that is lost is published by nobody again: watchers compare versions from time to time, too.
 

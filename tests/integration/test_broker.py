@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -88,17 +89,29 @@ async def test_a_hint_reaches_the_queues_that_are_bound_and_waits_for_none(broke
     hint = Publication("changed.alex@local.com", b'{"id": 1}', transient=True)
     # given a hint that nobody wants, which is no error
     await broker.publish([hint, fetched(1)])
-    with pika.BlockingConnection(pika.URLParameters(broker_url)) as connection:
-        channel = connection.channel()
-        queue = channel.queue_declare("", exclusive=True).method.queue
-        channel.queue_bind(queue, topology.EXCHANGE, "changed.#")
+    with ThreadPoolExecutor(1) as pool:
+        loop = asyncio.get_running_loop()
+
+        def bind() -> tuple[pika.BlockingConnection, Any, str]:
+            connection = pika.BlockingConnection(pika.URLParameters(broker_url))
+            channel = connection.channel()
+            queue = str(channel.queue_declare("", exclusive=True).method.queue)
+            channel.queue_bind(queue, topology.EXCHANGE, "changed.#")
+            return connection, channel, queue
+
+        def consume() -> tuple[bytes, int, int]:
+            for _, properties, body in channel.consume(queue, auto_ack=True, inactivity_timeout=60):
+                assert properties is not None
+                left = channel.queue_declare(queue, passive=True).method.message_count
+                connection.close()
+                return body, properties.delivery_mode, left
+            raise AssertionError("nothing came")
+
+        connection, channel, queue = await loop.run_in_executor(pool, bind)
         # when another one follows
         await broker.publish([hint])
-        for _, properties, body in channel.consume(queue, auto_ack=True, inactivity_timeout=60):
-            # then a program that watches gets this one
-            assert properties is not None and (body, properties.delivery_mode) == (b'{"id": 1}', 1)
-            break
-        assert channel.queue_declare(queue, passive=True).method.message_count == 0
+        # then a program that watches gets this one alone
+        assert await loop.run_in_executor(pool, consume) == (b'{"id": 1}', 1, 0)
 
 
 async def test_a_hint_is_dropped_while_the_broker_is_away(broker_url: str) -> None:
