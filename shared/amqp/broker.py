@@ -47,6 +47,8 @@ FORGOTTEN_SECONDS = 30.0
 BEHIND = 2000
 """Limit of publications that ``publish_behind`` waits for: calls; each holds memory for up to PUBLISH_SECONDS while the
 broker accepts nothing. The rest is left to the sweeps at once."""
+HINTS_WAITING = 10_000
+"""Limit of the queue of a listener: messages of about 100 octets; a process that is so far behind looks itself."""
 _PROPERTY_OCTETS = 200
 """Room for the properties beside the copies, in their frame: octets."""
 
@@ -187,6 +189,7 @@ class Broker:
         self._parameters.connection_attempts = 1
         self._parameters.client_properties = {"connection_name": f"mailgroup-{name}"}
         self._consumers: list[Consumer] = []
+        self._listeners: list[tuple[str, Callable[[bytes], None]]] = []  # binding, and what gets the bodies
         self._connection: AsyncioConnection | None = None
         self._channel: Channel | None = None
         self._hints: Channel | None = None  # without confirmations
@@ -317,6 +320,8 @@ class Broker:
         self._channel, self._next_tag = channel, 1
         for consumer in self._consumers:
             await self._start(consumer, connection, on_lost)
+        for binding, receive in self._listeners:
+            await self._listen(binding, receive, connection, on_lost)
         self._unblocked.set()
         self._up.set()
 
@@ -509,6 +514,36 @@ class Broker:
         consumer = Consumer(queue, prefetch)
         self._consumers.append(consumer)
         return consumer
+
+    def listen(self, binding: str, receive: Callable[[bytes], None]) -> None:
+        """Register a receiver of transient messages, which each connection starts. To be called before ``open``.
+
+        What is published while the connection is lost, or to a process that is HINTS_WAITING behind, is lost, too.
+
+        :param binding: a routing key, or a pattern of keys. :param receive: gets each body; must not wait.
+        """
+        self._listeners.append((binding, receive))
+
+    async def _listen(
+        self,
+        binding: str,
+        receive: Callable[[bytes], None],
+        connection: AsyncioConnection,
+        on_lost: Callable[[object, object], None],
+    ) -> None:
+        channel = await self._open_channel(connection, on_lost)
+        arguments = {"x-max-length": HINTS_WAITING, "x-overflow": "drop-head"}
+        declare = partial(channel.queue_declare, "", exclusive=True, auto_delete=True, arguments=arguments)
+        queue = (await self._call(channel, declare)).method.queue
+        await self._call(channel, partial(channel.queue_bind, queue, topology.EXCHANGE, binding))
+
+        def on_message(_channel: Channel, method: Any, _: object, body: bytes) -> None:
+            try:
+                receive(body)
+            except Exception:  # it would end the connection
+                log.exception("hint not handled", key=method.routing_key)
+
+        channel.basic_consume(queue, on_message, auto_ack=True, exclusive=True)
 
     async def queue_depth(self, queue: str) -> tuple[int, int]:
         """Return how many ready messages and consumers a queue has. :raises Temporary: the broker is unavailable."""

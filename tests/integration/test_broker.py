@@ -120,6 +120,36 @@ async def test_a_hint_is_dropped_while_the_broker_is_away(broker_url: str) -> No
         await away.publish([Publication("changed.alex@local.com", b"{}", transient=True)])
 
 
+async def test_a_listener_gets_hints_again_after_a_lost_connection(broker_url: str) -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def receive(body: bytes) -> None:
+        heard.put_nowait(body)
+        if body == b"1":
+            raise RuntimeError("a mistake in the receiver")
+
+    listener = Broker(broker_url, "test-listener")
+    listener.listen("changed.#", receive)
+    await listener.open()
+    try:
+        async with asyncio.timeout(120):
+            await listener.wait_until_ready(60)
+            # a hint that the receiver cannot handle harms no other
+            for body in (b"1", b"2"):
+                await listener.publish([Publication("changed.alex@local.com", body, transient=True)])
+                assert await heard.get() == body
+            # when the connection is lost
+            transport: Any = getattr(listener._connection, "_transport")  # noqa: B009  # pika's own, unknown to its types
+            transport._sock.shutdown(socket.SHUT_RDWR)
+            # then hints come again as soon as there is another one
+            while heard.empty():
+                await listener.publish([Publication("changed.jim@local.com", b"3", transient=True)])
+                await asyncio.sleep(0.05)
+            assert await heard.get() == b"3"
+    finally:
+        await listener.close()
+
+
 async def test_a_message_that_no_queue_accepts_is_an_error(broker: Broker) -> None:
     await connected(broker)
     with pytest.raises(Temporary, match="no queue accepts nowhere"):
