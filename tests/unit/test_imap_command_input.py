@@ -125,6 +125,13 @@ def test_a_command_beyond_a_limit_is_refused(line: bytes, text: str) -> None:
     assert (tag, kind, ends) == ("A", "BAD", False) and text in found
 
 
+def test_a_literal_with_a_nul_is_refused() -> None:
+    given = reader()
+    given.feed_line(b"A SELECT {3}")
+    given.feed_literal(b"a\0b")
+    assert refusal(given.feed_line(b""))[:2] == ("A", "BAD")
+
+
 def test_the_number_of_literals_is_limited() -> None:
     given = reader()
     line = b"A SEARCH {1+}"

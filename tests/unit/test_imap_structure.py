@@ -196,6 +196,13 @@ def test_a_disposition_needs_no_parameters() -> None:
     assert parse_disposition(b"") is None
 
 
+def test_a_mail_whose_header_ends_at_the_boundary_is_within_its_part() -> None:
+    mail = HEAD + b"--x\r\nContent-Type: message/rfc822\r\n\r\nFrom: a@b\r\n--x--\r\n"
+    _, around, inner = read_structure([mail]).parts
+    assert mail[around.body_start : around.body_end] == mail[inner.start : inner.body_start] == b"From: a@b\r\n"
+    assert inner.body_end == around.body_end
+
+
 HEAD = b"Content-Type: multipart/mixed; boundary=x\r\n\r\n"
 
 
