@@ -62,6 +62,18 @@ async def load_entries(connection: Connection, external_id: int) -> list[LedgerE
     return [LedgerEntry(*row) for row in await cursor.fetchall()]
 
 
+async def load_heads(connection: Connection, external_id: int, rows: Collection[int], octets: int) -> dict[int, bytes]:
+    """Load the beginnings of the fetched mails of these rows, by id of the row. :param octets: of each."""
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        """select u.id, substring(b.head for %s) from uidl_ledger u
+               join inbound i on i.id = u.inbound_id join blobs b on b.id = i.blob_id
+           where u.id = any(%s::bigint[]) and u.external_id = %s""",
+        (octets, array_literal(rows), external_id),
+    )
+    return {int(row[0]): bytes(row[1]) for row in await cursor.fetchall()}
+
+
 async def load_closed(connection: Connection, external_id: int, keys: Sequence[str]) -> list[LedgerEntry]:
     """Load the closed rows with these keys."""
     cursor = connection.cursor(binary=True)

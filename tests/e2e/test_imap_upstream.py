@@ -55,8 +55,8 @@ def test_a_change_to_imap_is_told_and_repeats_nothing(system: System) -> None:
     server = by_imap(system, "implicit")["imap"]
     fields = [f"imap.{name}={value}" for name, value in server.items()]
     told = system.json("external", "set", SUPPORT, f"password={PASSWORD}", *fields)
-    # then it says which mails it knows by their size
-    assert "1 seem to be fetched already by their size" in told["providers"][0]
+    # then it says which mails it knows by size and header
+    assert "1 were fetched already by their size and header" in told["providers"][0]
     # and further mail comes, and none twice
     again = letter(f'"Jim" <{SUPPORT}>', text="By IMAP\n")
     system.provider.put(SUPPORT, again.as_bytes())

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from services.admin.accounts.forecast import describe_policy
+from services.admin.accounts.forecast import Identity, describe_policy, identity_of
 from shared.model import External, LedgerEntry, Relay, Server
 
 SERVER = Server("h", 1, "none")
@@ -51,6 +51,49 @@ def test_after_a_change_of_the_protocol_mails_are_known_by_their_size() -> None:
         "3 of them will be delivered, 2 seem to be fetched already by their size, and are read again to compare them"
         f"{KEPT}"
     )
+
+
+def lost(number: int, octets: int) -> LedgerEntry:
+    """A fetched mail under the key of another protocol; its row has this id."""
+    return replace(row(f"{number} before {number}", "vanished", octets, "fetched"), id=number)
+
+
+def mail_id(name: str) -> Identity:
+    return name.encode(), b"", b""
+
+
+def test_after_a_change_of_the_protocol_mails_are_known_by_size_and_header() -> None:
+    rows = [lost(1, 10), lost(2, 10), lost(3, 30), lost(4, 40), lost(5, 40)]
+    known_as = {1: mail_id("one"), 2: mail_id("two"), 3: mail_id("three"), 4: mail_id("four")}
+    listed = {"a": 10, "b": 10, "c": 31, "d": 40, "e": 40, "f": 10, "g": None, "h": 50}
+    listed_as = {
+        "a": mail_id("two"),  # by its header, whatever the order
+        "b": mail_id("new"),  # the size of another mail
+        "c": mail_id("three"),  # the header alone
+        "d": mail_id("other"),  # the size of a mail whose header is not known
+        "g": mail_id("four"),  # no size is reported
+        "h": mail_id("new too"),
+    }
+    words = describe_policy(ACCOUNT, listed, rows, True, listed_as, known_as)
+    assert words == (
+        "4 of them will be delivered, 2 were fetched already by their size and header, 2 seem to be fetched already by "
+        "their size, and are read again to compare them; 1 are unclear: they have the header of a fetched mail and "
+        f"another size{KEPT}"
+    )
+
+
+def test_a_copy_of_a_mail_is_known_once() -> None:
+    listed = dict.fromkeys("ab", 10)
+    words = describe_policy(ACCOUNT, listed, [lost(1, 10)], True, dict.fromkeys("ab", mail_id("x")), {1: mail_id("x")})
+    assert words.startswith("1 of them will be delivered, 1 were fetched already by their size and header;")
+
+
+def test_a_mail_is_identified_by_message_id_date_and_topmost_received() -> None:
+    head = b"Received: from a\r\n\tby b\r\nReceived: c\r\nMessage-ID:  <x@y>\r\nDate: Tue, 3 Nov\r\nSubject: s\r\n\r\n"
+    assert identity_of(head) == (b"<x@y>", b"Tue,3Nov", b"fromabyb")
+    assert identity_of(head.replace(b"\r\n\t", b" ")) == identity_of(head)  # folded in another way
+    assert identity_of(head[:-4]) is None  # cut
+    assert identity_of(b"Subject: s\r\n\r\n") is None
 
 
 def test_mails_that_may_be_from_before_the_first_contact_are_unclear() -> None:

@@ -4,17 +4,19 @@ happens to them. No mail is fetched, marked or deleted."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
-from services.admin.accounts.forecast import describe_policy
+from services.admin.accounts.forecast import Identity, describe_policy, identity_of
 from services.admin.accounts.tls_watch import TlsWatch
 from services.admin.context import AdminContext
 from services.admin.formatting import counted
+from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.model import External
+from shared.mime.headers import header_end
+from shared.model import External, LedgerEntry
 from shared.net.dial import ProgressCallback, no_progress
 from shared.provider import imap_client, pop3_client
 from shared.provider.credentials import Credential, Credentials
@@ -27,6 +29,14 @@ from shared.store import polls, uidl_ledger
 
 SECONDS = 20.0
 """Time limit of a step: seconds."""
+COMPARED_HEADERS = 200
+"""Limits the headers that are read to compare them with fetched mails: mails; a distant server takes some seconds."""
+COMPARED_ROWS = 1000
+"""Limits the fetched mails with which they are compared: mails, together 16 MB."""
+HEADER_OCTETS = 64 * 1024
+"""Limits a header that is read from the provider: octets."""
+HEAD_OCTETS = 16 * 1024
+"""Limits the header of a fetched mail: octets; nearly every one is shorter."""
 STEPS = {
     "pop3": ("logged in", "counted", "stable"),
     "imap": ("logged in", "opened", "counted", "stable", "announces", "deletes"),
@@ -49,6 +59,7 @@ class Maildrop:
 
     listing: Listing
     sizes: Mapping[int, int]
+    identities: Mapping[int, Identity] = field(default_factory=dict)  # of mails that may be known by another key
 
     @property
     def shown(self) -> str:
@@ -99,7 +110,11 @@ async def count_mails(system: AdminContext, external: External) -> int:
 
 async def describe_maildrop(system: AdminContext, external: External) -> str:
     """Count the mails at the provider and say what happens to them. Errors as ``count_mails``."""
-    found = await _ask(system, external, _read_maildrop)
+
+    async def read(session: MaildropSession) -> Maildrop:
+        return await _identify(system, external, session, await _read_maildrop(session))
+
+    found = await _ask(system, external, read)
     words = f"{found.shown}; {await _forecast(system, external, found)}"
     return words if found.listing.complete else f"{words}; the list is incomplete: {found.listing.problem}"
 
@@ -139,6 +154,8 @@ async def check_maildrop(
         else:
             done("logged in", f"as {credential.login}")
         first = await _read_maildrop(session)
+        if not undecided:
+            first = await _identify(system, external, session, first)
         if isinstance(session, ImapClient):
             done("opened", _describe_folders(session, first.listing))
         forecast = "" if undecided else f"; {await _forecast(system, external, first)}"
@@ -195,9 +212,50 @@ async def _read_list(session: MaildropSession) -> Listing:
     return await asyncio.to_thread(reply.parse)
 
 
+async def _identify(system: AdminContext, external: External, session: MaildropSession, found: Maildrop) -> Maildrop:
+    """Read the headers of mails that may be fetched ones under another key, as after a change of the protocol.
+
+    At most COMPARED_HEADERS, the latest; first those with the size of a mail that is missing.
+    """
+    async with system.database.transaction() as connection:
+        known = await uidl_ledger.load_entries(connection, external.id)
+    keys = {key for _, key in found.listing.mails}
+    sizes = {row.octets for row in known if row.state == "vanished" and row.sha256 is not None and row.key not in keys}
+    if not sizes:
+        return found
+    rows = {row.key for row in known}
+    unknown = sorted((number for number, key in found.listing.mails if key not in rows), reverse=True)
+    unknown.sort(key=lambda number: found.sizes.get(number) not in sizes)
+    identities = {}
+    async for got in session.fetch_headers(sorted(unknown[:COMPARED_HEADERS]), HEADER_OCTETS):
+        identity = identity_of(bytes(got.body)) if got.body is not None else None
+        if identity is not None:
+            identities[got.number] = identity
+    return replace(found, identities=identities)
+
+
+async def _load_identities(
+    connection: Connection, external: External, known: Sequence[LedgerEntry], found: Maildrop
+) -> dict[int, Identity]:
+    """Return the identities of fetched mails that are missing, by id of the row; first those with a listed size."""
+    if not found.identities:
+        return {}
+    listed = {found.sizes.get(number) for number in found.identities}
+    missing = [row for row in known if row.state == "vanished" and row.sha256 is not None]
+    missing.sort(key=lambda row: (row.octets not in listed, -row.id))
+    heads = await uidl_ledger.load_heads(
+        connection, external.id, [row.id for row in missing[:COMPARED_ROWS]], HEAD_OCTETS
+    )
+    identities = {row: identity_of(head[: header_end(head)]) for row, head in heads.items()}
+    return {row: identity for row, identity in identities.items() if identity is not None}
+
+
 async def _forecast(system: AdminContext, external: External, found: Maildrop) -> str:
     listed = {key: found.sizes.get(number) for number, key in found.listing.mails}
     async with system.database.transaction() as connection:
         polled = (await polls.load_poll_states(connection)).get(external.id)
         known = await uidl_ledger.load_entries(connection, external.id)
-    return describe_policy(external, listed, known, polled is not None and polled.first_contact_at is not None)
+        known_as = await _load_identities(connection, external, known, found)
+    listed_as = {key: found.identities[number] for number, key in found.listing.mails if number in found.identities}
+    met = polled is not None and polled.first_contact_at is not None
+    return describe_policy(external, listed, known, met, listed_as, known_as)
