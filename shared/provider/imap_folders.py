@@ -197,6 +197,10 @@ class Folders:
         self._opened = folder, verb
         return response
 
+    def forget_opened(self) -> None:
+        """Let the next use of any folder open it, and so notice what has changed there."""
+        self._opened = None
+
     async def reopen(self, folder: WatchedFolder, verb: Literal["EXAMINE", "SELECT"] = "EXAMINE") -> Response:
         """Open a folder that was open in this session, as ``open``. :raises ServerBusy, ProtocolError: it is not."""
         try:

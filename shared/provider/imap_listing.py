@@ -25,6 +25,8 @@ from shared.provider.session_errors import ProtocolError
 
 MAX_MAILS = 1_000_000
 """Mails of a folder that are listed: bounds memory and time."""
+LIST_TRIES = 3
+"""Limits how often the lists are read again because mails come or go: in a busy mailbox some always do."""
 _DIGEST_OCTETS = 1024 * 1024
 """Octets of a list after which other tasks get a turn."""
 
@@ -94,9 +96,21 @@ class ImapListReply:
 async def fetch_list_reply(stream: ImapStream, folders: Folders, problems: Sequence[str]) -> ImapListReply:
     """List the mails of all watched folders; do not parse the lists.
 
+    They are one after the other: a mail that is moved meanwhile would be in two of them, and so another mail. If one of
+    the first has changed by the end, all are read again.
+
     :param problems: folders that are not watched.
     :raises ServerBusy, ProtocolError: there is no list now, or no folder can be opened.
     """
+    for _ in range(LIST_TRIES):
+        reply = await _list_all(stream, folders, problems)
+        if not await _has_changed(folders, reply):
+            break
+    reply.digest = await _digest(reply)
+    return reply
+
+
+async def _list_all(stream: ImapStream, folders: Folders, problems: Sequence[str]) -> ImapListReply:
     reply = ImapListReply([], list(problems))
     for folder in folders.watched:
         try:
@@ -107,8 +121,18 @@ async def fetch_list_reply(stream: ImapStream, folders: Folders, problems: Seque
         reply.found.append(await _find_uids(stream, folders, folder))
     if not reply.found:
         raise ProtocolError(f"{host_port(stream.server)}: {'; '.join(reply.problems)}")
-    reply.digest = await _digest(reply)
     return reply
+
+
+async def _has_changed(folders: Folders, reply: ImapListReply) -> bool:
+    """Return whether mails have left a folder, or come, while the folders behind it were listed."""
+    for one in reply.found[:-1]:
+        uidnext = one.folder.uidnext
+        await folders.reopen(one.folder)
+        folders.forget_opened()
+        if (one.folder.exists, one.folder.uidnext) != (one.count, uidnext):
+            return True
+    return False
 
 
 async def _digest(reply: ImapListReply) -> bytes:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -148,6 +149,56 @@ async def test_a_mail_moved_between_folders_arrives_once(harness: FetcherHarness
         await harness.poll(account)
         await harness.poll(account)
         assert await harness.subjects(account) == ["one", "two"]
+        assert await harness.states(account) == {"fetched": 2}
+
+
+class MovesMeanwhile(dict[str, ScriptedFolder]):
+    """Folders beside the INBOX. When one is opened, a person has just moved a mail into it from the INBOX, whose list
+    was read before."""
+
+    script: ScriptedImap
+    moving: int | None = None  # UID in the INBOX
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if self.moving is not None and name in self:
+            self[name].mails[7] = self.script.mails.pop(self.moving)
+            self.moving = None
+        return super().get(name, default)
+
+
+async def test_a_mail_moved_while_the_lists_are_read_arrives_once(harness: FetcherHarness, folders: Folders) -> None:
+    folders.names = ["INBOX", "Done"]
+    others = MovesMeanwhile(Done=ScriptedFolder({}, 50))
+    script = others.script = ScriptedImap(mails("one", "two"), others=others)
+    async with script.running():
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: has(harness, account, 2))
+        await harness.poll(account)
+        # when a mail is in the list of the first folder, and in that of the second one, too
+        others.moving = 1
+        await harness.poll(account)
+        await harness.poll(account)
+        # then it is one mail
+        assert others.moving is None
+        assert await harness.subjects(account) == ["one", "two"]
+        assert await harness.states(account) == {"fetched": 2}
+
+
+async def test_mail_moved_from_junk_to_the_inbox_arrives_once(harness: FetcherHarness, folders: Folders) -> None:
+    # given an account that watches the folder for junk, too
+    folders.names = ["INBOX", "Junk"]
+    junk = ScriptedFolder({5: mail("no junk")}, 50, attributes="\\Junk")
+    script = ScriptedImap(mails("one"), others={"Junk": junk})
+    async with script.running():
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: has(harness, account, 2))
+        await harness.poll(account)
+        # when somebody moves a mail out of it at the provider
+        script.mails[2] = junk.mails.pop(5)
+        await harness.poll(account)
+        await harness.poll(account)
+        # then nobody gets it again
+        assert sorted(await harness.subjects(account)) == ["no junk", "one"]
         assert await harness.states(account) == {"fetched": 2}
 
 
