@@ -253,7 +253,7 @@ async def test_an_authorization_replaces_a_refresh_token_that_is_not_stored(
     server.good = "authorized again"
     # then that is used and stays
     assert (await ours.credential_for(await stored(database))).secret == "access-2"
-    await asyncio.sleep(0.3)
+    await until(lambda: not ours._saving)  # nothing is left to be stored
     assert Grant.open(VAULT, (await stored(database)).password).refresh_token == "again-2"
 
 
