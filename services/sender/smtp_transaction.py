@@ -161,7 +161,8 @@ _QUOTA_IN_WORDS = re.compile(
     re.IGNORECASE,
 )
 _RATE_IN_WORDS = re.compile(
-    r"\brate ?limit|\bsending rate\b|\bthrottl|\btoo much mail from\b|\b(e?mails|messages) per minute\b", re.IGNORECASE
+    r"\brate[- ]?limit|\bsending rate\b|\bthrottl|\btoo much mail from\b|\b(e?mails|messages) per minute\b",
+    re.IGNORECASE,
 )
 _TOO_LARGE = {"5.3.4", "5.2.3"}
 

@@ -63,7 +63,7 @@ def test_a_refused_sender_decides_for_all_recipients() -> None:
         ("454 Throttling failure: Maximum sending rate exceeded.", retry_policy.THROTTLE_PAUSE),
         ("451 4.7.1 Ratelimit 'out' exceeded", retry_policy.THROTTLE_PAUSE),
         ("450 4.7.1 Error: too much mail from 192.0.2.1", retry_policy.THROTTLE_PAUSE),
-        ("421 4.7.0 Rate limited", retry_policy.THROTTLE_PAUSE),
+        ("421 4.7.0 Sender is rate-limited", retry_policy.THROTTLE_PAUSE),
         # of the recipient's mailbox, of the mail, or of nothing that is known
         ("452 4.2.2 The email account that you tried to reach is over quota", None),
         ("552 5.2.2 mailbox full, quota exceeded", None),
