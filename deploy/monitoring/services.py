@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.monitoring.panels import RATE, Board, Panel, per_minute
+from deploy.monitoring.panels import RATE, Board, Panel, per_minute, worst
 
 
 def _quantiles(stage: str) -> dict[str, str]:
@@ -160,6 +160,22 @@ SERVICES = [
             "Mails that wait to be relayed, or are being relayed.",
             "short",
             {"waiting": "max(mailgroup_relay_queue_messages)"},
+        ),
+        Panel(
+            "SMTP servers that fail",
+            "Failures a minute of the ten worst: unreachable, TLS, login, limits of the provider.",
+            "short",
+            {
+                "{{external}} {{relay}}": worst(
+                    f"60 * sum by (external, relay) (rate(mailgroup_relay_errors_total{RATE}))"
+                )
+            },
+        ),
+        Panel(
+            "SMTP servers at their limit",
+            "1: a limit that was entered here is reached; mail waits, or leaves by the account's next server.",
+            "short",
+            {"{{external}} {{relay}}": worst("max by (external, relay) (mailgroup_relay_full)")},
         ),
     ),
     _service(
