@@ -28,7 +28,9 @@ create table folders (
 -- Owners: shared/store/folder_mails.py; shared/store/folder_edits.py (by mail clients); shared/store/folder_admin.py
 -- A mail in a folder. A tombstone (expunged_at) keeps the row, so that clients hear of the deletion and undelete finds
 -- the mail. The same mail in another folder or mailbox is another row, for the same bytes.
--- mail_id is no foreign key: inbound and submissions are purged when no row here has their bytes, and another key would
+-- folder_id is no foreign key, which would cost each copy one more check: a writer holds the lock of the folder's
+-- row, and a folder is purged only when no writer accepts it any more and it is empty.
+-- mail_id is none: inbound and submissions are purged when no row here has their bytes, and another key would
 -- cost each copy an index entry.
 -- expunged_as: null -> deleted | moved | draft    by a client, the operator, or a submission's copy that is replaced
 --              deleted -> moved                   undelete has added another row with the mail
@@ -82,7 +84,6 @@ alter table delivered add primary key (inbound_id, local_id);
 alter table delivered add foreign key (inbound_id) references inbound on delete cascade;
 
 alter table folder_mails add primary key (folder_id, uid);
-alter table folder_mails add foreign key (folder_id) references folders;
 alter table folder_mails add foreign key (blob_id) references blobs;
 create index folder_mails_version on folder_mails (folder_id, version);
 create index folder_mails_blob on folder_mails (blob_id);
