@@ -26,8 +26,10 @@ NO_SUCH_MAIL = (
     *("users sign-out", "tokens revoke"),
 )
 """Their example names a mail, a session or a token that does not exist here."""
-REFUSED = ("external add", "local add", "external remove", "external skipped", "trace", "status")
-"""The account is there already or is shared, the mail does not exist, or the account was not polled yet."""
+REFUSED = (
+    *("external add", "local add", "external remove", "external skipped", "external probe-tag", "trace", "status"),
+)
+"""The account is there already, is shared or disabled, the mail does not exist, or the account was not polled yet."""
 ORDER = ("apply", "external add", "local add")
 """These come first; the accounts that a command removes are removed last."""
 
