@@ -77,11 +77,11 @@ def add_external(page: Page, system: System, address: str, existing: str | None 
     open_page(page, "External accounts")
     page.get_by_role("link", name="Add external account").click()
     page.get_by_label("Email address").fill(address)
-    page.get_by_label("Login password").fill(PASSWORD)
+    page.get_by_label("Login password", exact=True).fill(PASSWORD)
     for protocol, port in (("POP3", system.provider.pop3_port), ("SMTP", system.provider.smtp_port)):
-        page.get_by_label(f"{protocol} server").fill(system.provider.host)
-        page.get_by_label(f"{protocol} port").fill(str(port))
-        page.get_by_label(f"{protocol} security").select_option("None")
+        page.get_by_label(f"{protocol} server", exact=True).fill(system.provider.host)
+        page.get_by_label(f"{protocol} port", exact=True).fill(str(port))
+        page.get_by_label(f"{protocol} security", exact=True).select_option("None")
     if existing:
         page.get_by_role("radio", name=existing).check()
     page.get_by_text("More: interval").click()
@@ -93,7 +93,7 @@ def add_local(page: Page, name: str, external: str) -> None:
     open_page(page, "Local accounts")
     page.get_by_role("link", name="Add local account").click()
     page.get_by_label("Email address", exact=True).fill(f"{name.lower()}@local.com")
-    page.get_by_label("Login password").fill(STRONG)
+    page.get_by_label("Login password", exact=True).fill(STRONG)
     page.get_by_label("User name", exact=True).fill(name)
     page.get_by_label("External email address").select_option(external)
     page.get_by_role("button", name="Add", exact=True).click()
@@ -234,7 +234,7 @@ def test_the_dialog_shows_one_protocol_and_the_usual_port(chromium: Browser, sys
         expect(port).to_have_value("993")
     else:
         page.get_by_label("Email address").fill("support@company.com")
-        page.get_by_label("SMTP server").fill("127.0.0.1")
+        page.get_by_label("SMTP server", exact=True).fill("127.0.0.1")
         page.get_by_role("radio", name="They stay there").check()
         page.get_by_role("button", name="Add", exact=True).click()
         # then what is wrong is beside the field of this protocol
@@ -366,14 +366,14 @@ def test_a_password_is_long_enough_or_made_by_the_page(page: Page, system: Syste
     page.get_by_label("User name", exact=True).fill("Eve")
     page.get_by_label("External email address").select_option("support@company.com")
     # when the password is too short
-    page.get_by_label("Login password").fill("nine char")
+    page.get_by_label("Login password", exact=True).fill("nine char")
     page.get_by_role("button", name="Add", exact=True).click()
     # then the page says so
     expect(page.get_by_role("alert")).to_contain_text("Login password: at least 10 characters are needed")
     # and its button makes one and shows it
     page.get_by_role("button", name="Suggest one").click()
-    expect(page.get_by_label("Login password")).to_have_attribute("type", "text")
-    made = page.get_by_label("Login password").input_value()
+    expect(page.get_by_label("Login password", exact=True)).to_have_attribute("type", "text")
+    made = page.get_by_label("Login password", exact=True).input_value()
     assert re.fullmatch(r"[a-zA-Z2-9]{16}", made)
     page.get_by_role("button", name="Add", exact=True).click()
     expect(page.get_by_role("status").first).to_contain_text("added")

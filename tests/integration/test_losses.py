@@ -138,7 +138,8 @@ async def test_a_mail_to_a_removed_person_s_local_address_is_held_until_a_return
             ],
         )
         await account_changes.remove_account(connection, "local", people["Jim"].id)
-    assert await MailboxWorker(database, 5).handle(rows) == []
+    hints = await MailboxWorker(database, 5).handle(rows)
+    assert [(hint.key, hint.transient) for hint in hints] == [("changed.kim@local.com", True)]
     # then no other person sees it, and Kim has it
     assert await states(database) == ["held"]
     assert len(await mailbox_of(database, "kim@local.com")) == 1
