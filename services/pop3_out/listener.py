@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 import structlog
 from prometheus_client import Gauge
 
-from services.pop3_out.connection import CLOSING_SECONDS, TLS_SECONDS, Pop3Connection
+from services.pop3_out.connection import Pop3Connection
 from services.pop3_out.interfaces import ClientInfo, MailboxStore, Verifier
 from services.pop3_out.mailbox_store import DatabaseStore
 from services.pop3_out.readahead import ACCOUNT_OCTETS, PROCESS_OCTETS
@@ -23,6 +23,7 @@ from shared.net import listening, server_tls
 from shared.net.listening import Acceptor
 from shared.runtime.memory_budget import MemoryBudget
 from shared.runtime.process import Service
+from shared.runtime.served_connection import CLOSING_SECONDS, TLS_SECONDS
 from shared.runtime.tasks import cancel_tasks
 from shared.settings import Settings
 from shared.store.last_logins import LAST_SECONDS, LastLogins

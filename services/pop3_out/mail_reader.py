@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from types import TracebackType
 
 import structlog
 
@@ -17,19 +15,11 @@ from services.pop3_out.readahead import (
     SESSION_OCTETS,
     PrefetchBuffer,
     plan_reading,
-    reserve_share,
-    session_share,
 )
 from shared.errors import Permanent
-from shared.runtime.memory_budget import MemoryBudget
+from shared.runtime.memory_budget import MemoryBudget, session_share
+from shared.runtime.piece_reader import PIECE_OCTETS, read_pieces
 from shared.store.blobs import HEAD_OCTETS
-
-PIECE_OCTETS = 16 * 1024
-"""Smallest piece of a long reply: octets; for slow clients, and while the memory budget is exhausted."""
-FIRST_PIECE_OCTETS = 256 * 1024
-LARGE_PIECE_OCTETS = 1024 * 1024
-"""Largest piece: octets; for a client that reads a piece within QUICK_SECONDS. Larger pieces need fewer queries."""
-QUICK_SECONDS = 0.5
 
 log = structlog.get_logger()
 
@@ -105,24 +95,10 @@ class MailReader:
             raise Permanent(f"the bytes of blob {self.snapshot.blob_ids[number - 1]} are gone")
         return body
 
-    async def pieces(self, number: int) -> AsyncGenerator[bytes, None]:
-        """Read a large mail in pieces. While a quick client reads one, the next is loaded.
-
-        The caller closes the generator (``aclosing``), which returns the memory to the budget.
-        """
+    def pieces(self, number: int) -> AsyncGenerator[bytes, None]:
+        """Read a large mail in pieces. The caller closes the generator (``aclosing``)."""
         blob_id, octets = self.snapshot.blob_ids[number - 1], self.snapshot.octets[number - 1]
-        position, size, quick = 0, FIRST_PIECE_OCTETS, True
-        with _PieceLoader(self._store, self._budget, blob_id) as loader:
-            while position < octets:
-                loader.start(position, size)
-                loaded = [await loader.finish()]
-                position += len(loaded[0])
-                if quick and position < octets:
-                    loader.start(position, size)
-                yielded_at = time.monotonic()
-                yield loaded.pop()  # no reference stays here: while the client is slow, only the connection holds it
-                quick = time.monotonic() - yielded_at < QUICK_SECONDS
-                size = min(2 * size, LARGE_PIECE_OCTETS) if quick else PIECE_OCTETS
+        return read_pieces(self._store.read_span, self._budget, blob_id, 0, octets)
 
     # ------------------------------------------------------------------------------------------ reading ahead
 
@@ -170,42 +146,3 @@ class MailReader:
         finally:
             self.buffer.drop_missing(numbers)
         return mails
-
-
-class _PieceLoader:
-    """Loads one piece of a mail at a time, with memory of the budget until the piece is read."""
-
-    def __init__(self, store: MailboxStore, budget: MemoryBudget, blob_id: int) -> None:
-        self._store = store
-        self._budget = budget
-        self._blob_id = blob_id
-        self._reserved = 0
-        self._task: asyncio.Task[bytes] | None = None
-
-    def __enter__(self) -> _PieceLoader:
-        return self
-
-    def start(self, position: int, octets: int) -> None:
-        """Load the piece at this position, unless it is being loaded already."""
-        if self._task is None:
-            self._reserved = reserve_share(self._budget, octets)
-            piece = self._store.read_span(self._blob_id, position, max(self._reserved, PIECE_OCTETS))
-            self._task = asyncio.get_running_loop().create_task(piece)
-
-    async def finish(self) -> bytes:
-        """Wait for the piece that was started."""
-        assert self._task is not None
-        piece = await self._task
-        self._task = None
-        self._release()
-        return piece
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._release()
-        if self._task is not None:
-            self._task.cancel()
-            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # nothing waits for it
-
-    def _release(self) -> None:
-        self._budget.release(self._reserved)
-        self._reserved = 0

@@ -15,7 +15,6 @@ from shared.db.database import Database
 from shared.errors import Permanent, Temporary
 from shared.model import Local
 from shared.store import blobs, folder_mails, folders, inbound, maillog
-from shared.store.maillog import MailEvent
 
 MAX_CACHED_MAILS = 500_000
 """Mails in cached snapshots: about 60 octets of memory each, with the replies to LIST and UIDL."""
@@ -30,8 +29,6 @@ VERSION_SECONDS = 20.0
 """Timeout of a query for mailbox versions: seconds; many logins may wait for one query."""
 MAX_READERS = 3
 """Queries for mails, for pieces and for snapshots at once, each kind: leaves pool connections for logins."""
-_EVENTS_IN_TURN = 200
-"""Events that are logged before the other sessions have their turn."""
 
 
 class DatabaseStore:
@@ -161,12 +158,5 @@ class DatabaseStore:
         """
         async with self._database.transaction() as connection:
             deleted = await folder_mails.tombstone_mails(connection, local.id, uids, only_enabled=True)
-            origins = await inbound.find_inbound(connection, deleted)
-            events = [
-                MailEvent("deleted", inbound_id=inbound_id, who=local.address, origin_id=origin)
-                for inbound_id, origin in origins.items()
-            ]
-            await maillog.record_events(connection, events)
-        for start in range(0, len(events), _EVENTS_IN_TURN):
-            maillog.announce(events[start : start + _EVENTS_IN_TURN])
-            await asyncio.sleep(0)
+            events = await inbound.record_deletions(connection, local.address, deleted)
+        await maillog.announce_in_turns(events)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from shared.runtime.memory_budget import MemoryBudget
+from shared.runtime.memory_budget import MemoryBudget, session_share
 
 MAX_MAILS = 100
 """Mails in one query."""
@@ -22,23 +22,6 @@ the part of a piece above the smallest size, and unsent replies (counted while t
 ACCOUNT_OCTETS = 8 * 1024 * 1024
 """Share of an account in this memory: octets; four accounts whose clients read slowly use up the memory, one does not.
 Then sessions are served more slowly, with the smallest pieces."""
-SHARE = 8
-"""A session gets at most this fraction (1/8) of the memory that is available, so that some stays for later sessions."""
-
-
-def session_share(budget: MemoryBudget) -> int:
-    """Octets that one session may reserve now. :param budget: of its account."""
-    whole = budget.whole  # read for every mail: without the properties it costs half
-    of_whole, of_account = (whole.octets - whole.in_use) // SHARE, budget.octets - budget.in_use
-    share = of_whole if of_whole < of_account else of_account
-    return share if share > 0 else 0
-
-
-def reserve_share(budget: MemoryBudget, octets: int) -> int:
-    """Reserve so many octets, or the session's share if that is less. Returns the reserved octets, perhaps 0."""
-    reserved = min(octets, session_share(budget))
-    budget.add(reserved)
-    return reserved
 
 
 def plan_reading(

@@ -17,12 +17,13 @@ import structlog
 
 from services.pop3_out import replies
 from services.pop3_out.interfaces import ClientInfo, MailboxStore, Pop3Transport, SessionStats, Verifier
-from services.pop3_out.mail_reader import PIECE_OCTETS, MailReader
+from services.pop3_out.mail_reader import MailReader
 from services.pop3_out.snapshot import LINES_PER_PIECE
 from shared.auth.authenticator import Throttled
 from shared.errors import Permanent, Temporary
 from shared.model import Local
 from shared.runtime.memory_budget import MemoryBudget
+from shared.runtime.piece_reader import PIECE_OCTETS
 
 COMMAND_OCTETS = 512
 """Longest command line: octets; RFC 2449 section 4 allows 255, but some clients have long passwords."""

@@ -6,6 +6,9 @@ allocates anything: a budget is a counter.
 
 from __future__ import annotations
 
+SHARE = 8
+"""A session gets at most this fraction (1/8) of the memory that is available, so that some stays for later sessions."""
+
 
 class MemoryBudget:
     """Counts the memory that is in use.
@@ -39,3 +42,18 @@ class MemoryBudget:
         self.in_use -= octets
         if self.whole is not self:
             self.whole.in_use -= octets
+
+
+def session_share(budget: MemoryBudget) -> int:
+    """Octets that one session may reserve now. :param budget: of its account."""
+    whole = budget.whole  # read for every mail: without the properties it costs half
+    of_whole, of_account = (whole.octets - whole.in_use) // SHARE, budget.octets - budget.in_use
+    share = of_whole if of_whole < of_account else of_account
+    return share if share > 0 else 0
+
+
+def reserve_share(budget: MemoryBudget, octets: int) -> int:
+    """Reserve so many octets, or the session's share if that is less. Returns the reserved octets, perhaps 0."""
+    reserved = min(octets, session_share(budget))
+    budget.add(reserved)
+    return reserved

@@ -19,7 +19,8 @@ from shared.db.arrays import array_literal
 from shared.db.database import FUTURE, Connection, storable
 from shared.errors import MAX_FAILURES
 from shared.model import FoundBy
-from shared.store import poison
+from shared.store import maillog, poison
+from shared.store.maillog import MailEvent
 
 SWEEP_LIMIT = 1000
 """Limit of mails in one sweep: it bounds the transaction."""
@@ -301,6 +302,19 @@ async def find_inbound(connection: Connection, ids: Sequence[int]) -> dict[int, 
         "select id, submission_id from inbound where id = any(%s::bigint[])", (array_literal(ids),)
     )
     return dict(await cursor.fetchall())
+
+
+async def record_deletions(connection: Connection, who: str, mail_ids: Sequence[int]) -> list[MailEvent]:
+    """Record that a person has deleted mails; those that did not come in are left out.
+
+    :param who: address of the person. :return: the events, for ``announce`` after the commit.
+    """
+    origins = await find_inbound(connection, mail_ids)
+    events = [
+        MailEvent("deleted", inbound_id=inbound_id, who=who, origin_id=origin) for inbound_id, origin in origins.items()
+    ]
+    await maillog.record_events(connection, events)
+    return events
 
 
 async def was_delivered(connection: Connection, message_id: str, local_id: int) -> bool:

@@ -6,6 +6,7 @@ A stage records its events in the transaction that they describe (``record_event
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import datetime
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ for _rule in range(1, 6):
     ROUTED.labels(str(_rule))
 for _result in ("relayed", "failed", "delayed", "cancelled", "uncertain"):
     RELAYED.labels(_result)
+
+EVENTS_IN_TURN = 200
+"""Events that are logged before other tasks have their turn."""
 
 log = structlog.get_logger()
 
@@ -119,6 +123,13 @@ def announce(events: Sequence[MailEvent]) -> None:
                 SUBMITTED.inc(count)
             case "relayed" | "delayed" | "failed" | "cancelled" | "uncertain":
                 RELAYED.labels(event).inc(count)
+
+
+async def announce_in_turns(events: Sequence[MailEvent]) -> None:
+    """As ``announce``, for many events: other tasks have their turn in between."""
+    for start in range(0, len(events), EVENTS_IN_TURN):
+        announce(events[start : start + EVENTS_IN_TURN])
+        await asyncio.sleep(0)
 
 
 def _each(event: MailEvent) -> Sequence[str | None]:

@@ -18,17 +18,15 @@ from services.pop3_out import listener as pop3_listener
 from services.pop3_out.connection import (
     COMMANDS_IN_TURN,
     IDLE_SECONDS,
-    INPUT_OCTETS,
     LOGIN_SECONDS,
-    OUTPUT_OCTETS,
-    PAUSE_SECONDS,
     REPLIES_IN_TURN,
     Pop3Connection,
 )
-from services.pop3_out.mail_reader import LARGE_PIECE_OCTETS, PIECE_OCTETS
-from services.pop3_out.readahead import SHARE, session_share
 from services.pop3_out.snapshot import Snapshot
 from shared.errors import Temporary
+from shared.runtime.memory_budget import SHARE, session_share
+from shared.runtime.piece_reader import LARGE_PIECE_OCTETS, PIECE_OCTETS
+from shared.runtime.served_connection import INPUT_OCTETS, OUTPUT_OCTETS, PAUSE_SECONDS
 from tests.dialogues.pop3.stand import ALEX, KIM, ONE, Stand, on_loop, stand, trusting
 from tests.polling import until, until_still
 
@@ -181,8 +179,12 @@ def test_a_client_that_reads_too_slowly_is_cut(
     async def work() -> None:
         passed = 0.0
         clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed)
-        for module in ("connection", "listener"):
-            monkeypatch.setattr(f"services.pop3_out.{module}.time", clock)
+        for module in (
+            "services.pop3_out.connection",
+            "shared.runtime.served_connection",
+            "services.pop3_out.listener",
+        ):
+            monkeypatch.setattr(f"{module}.time", clock)
         async with stand(tmp_path) as server:
             server.store.mails[ALEX.id] = {1: LARGE * 6}
             for octets_a_second, cut in ((300, True), (1500, False)):

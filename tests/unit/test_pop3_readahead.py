@@ -6,12 +6,10 @@ from services.pop3_out.readahead import (
     MAX_MAILS,
     PROCESS_OCTETS,
     SESSION_OCTETS,
-    SHARE,
     PrefetchBuffer,
     plan_reading,
-    reserve_share,
 )
-from shared.runtime.memory_budget import MemoryBudget
+from shared.runtime.memory_budget import SHARE, MemoryBudget, reserve_share
 
 NOTHING = PrefetchBuffer(MemoryBudget(PROCESS_OCTETS))
 

@@ -18,6 +18,7 @@ from services.smtp_in import listener as smtp_listener
 from shared.auth import passwords, throttle
 from shared.net import listening, proxy_protocol
 from shared.routing import facts
+from shared.runtime import served_connection
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -61,18 +62,18 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ),
         (
             "a client that reads a reply",
-            f"on average {pop3.LEAST_OCTETS_A_SECOND:,} octets a second, "
+            f"on average {served_connection.LEAST_OCTETS_A_SECOND:,} octets a second, "
             f"with pauses of at most {pop3.IDLE_SECONDS / 60:g} minutes",
             f"{command_loop.UNSENT_OCTETS // 1024} KiB may stay unread, for {login.IDLE_SECONDS / 60:g} minutes",
         ),
-        ("the last reply", f"{pop3.CLOSING_SECONDS:g} s", f"{command_loop.CLOSING_SECONDS:g} s"),
+        ("the last reply", f"{served_connection.CLOSING_SECONDS:g} s", f"{command_loop.CLOSING_SECONDS:g} s"),
         ("time until the login", f"{pop3.LOGIN_SECONDS:g} s", f"{login.LOGIN_SECONDS:g} s"),
         (
             "time between two complete commands",
             f"{pop3.IDLE_SECONDS / 60:g} minutes",
             f"{login.IDLE_SECONDS / 60:g} minutes",
         ),
-        ("a TLS handshake", f"{pop3.TLS_SECONDS:g} s", f"{login.TLS_SECONDS:g} s"),
+        ("a TLS handshake", f"{served_connection.TLS_SECONDS:g} s", f"{login.TLS_SECONDS:g} s"),
         (
             "a mail in DATA",
             "",
@@ -87,7 +88,7 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         ),
         (
             "input that waits while a password is checked",
-            f"{pop3.LOGIN_INPUT_OCTETS // 1024} KiB",
+            f"{served_connection.LOGIN_INPUT_OCTETS // 1024} KiB",
             f"{login.LOGIN_INPUT_OCTETS // 1024} KiB",
         ),
         (
@@ -124,7 +125,7 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
         (
             "memory for outgoing mails",
             f"{readahead.PROCESS_OCTETS // MIB} MiB, of it {readahead.ACCOUNT_OCTETS // MIB} MiB for an account, "
-            f"and {pop3.OUTPUT_OCTETS // 1024} KiB per client",
+            f"and {served_connection.OUTPUT_OCTETS // 1024} KiB per client",
             "",
         ),
     ],
