@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
 
 from shared.db.arrays import array_literal
 from shared.db.database import Connection, Database
@@ -70,6 +71,46 @@ def _chunks(body: bytes | bytearray) -> Iterable[bytes]:
     view = memoryview(body)
     for start in range(HEAD_OCTETS, len(body), CHUNK_OCTETS):
         yield bytes(view[start : start + CHUNK_OCTETS])
+
+
+# ---------------------------------------------------------------------------------------------- uploads
+
+
+@dataclass(frozen=True, slots=True)
+class UploadedBlob:
+    """A mail whose bytes were stored while they arrived; nothing refers to it yet. sha256: 32 bytes."""
+
+    id: int
+    octets: int
+    sha256: bytes
+
+
+async def begin_upload(connection: Connection, octets: int, first: bytes) -> int:
+    """Store the first HEAD_OCTETS of a larger mail, before the others have arrived. Without ``finish_upload`` the purge
+    deletes it as an orphan.
+
+    :param octets: of the whole mail. :return: the id.
+    """
+    cursor = await connection.execute(
+        "insert into blobs (octets, sha256, head) values (%s, %s, %b) returning id", (octets, bytes(32), first)
+    )
+    [row] = await cursor.fetchall()
+    return int(row[0])
+
+
+async def add_upload_chunk(connection: Connection, blob_id: int, position: int, chunk: bytes) -> None:
+    """Store the next CHUNK_OCTETS, or the last octets. :param position: number of the chunk, from 0."""
+    await connection.execute(
+        "insert into blob_chunks (blob_id, position, bytes) values (%s, %s, %b)", (blob_id, position, chunk)
+    )
+
+
+async def finish_upload(connection: Connection, blob: UploadedBlob) -> None:
+    """Store the digest of an uploaded mail, in the transaction that refers to it."""
+    await connection.execute("update blobs set sha256 = %s where id = %s", (blob.sha256, blob.id))
+
+
+# ---------------------------------------------------------------------------------------------- reading
 
 
 async def heads(connection: Connection, ids: Sequence[int]) -> dict[int, bytes]:

@@ -16,6 +16,7 @@ from shared.db.arrays import array_literal
 from shared.db.database import Connection, storable
 from shared.model import Content
 from shared.store import blobs, folders
+from shared.store.blobs import UploadedBlob
 from shared.store.folder_views import DELETED, SEEN
 from shared.store.folders import Folder, FolderRefused
 
@@ -55,7 +56,7 @@ statement. There is none for a null sender, nor if the client has stored its own
 class AppendedMail:
     """A mail that a client appends."""
 
-    content: Content
+    content: Content | UploadedBlob
     flags: int = 0  # bits, as folder_views.SEEN
     keywords: Sequence[str] = ()
     internal_date: datetime | None = None  # None: now
@@ -118,7 +119,7 @@ async def append_mails(
     """
     for mail in mails:
         _check_keywords(mail.keywords)
-    blob_ids = await blobs.store_blobs(connection, [mail.content for mail in mails])
+    blob_ids = await _store_contents(connection, [mail.content for mail in mails])
     folder = (await folders.lock_folders(connection, local_id, [folder_id], only_enabled=True))[folder_id]
     sent = folder.special_use == "sent"
     message_ids = [storable(mail.message_id) if sent and mail.message_id else None for mail in mails]
@@ -145,6 +146,19 @@ async def append_mails(
     )
     now = await _advance(connection, folder, len(mails))
     return Appended(now, range(folder.uidnext, now.uidnext), replaced)
+
+
+async def _store_contents(connection: Connection, contents: Sequence[Content | UploadedBlob]) -> list[int]:
+    """Store the mails, and finish those that were uploaded. :return: their blob ids, in their order."""
+    stored = iter(await blobs.store_blobs(connection, [each for each in contents if isinstance(each, Content)]))
+    ids = []
+    for each in contents:
+        if isinstance(each, UploadedBlob):
+            await blobs.finish_upload(connection, each)
+            ids.append(each.id)
+        else:
+            ids.append(next(stored))
+    return ids
 
 
 async def _replace_filed(connection: Connection, folder: Folder, message_ids: Sequence[str]) -> list[int]:
