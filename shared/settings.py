@@ -24,8 +24,11 @@ from shared.field_errors import describe_error
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
 """The services in the order of their metrics ports, from METRICS_PORT."""
+PROGRAMS = (*SERVICES, "imap_out")
+"""The services, and the programs that are started by hand so far; their metrics ports come after those of the
+services."""
 SECRET_READERS = {
-    "broker_url": tuple(name for name in SERVICES if name != "pop3_out"),
+    "broker_url": tuple(name for name in PROGRAMS if name != "pop3_out"),
     "secret_key": ("fetcher", "sender", "admin"),
     "admin_password": ("admin",),
     "alert_webhook": ("admin",),
@@ -116,6 +119,8 @@ class Settings(BaseSettings):
     )  # for mail clients, where SMTP has a name of its own; None: the same
     pop3_port: int = Field(1110, ge=1, le=65535)
     pop3s_port: int = Field(1995, ge=1, le=65535)
+    imap_port: int = Field(1143, ge=1, le=65535)
+    imaps_port: int = Field(1993, ge=1, le=65535)
     smtp_port: int = Field(1025, ge=1, le=65535)
     submission_port: int = Field(1587, ge=1, le=65535)
     smtps_port: int = Field(1465, ge=1, le=65535)
@@ -125,7 +130,7 @@ class Settings(BaseSettings):
     admin_hosts: str = ""  # further names under which browsers reach the console; with commas
     trusted_proxies: str = "127.0.0.1,::1"  # their X-Forwarded-For and -Proto count for the console; with commas
     metrics_bind: str | None = None  # listening address of metrics and health pages; None: bind
-    metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
+    metrics_port: int = Field(9101, ge=1, le=65535 - len(PROGRAMS))
     allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
     allow_private_upstream: PrivateHosts = False
     # The name of this system for providers' SMTP servers; None: the host name if fully qualified, else the address.
@@ -198,7 +203,7 @@ class Settings(BaseSettings):
 
     def metrics_port_of(self, service: str) -> int:
         """Return the port of a service's /metrics, /livez and /readyz."""
-        return self.metrics_port + SERVICES.index(service)
+        return self.metrics_port + PROGRAMS.index(service)
 
     def host_for_clients(self, seen_as: str | None = None) -> str:
         """Return the host name or address for the configuration of mail clients.

@@ -1,18 +1,28 @@
-"""Serves the mailboxes to mail clients by IMAP: the protocol, without input and output.
+"""Serves the folders of mailboxes to mail clients by IMAP.
 
-Summary: the grammar of IMAP4rev1 and IMAP4rev2 (RFC 3501, RFC 9051) with the extensions of mail clients. ``grammar``
-parses commands, ``responses`` formats answers, ``structure`` finds the parts of stored mails, ``search`` has the keys
-of SEARCH, SORT and THREAD. All functions are pure: views and octets of mails are arguments.
+Summary: IMAP4rev1 (RFC 3501) with the extensions that ``capabilities.py`` names, on IMAP_PORT (STARTTLS) and IMAPS_PORT
+(TLS from the start). The protocol is pure: ``grammar`` parses commands, ``responses`` formats answers, ``structure``
+finds the parts of stored mails, ``search`` has the keys of SEARCH, SORT and THREAD. A session shows its client a state
+of the selected folder (view.py), which all sessions with the same version share, and moves to a later one where RFC
+3501 allows updates. Texts of mails are streamed.
 
-Consumes: nothing.
+Consumes: the hints ``changed.<local>``, by a queue of the process alone; they wake sessions in IDLE.
 
-Publishes: nothing.
+Publishes: ``changed.<local>``, after each change by a client.
 
-Tables: none.
+Tables: reads local_accounts, last_logins, folders, folder_mails, blobs, blob_chunks; writes folders, folder_mails,
+blobs, blob_chunks (APPEND) and maillog (deletions).
 
 Security: everything that a client or a mail can make long, deep or many has a limit, and each function takes time in
-proportion to its input. Values that come from a client or a mail are quoted or sent as literals.
+proportion to its input. Values that come from a client or a mail are quoted or sent as literals. Passwords are accepted
+with TLS, and without TLS where ALLOW_PLAINTEXT_AUTH allows it (else LOGINDISABLED); input that arrived before STARTTLS
+is dropped. Failed logins are throttled (shared/auth/authenticator.py), and close the connection after a few tries.
+Connections are limited per network and in all, sessions per account and by time, clients that read or send a mail by a
+least rate. Sessions of accounts that were disabled, removed or given another password end within two seconds.
 
 On failure: a command that cannot be parsed is refused with a sentence that names the argument (``CommandError``). A
-mail that is no valid MIME has a structure nevertheless, as other servers give it.
+mail that is no valid MIME has a structure nevertheless, as other servers give it. The database is unavailable: commands
+are answered NO [UNAVAILABLE]; in the middle of a literal the connection is closed. Without the broker, sessions in IDLE
+hear of changes after two seconds at most. A crash loses only the connections, and leaves the octets of an APPEND that
+was not complete to the purge.
 """

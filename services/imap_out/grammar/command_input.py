@@ -121,6 +121,10 @@ class CommandInput:
             self._refuse(CommandError("a literal has a NUL (RFC 3501 section 9, CHAR8)"))
         self._literals.append(octets)
 
+    def abandon_mail(self) -> None:
+        """Forget the APPEND whose mail was announced by ``ReceiveMail``: the client that waits gets a refusal."""
+        self._begin()
+
     def _add_text(self, text: bytes) -> None:
         self._text_octets += len(text)
         if self._text_octets > self.limits.line_octets:

@@ -1,0 +1,234 @@
+"""Reads folders and mails from the database for the sessions, and keeps the states that sessions share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from weakref import WeakSet, WeakValueDictionary
+
+from services.imap_out import view
+from services.imap_out.structure.stored import MailStructure, StructureReader
+from services.imap_out.view import FolderState
+from shared.db.batch_loader import BatchLoader
+from shared.db.database import Database
+from shared.errors import Permanent, Temporary
+from shared.runtime.parsing import Parsing
+from shared.store import blobs, folder_views, folders
+from shared.store.folder_views import FolderCounts
+from shared.store.folders import Folder, FolderRefused
+
+MAX_CACHED_MAILS = 500_000
+"""Mails in cached states: 40 octets of memory each."""
+MAX_OPEN_MAILS = 3_000_000
+"""Mails in the states of all sessions and in the cache: 40 octets of memory each. Above the limit SELECT fails
+temporarily."""
+MAX_CHANGES = 20_000
+"""Changed rows up to which a state is updated; with more changes the whole folder is read."""
+VERSION_SECONDS = 20.0
+"""Timeout of a query for versions: seconds; many sessions may wait for one query."""
+MAX_READERS = 3
+"""Queries of each kind at once: leaves pool connections for changes."""
+HEADER_OCTETS = 16 * 1024
+"""Octets in which a header is looked for first; most are shorter."""
+STRUCTURES_OCTETS = 16 * 1024 * 1024
+"""Structures of mails that are kept: octets."""
+MAX_COUNTS = 10_000
+"""Folders whose counts are kept."""
+
+
+class FolderStore:
+    """The database as the sessions read it. Each call is a separate transaction."""
+
+    def __init__(
+        self, database: Database, max_cached_mails: int = MAX_CACHED_MAILS, max_open_mails: int = MAX_OPEN_MAILS
+    ) -> None:
+        """:param max_cached_mails: mails in cached states. :param max_open_mails: mails in all states."""
+        self.database = database
+        self._max_cached_mails = max_cached_mails
+        self._max_open_mails = max_open_mails
+        self._cached: OrderedDict[int, FolderState] = OrderedDict()  # by folder, oldest use first
+        self._cached_mails = 0
+        self._live: WeakSet[FolderState] = WeakSet()
+        self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
+        self._versions: BatchLoader[int, int] = BatchLoader(self._read_versions, readers=2)
+        self._reads = asyncio.Semaphore(MAX_READERS)
+        self._heads: BatchLoader[int, bytes] = BatchLoader(self._read_heads, readers=MAX_READERS)
+        self._headers: BatchLoader[int, bytes] = BatchLoader(self._read_headers, readers=MAX_READERS)
+        self._span_reads = asyncio.Semaphore(MAX_READERS)
+        self._structures: OrderedDict[int, MailStructure] = OrderedDict()  # by blob
+        self._structure_octets = 0
+        self._counts: OrderedDict[int, tuple[int, FolderCounts]] = OrderedDict()  # by folder, with its version
+
+    # ------------------------------------------------------------------------------------------ folders
+
+    async def list_folders(self, local_id: int) -> list[Folder]:
+        """List the folders of a person. :raises Temporary: the database is unavailable."""
+        async with self.database.statement() as connection:
+            return await folders.list_folders(connection, local_id)
+
+    async def find_folder(self, local_id: int, name: str) -> Folder | None:
+        """Return a person's folder. :raises Temporary: the database is unavailable."""
+        async with self.database.statement() as connection:
+            return await folders.find_folder(connection, local_id, name)
+
+    async def load_state(self, folder_id: int) -> FolderState:
+        """Return a folder as it is now.
+
+        :raises Temporary: the database is unavailable, or too many mails are in the states of sessions.
+        :raises FolderRefused: NONEXISTENT: the folder was deleted.
+        """
+        lock = self._locks.setdefault(folder_id, asyncio.Lock())
+        async with lock:  # sessions that start together read a large folder once
+            cached = self._cached.get(folder_id)
+            version = (await self._versions.get([folder_id])).get(folder_id)
+            if version is None:
+                raise FolderRefused("NONEXISTENT", "there is no such folder")
+            if cached is None:
+                cached = next((s for s in self._live if s.folder.id == folder_id and s.folder.version == version), None)
+            if cached is None or cached.folder.version > version:  # such a version comes from before a restore
+                current = await self._read(folder_id, None)
+            elif cached.folder.version < version:
+                current = await self._read(folder_id, cached)
+            else:
+                current = cached
+            self.keep_state(current)
+            return current
+
+    async def versions(self, folder_ids: Sequence[int]) -> dict[int, int]:
+        """Return the version of each folder that is there. :raises Temporary: the database is unavailable."""
+        return await self._versions.get(folder_ids)
+
+    async def _read_versions(self, folder_ids: Sequence[int]) -> dict[int, int]:
+        async with self.database.statement(VERSION_SECONDS) as connection:
+            return await folders.load_versions(connection, folder_ids)
+
+    async def _read(self, folder_id: int, old: FolderState | None) -> FolderState:
+        """Read a folder, or only the changes since an old state."""
+        async with self._reads, self.database.statement() as connection:
+            changes = None
+            if old is not None and old.folder.version >= old.folder.purged_version:
+                changes = await folder_views.load_view_changes(connection, folder_id, old.folder.version, MAX_CHANGES)
+            if old is not None and changes is not None and old.folder.version >= changes.folder.purged_version:
+                current = view.apply_changes(old, changes)
+            else:
+                current = view.build_state(await folder_views.load_view(connection, folder_id))
+        if self._open_mails() + len(current) > self._max_open_mails:
+            self._cached.clear()
+            self._cached_mails = 0
+            others = self._open_mails()
+            if others and others + len(current) > self._max_open_mails:
+                raise Temporary(f"the folders of the open sessions have {others} mails, and this one {len(current)}")
+        return current
+
+    def _open_mails(self) -> int:
+        return sum(map(len, self._live))
+
+    def keep_state(self, state: FolderState) -> None:
+        """Keep the latest state of a folder for other sessions."""
+        before = self._cached.pop(state.folder.id, None)
+        self._cached_mails -= 0 if before is None else len(before) + 1
+        self._live.add(state)
+        self._cached[state.folder.id] = state
+        self._cached_mails += len(state) + 1
+        while self._cached_mails > self._max_cached_mails and len(self._cached) > 1:
+            _, dropped = self._cached.popitem(last=False)
+            self._cached_mails -= len(dropped) + 1
+
+    async def count_mails(self, wanted: Sequence[Folder]) -> dict[int, FolderCounts]:
+        """Count the mails of folders, by id. :raises Temporary: the database is unavailable."""
+        found: dict[int, FolderCounts] = {}
+        unknown = []
+        for folder in wanted:
+            version, counts = self._counts.get(folder.id, (0, FolderCounts()))
+            if version == folder.version:
+                found[folder.id] = counts
+            else:
+                unknown.append(folder)
+        if unknown:
+            async with self._reads, self.database.statement() as connection:
+                counted = await folder_views.count_mails(connection, [folder.id for folder in unknown])
+            for folder in unknown:  # counted after ``folder`` was read: kept for its version, or a later one
+                found[folder.id] = counted[folder.id]
+                self._counts.pop(folder.id, None)
+                self._counts[folder.id] = folder.version, counted[folder.id]
+                if len(self._counts) > MAX_COUNTS:
+                    self._counts.popitem(last=False)
+        return found
+
+    # ------------------------------------------------------------------------------------------ mails
+
+    async def read_heads(self, blob_ids: Sequence[int], octets: int) -> dict[int, bytes]:
+        """Return the first ``blobs.HEAD_OCTETS`` of mails, without those that are missing.
+
+        :param octets: of all of them. :raises Temporary: the database is unavailable.
+        """
+        return await self._heads.get(blob_ids, octets)
+
+    async def _read_heads(self, blob_ids: Sequence[int]) -> dict[int, bytes]:
+        async with self.database.statement() as connection:
+            return await blobs.heads(connection, blob_ids)
+
+    async def read_headers(self, blob_ids: Sequence[int]) -> dict[int, bytes]:
+        """Return the first HEADER_OCTETS of mails, without those that are missing.
+
+        :raises Temporary: the database is unavailable.
+        """
+        return await self._headers.get(blob_ids, HEADER_OCTETS // 4 * len(blob_ids))
+
+    async def _read_headers(self, blob_ids: Sequence[int]) -> dict[int, bytes]:
+        async with self.database.statement() as connection:
+            return await blobs.prefixes(connection, blob_ids, HEADER_OCTETS)
+
+    async def read_span(self, blob_id: int, start: int, length: int) -> bytes:
+        """Return up to ``length`` bytes of a mail from ``start`` on; b"" at its end.
+
+        :raises Temporary: the database is unavailable. :raises Permanent: the bytes are missing.
+        """
+        async with self._span_reads, self.database.statement() as connection:
+            return await blobs.read_span(connection, blob_id, start, length)
+
+    # ------------------------------------------------------------------------------------------ structures
+
+    async def structure(self, blob_id: int, octets: int, head: bytes | None = None) -> MailStructure:
+        """Return the structure of a mail, read once while it is kept.
+
+        :param octets: of the mail. :param head: its first octets, if they are in memory.
+        :raises Temporary: the database is unavailable. :raises Permanent: the bytes are missing.
+        """
+        known = self._structures.get(blob_id)
+        if known is not None:
+            self._structures.move_to_end(blob_id)
+            return known
+        reader, parsing = StructureReader(), Parsing()
+        position = 0
+        while position < octets:
+            piece = head if head is not None and not position else None
+            if piece is None:
+                piece = await self.read_span(blob_id, position, blobs.CHUNK_OCTETS)
+            if not piece:
+                raise Permanent(f"the bytes of blob {blob_id} from {position} on are missing")
+            position += len(piece)
+            await parsing.run(len(piece), reader.feed, piece)
+        found = await parsing.run(min(octets, blobs.HEAD_OCTETS), reader.finish)
+        self._keep_structure(blob_id, found)
+        return found
+
+    def known_structure(self, blob_id: int) -> MailStructure | None:
+        """Return the structure of a mail if it is kept."""
+        return self._structures.get(blob_id)
+
+    def _keep_structure(self, blob_id: int, structure: MailStructure) -> None:
+        if blob_id in self._structures:
+            return
+        self._structures[blob_id] = structure
+        self._structure_octets += _octets_of(structure)
+        while self._structure_octets > STRUCTURES_OCTETS:
+            _, dropped = self._structures.popitem(last=False)
+            self._structure_octets -= _octets_of(dropped)
+
+
+def _octets_of(structure: MailStructure) -> int:
+    """About the memory of a structure."""
+    texts = len(structure.envelope) + len(structure.body) + len(structure.bodystructure)
+    return texts + 300 * len(structure.parts) + 500
