@@ -111,7 +111,8 @@ class _Fetch:
 
     def _all_items(self, index: int) -> Sequence[FetchAttribute]:
         if self.seen and self.context.folder.state.uids[index] in self.seen:
-            return list(dict.fromkeys((*self.items, FetchAttribute("FLAGS"))))
+            modseq = [FetchAttribute("MODSEQ")] if self.context.shows_modseq else []  # RFC 7162 section 3.2
+            return list(dict.fromkeys((*self.items, FetchAttribute("FLAGS"), *modseq)))
         return self.items
 
     def _short(self, index: int, item: FetchAttribute) -> bytes:

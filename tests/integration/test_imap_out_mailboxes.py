@@ -157,6 +157,10 @@ async def test_a_conditional_store_leaves_what_others_have_changed(server: ImapS
     assert untagged[0] == b"* 1 FETCH (MODSEQ (4))"
     assert (await one.ok(b"FETCH 1:2 (FLAGS) (CHANGEDSINCE 3)")) == [b"* 1 FETCH (FLAGS (\\Seen) MODSEQ (4))"]
     assert await one.ok(b"SEARCH MODSEQ 4") == [b"* SEARCH 1 (MODSEQ 4)"]
+    # a text that is read changes the flags, too
+    assert await one.ok(b"FETCH 3 BODY[TEXT]<0.4>") == [
+        b"* 3 FETCH (BODY[TEXT]<0> {4}\r\ntext FLAGS (\\Seen) MODSEQ (5))"
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- searches
