@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from deploy.machine.dovecot import installed_version
 from deploy.machine.dovecot_postfix import DemoProvider
 from services.imap_out.grammar.command_parser import parse_command
 from services.imap_out.grammar.commands import FetchArguments
@@ -70,6 +71,8 @@ def fetch(client: imaplib.IMAP4, name: str, item: str) -> Value:
 @pytest.mark.parametrize("item", ["ENVELOPE", "BODY", "BODYSTRUCTURE"])
 @pytest.mark.parametrize("name", [name for name in MAILS if name not in ODD])
 def test_the_description_is_that_of_dovecot(dovecot: imaplib.IMAP4, name: str, item: str) -> None:
+    if name == "RFC 2231" and item != "ENVELOPE" and installed_version() >= (2, 4):
+        pytest.skip("Dovecot 2.4 decodes values with a character set; RFC 2231 section 5 wants only their parts joined")
     structure = read_structure([MAILS[name]])
     assert [fetch(dovecot, name, item)] == values(getattr(structure, item.lower()))
 
