@@ -11,10 +11,10 @@ from contextlib import aclosing
 from services.imap_out.context import ImapContext, TaggedAnswer
 from services.imap_out.fetch_texts import ReadableMail
 from services.imap_out.grammar.commands import ImapCommand, SearchArguments, SortArguments, ThreadArguments
+from services.imap_out.grammar.keys import SearchKey
 from services.imap_out.responses import data
 from services.imap_out.search.body_search import BodySearch
 from services.imap_out.search.evaluation import Need, SearchView, body_texts, compile_search, has_modseq, need_of
-from services.imap_out.search.keys import SearchKey
 from services.imap_out.search.mail_texts import SearchedMail
 from services.imap_out.search.sorting import SortFacts, needs_header, read_sort_facts, sort_mails
 from services.imap_out.search.threading import (

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.imap_out.folding import fold_text
 from services.imap_out.grammar.command_parser import parse_command
 from services.imap_out.grammar.commands import SearchArguments
+from services.imap_out.grammar.keys import InHeader, InText, SearchKey
 from services.imap_out.search.body_search import BodySearch
 from services.imap_out.search.evaluation import (
     Need,
@@ -24,8 +26,6 @@ from services.imap_out.search.evaluation import (
     necessary_texts,
     need_of,
 )
-from services.imap_out.search.folding import fold_text
-from services.imap_out.search.keys import InHeader, InText, SearchKey
 from services.imap_out.search.mail_texts import SearchedMail
 from services.imap_out.structure.stored import read_structure
 from tests.imap_mails import MAILS

@@ -10,9 +10,7 @@ import pytest
 from services.imap_out.grammar.command_parser import parse_command
 from services.imap_out.grammar.commands import SearchArguments, SortArguments, ThreadArguments
 from services.imap_out.grammar.errors import CommandError
-from services.imap_out.grammar.search_keys import MAX_DEPTH, MAX_KEYS
-from services.imap_out.number_sets import LAST, SAVED, NumberSet
-from services.imap_out.search.keys import (
+from services.imap_out.grammar.keys import (
     ChangedSince,
     Either,
     Every,
@@ -28,6 +26,8 @@ from services.imap_out.search.keys import (
     SearchKey,
     SortKey,
 )
+from services.imap_out.grammar.search_keys import MAX_DEPTH, MAX_KEYS
+from services.imap_out.number_sets import LAST, SAVED, NumberSet
 
 DELETED = HasFlag("\\deleted")
 SINCE = OfDay("internal", "since", dt.date(1994, 2, 1))

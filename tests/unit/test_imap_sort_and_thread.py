@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from services.imap_out.grammar.keys import SortKey
 from services.imap_out.search.base_subject import base_subject
-from services.imap_out.search.keys import SortKey
 from services.imap_out.search.sorting import SortFacts, needs_header, read_sort_facts, sort_mails
 from services.imap_out.search.threading import (
     ThreadFacts,

@@ -8,8 +8,8 @@ from datetime import datetime
 from typing import Literal, NamedTuple
 
 from services.imap_out.grammar.fetch_items import FetchAttribute
+from services.imap_out.grammar.keys import SearchKey, SortKey
 from services.imap_out.number_sets import NumberSet
-from services.imap_out.search.keys import SearchKey, SortKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from datetime import date
 
 from services.imap_out.dates import parse_day
+from services.imap_out.folding import fold_text
 from services.imap_out.grammar.errors import CommandError
-from services.imap_out.grammar.reader import ArgumentReader
-from services.imap_out.search.folding import fold_text
-from services.imap_out.search.keys import (
+from services.imap_out.grammar.keys import (
     ChangedSince,
     Either,
     Every,
@@ -25,6 +24,7 @@ from services.imap_out.search.keys import (
     SearchKey,
     SortKey,
 )
+from services.imap_out.grammar.reader import ArgumentReader
 from shared.mime import charsets
 
 MAX_DEPTH = 100

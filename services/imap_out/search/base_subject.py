@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from services.imap_out.search.folding import fold_text
+from services.imap_out.folding import fold_text
 from shared.mime import headers
 
 SUBJECT_CHARACTERS = 1_000

@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from services.imap_out.search.folding import fold_text
+from services.imap_out.folding import fold_text
 from services.imap_out.search.mail_texts import HEADER_OCTETS, header_text
 from services.imap_out.structure.stored import MailStructure
 from services.imap_out.structure.transfer_decoding import TransferDecoder

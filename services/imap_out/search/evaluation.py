@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
-from services.imap_out.number_sets import index_of_uid, indexes_of_numbers, indexes_of_uids
-from services.imap_out.search.keys import (
+from services.imap_out.grammar.keys import (
     ChangedSince,
     Either,
     Every,
@@ -28,6 +27,7 @@ from services.imap_out.search.keys import (
     OfSize,
     SearchKey,
 )
+from services.imap_out.number_sets import index_of_uid, indexes_of_numbers, indexes_of_uids
 
 TRIGRAM = 3
 """Characters of a text that an index of trigrams needs at least."""

@@ -6,7 +6,7 @@ import datetime as dt
 import email.utils
 from collections.abc import Collection, Sequence
 
-from services.imap_out.search.folding import fold_text
+from services.imap_out.folding import fold_text
 from shared.mime import headers
 
 HEADER_OCTETS = 256 * 1024

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from services.imap_out.folding import fold_text, order_text
+from services.imap_out.grammar.keys import SortKey
 from services.imap_out.search.base_subject import base_subject
-from services.imap_out.search.folding import fold_text, order_text
-from services.imap_out.search.keys import SortKey
 from services.imap_out.search.mail_texts import sent_date
 from services.imap_out.structure.addresses import parse_addresses
 from shared.mime import charsets, headers
