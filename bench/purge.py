@@ -21,9 +21,10 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -169,7 +170,7 @@ class Side:
             while not over.is_set():
                 began = time.perf_counter()
                 mail, person = chance.randrange(kept, kept + left), people + chance.randrange(PEOPLE)
-                while not await _is_read(database, mail, person):
+                while not await _is_done(partial(_read, database, mail, person)):
                     pass
                 seconds.append(time.perf_counter() - began)
                 await asyncio.sleep(READ_PAUSE_SECONDS)
@@ -187,19 +188,23 @@ class Side:
         self._server.drop(self.name)
 
 
-async def _is_read(database: Database, mail: int, person: int) -> bool:
-    """Read a mail and list a mailbox. Return False after a deadlock: PostgreSQL ends a read if it and the drop of a
-    partition wait for each other."""
+async def _is_done(work: Callable[[], Awaitable[object]]) -> bool:
+    """Return False after a deadlock: PostgreSQL ends a read or the drop of a partition if each waits for the other."""
     try:
-        async with database.transaction() as connection:
-            await blobs.heads(connection, [mail])
-        async with database.transaction() as connection:
-            await folder_admin.list_mails(connection, person)
+        await work()
     except Temporary as error:
         if not isinstance(error.__cause__, psycopg.errors.DeadlockDetected):
             raise
         return False
     return True
+
+
+async def _read(database: Database, mail: int, person: int) -> None:
+    """Read a mail and list a mailbox."""
+    async with database.transaction() as connection:
+        await blobs.heads(connection, [mail])
+    async with database.transaction() as connection:
+        await folder_admin.list_mails(connection, person)
 
 
 async def _keep_blobs(connection: Connection, ids: object) -> int:
@@ -210,8 +215,13 @@ async def _keep_blobs(connection: Connection, ids: object) -> int:
 async def _execute(database: Database, statements: Iterator[str]) -> None:
     """Commit each statement by itself: with the exclusive locks of several, it would wait for readers in a circle."""
     for statement in statements:
-        async with database.statement(600.0) as connection:
-            await connection.execute(statement.encode())
+        while not await _is_done(partial(_commit, database, statement)):
+            pass
+
+
+async def _commit(database: Database, statement: str) -> None:
+    async with database.statement(600.0) as connection:
+        await connection.execute(statement.encode())
 
 
 # ------------------------------------------------------------------------------------------ the report
