@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from deploy.machine.dovecot import installed_version
 from deploy.machine.dovecot_postfix import DemoProvider
 from shared.amqp import publications
 from shared.amqp.broker import Broker
@@ -223,7 +224,8 @@ async def test_the_answers_are_those_of_dovecot(
     await theirs.ok(b"LOGIN script@imap.test secret")
     async with imap_server(database_url, database, tmp_path) as server:
         ours = await server.login(None)
-        for mail in (mail for name, mail in MAILS.items() if name not in ODD):
+        odd = (*ODD, "RFC 2231") if installed_version() >= (2, 4) else ODD  # Dovecot 2.4 decodes its parameters
+        for mail in (mail for name, mail in MAILS.items() if name not in odd):
             date = b'INBOX () "11-Nov-2026 10:00:00 +0000"'
             assert (await ours.append(mail, date)).startswith(b"OK")
             assert (await theirs.append(mail, date)).startswith(b"OK")

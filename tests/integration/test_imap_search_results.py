@@ -11,9 +11,9 @@ import pytest
 from deploy.machine.dovecot_postfix import DemoProvider
 from services.imap_out.grammar.command_parser import parse_command
 from services.imap_out.grammar.commands import SearchArguments, SortArguments, ThreadArguments
+from services.imap_out.grammar.keys import SearchKey
 from services.imap_out.search.body_search import BodySearch
 from services.imap_out.search.evaluation import SearchView, body_texts, compile_search
-from services.imap_out.search.keys import SearchKey
 from services.imap_out.search.mail_texts import SearchedMail
 from services.imap_out.search.sorting import read_sort_facts, sort_mails
 from services.imap_out.search.threading import format_threads, read_thread_facts, thread_by_references

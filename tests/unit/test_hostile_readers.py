@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_commands_in_clear_behind_stls_are_never_executed(tmp_path: Path, loop: 
 def test_clients_that_send_octet_by_octet_block_nobody_and_time_out(
     tmp_path: Path, loop: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "LOGIN_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "_DEADLINES", replace(connection._DEADLINES, login=1.0))
 
     async def work() -> None:
         async with stand(tmp_path) as server:

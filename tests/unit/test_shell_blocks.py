@@ -21,6 +21,8 @@ NOT_RUN = {
     "smtp.host=smtp.company.com history=from_now password=-": "it needs the provider: tests/e2e/test_examples.py",
     "docs/manual.md: mailgroup external set support@company.com imap.host=imap.company.com password=-": "it needs the "
     "provider: tests/integration/test_imap_accounts.py",
+    "docs/manual.md: mailgroup external set support@company.com imap.sent=true imap.answered=true": "it needs "
+    "an account with IMAP: tests/integration/test_provider_filing.py",
     "docs/service.md: ./mailgroup install-service": "it needs systemd: tests/unit/test_installing.py",
     "docs/service.md: git pull": "`upgrade` needs systemd: tests/unit/test_installing.py",
     "docs/service.md: systemctl stop mailgroup": "it needs systemd",
