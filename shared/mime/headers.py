@@ -62,7 +62,7 @@ BOM = "\ufeff".encode()
 
 def header_end(message: bytes) -> int:
     """Return the start of the body, after the blank line that ends the header; ``len(message)`` without one."""
-    if message.startswith((b"\r\n", b"\n")):
+    if message.startswith((b"\r\n", b"\n"), len(BOM) if message.startswith(BOM) else 0):
         return message.index(b"\n") + 1
     long = message.find(b"\n\r\n")
     short = message.find(b"\n\n", 0, long + 1 if long >= 0 else None)

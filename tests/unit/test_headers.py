@@ -9,7 +9,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shared.mime import headers
@@ -574,6 +574,7 @@ LINES = [
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=14).map(b"".join))
+@example(b"\xef\xbb\xbf\r\nTo: a@b\r\n")  # a blank line behind the mark
 def test_fields_read_all_at_once_are_those_read_one_by_one(message: bytes) -> None:
     one_by_one: dict[str, list[bytes]] = {}
     for field in fields(message[: header_end(message)]):
