@@ -1,4 +1,4 @@
-"""A client of IMAP that sends what it is told and returns what it gets, and the server in a process of its own."""
+"""A client of IMAP that sends the lines of a test and returns the answers, and the server in a process of its own."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ class ServedConnection(AdmittedConnection):
     def end_session(self, reply: bytes = b"") -> None:
         """Close the connection, unless a change is being committed.
 
-        :param reply: what the client is told; b"": nothing, as after a timeout.
+        :param reply: what the client gets; b"": nothing, as after a timeout.
         """
         session = self._served
         if session is not None and session.committing:

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from services.pop3_out import connection as pop3
-from services.pop3_out import listener as pop3_listener
 from services.pop3_out import readahead
 from services.pop3_out import session as pop3_session
 from services.sender import header_fields
@@ -18,7 +17,7 @@ from services.smtp_in import listener as smtp_listener
 from shared.auth import passwords, throttle
 from shared.net import listening, proxy_protocol
 from shared.routing import facts
-from shared.runtime import served_connection
+from shared.runtime import served_connection, served_listener
 from shared.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -54,7 +53,7 @@ def test_every_setting_that_it_names_is_one_with_that_default() -> None:
 @pytest.mark.parametrize(
     ("row", "pop3_value", "smtp_value"),
     [
-        ("connections, total", f"{pop3_listener.MAX_CONNECTIONS:,}", f"{smtp_listener.MAX_CONNECTIONS:,}"),
+        ("connections, total", f"{served_listener.MAX_CONNECTIONS:,}", f"{smtp_listener.MAX_CONNECTIONS:,}"),
         (
             "a PROXY header, where one is required",
             f"{proxy_protocol.HEADER_SECONDS:g} s; {listening.MAX_PENDING_HEADERS} connections may wait for one",

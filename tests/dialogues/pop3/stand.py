@@ -23,12 +23,13 @@ from typing import Any
 import uvloop
 
 from deploy.machine import ports
-from services.pop3_out.listener import MAX_CONNECTIONS, Pop3Listener
+from services.pop3_out.listener import Pop3Listener
 from services.pop3_out.snapshot import Snapshot
 from shared.auth.authenticator import Throttled
 from shared.errors import Permanent, Temporary
 from shared.model import Local
 from shared.net.server_tls import Certificate
+from shared.runtime.served_listener import MAX_CONNECTIONS
 from shared.settings import Settings
 
 ALEX = Local(1, "alex@local.com", True, "hash of secret", "Alex", (), (), 1, None)
