@@ -126,6 +126,8 @@ class ProviderFiling:
 
     async def _record_failure(self, external: External, filings: Sequence[Filing], error: str) -> None:
         log.warning("filing at the provider failed", external=external.address, mails=len(filings), error=error)
+        if not filings:  # the session ended badly when all was done
+            return
         delay = retry_policy.retry_delay(1 + min(filing.tries for filing in filings), random.random())
         async with self._database.transaction() as connection:
             given_up = await provider_filings.record_failure(connection, filings, error, delay)

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import structlog
 
 from deploy.machine.dovecot_postfix import DemoProvider
 from services.admin.accounts.errors import AccountsError
 from services.admin.monitoring import problems
 from services.sender.provider_filing import FILINGS
+from shared.errors import Temporary
 from shared.mime import headers
 from shared.provider import imap_client
 from shared.store import provider_filings
@@ -189,6 +191,28 @@ async def test_a_server_that_hangs_holds_no_other_account_and_no_mail(
 
 async def _async(value: bool) -> bool:
     return value
+
+
+async def test_a_session_that_ends_badly_after_the_work_is_no_failure_of_it(
+    harness: SenderHarness, provider_smtp: ScriptedSmtp, imap: ScriptedImap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = FILINGS.labels("sent", "failed")._value.get()
+    await by(harness, provider_smtp.port, imap.port, sent=True)
+
+    async def quit_badly(_: imap_client.ImapClient) -> bool:
+        raise Temporary("the session took too long")
+
+    monkeypatch.setattr(imap_client.ImapClient, "quit", quit_badly)
+    # when two mails are filed, the second one in another round
+    with structlog.testing.capture_logs() as logged:
+        for number in (1, 2):
+            await harness.until(await harness.submit(ANN), state="done")
+            await until(lambda number=number: _async(len(imap.others["Sent Items"].mails) == number))
+            await until(lambda: filed(harness))
+    # then the end of the session is reported, and nothing else
+    warned = {entry["event"] for entry in logged if entry["log_level"] in ("warning", "error")}
+    assert warned == {"filing at the provider failed"}
+    assert FILINGS.labels("sent", "failed")._value.get() == before
 
 
 async def test_after_five_days_a_copy_is_given_up(
