@@ -182,7 +182,7 @@ def test_a_client_that_reads_too_slowly_is_cut(
         for module in (
             "services.pop3_out.connection",
             "shared.runtime.served_connection",
-            "services.pop3_out.listener",
+            "shared.runtime.served_listener",
         ):
             monkeypatch.setattr(f"{module}.time", clock)
         async with stand(tmp_path) as server:

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from services.pop3_out import listener as pop3_listener
 from services.pop3_out.connection import IDLE_SECONDS, LOGIN_SECONDS, SESSION_SECONDS
 from shared.model import Local
-from shared.runtime import served_connection
+from shared.runtime import served_connection, served_listener
 from tests.dialogues.pop3.stand import ALEX, MemoryLogins, on_loop, stand
 from tests.polling import until, until_still
 
@@ -25,7 +24,7 @@ TLS = pytest.mark.parametrize("tls", [False, True], ids=["clear", "tls"])
 def test_a_handshake_that_does_not_come_ends_the_connection(
     tmp_path: Path, loop: str, tls: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (served_connection, pop3_listener):
+    for module in (served_connection, served_listener):
         monkeypatch.setattr(module, "TLS_SECONDS", 0.5)
 
     async def work() -> None:
