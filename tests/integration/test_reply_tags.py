@@ -202,7 +202,8 @@ async def test_an_answer_without_name_and_reference_reaches_its_author(database:
     [key] = await keys_of(database)
     tag = make_tag(key, externals[SUPPORT].id, people["Jim"].id)
     answer = f"From: {ANN}\r\nTo: support+{tag}@company.com\r\n\r\nan answer\r\n".encode()
-    forged = f"From: {ANN}\r\nTo: support+{tag[:-1]}x@company.com\r\n\r\nforged\r\n".encode()
+    other = tag[:-1] + ("y" if tag.endswith("x") else "x")
+    forged = f"From: {ANN}\r\nTo: support+{other}@company.com\r\n\r\nforged\r\n".encode()
     # when both are fetched
     [row, _] = await fetch(database, answer, forged)
     # then the tag of ours counts, and the other one nothing
