@@ -14,7 +14,7 @@ SUBJECT_CHARACTERS = 1_000
 _BLANKS = re.compile(r"\s+")
 _TRAILER = re.compile(r"(?:\(fwd\)|\s)\Z", re.IGNORECASE)
 _BLOB = r"\[[^\[\]]*+\]\s*+"
-_LEADER = re.compile(rf"(?:{_BLOB})*+(?:re|fwd?)\s*+(?:{_BLOB})?+:|\s", re.IGNORECASE)
+_LEADER = re.compile(rf"(?>(?:{_BLOB})*)(?:re|fwd?)\s*+(?>(?:{_BLOB})?):|\s", re.IGNORECASE)
 _LEADING_BLOB = re.compile(_BLOB)
 
 
