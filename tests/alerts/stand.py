@@ -27,8 +27,8 @@ from tests.company import local
 from tests.servers import scratch
 from tests.system import System, running, until
 
-SUPPORT, SALES, NOBODY, CLOSED, PINNED, UNSTARTED = (
-    f"{name}@company.com" for name in ("support", "sales", "nobody", "closed", "pinned", "unstarted")
+SUPPORT, SALES, NOBODY, CLOSED, PINNED, UNSTARTED, TOKENS = (
+    f"{name}@company.com" for name in ("support", "sales", "nobody", "closed", "pinned", "unstarted", "tokens")
 )
 MAX_OCTETS = 100_000
 """Limit of a mail: octets."""

@@ -23,8 +23,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from shared.amqp.topology import DEAD_LETTERS, EXCHANGE
 from shared.mime.headers import MAX_HOPS
-from tests.alerts.stand import CLOSED, MAX_OCTETS, NOBODY, PINNED, SALES, SUPPORT, UNSTARTED, Stand
+from tests.alerts.stand import CLOSED, MAX_OCTETS, NOBODY, PINNED, SALES, SUPPORT, TOKENS, UNSTARTED, Stand
+from tests.company import local
 from tests.system import until
+from tests.token_server import account_fields, token_server
 
 WHO = "anna@customer.example"
 
@@ -67,9 +69,9 @@ def troubles() -> list[list[Trouble]]:
     """Return the troubles in groups: those of a group are there at the same time."""
     return [
         [
-            _login(), _not_polled(), _provider_certificate(), _held(), _waits_for_start(), _parked(), _skipped(),
-            _books(), _provider(), _stray(), _connections(), _old_ids(), _standby(), _archive(), _disk(), _backup(),
-            _guesses(), _certificate_expires(),
+            _login(), _access_token(), _not_polled(), _provider_certificate(), _held(), _waits_for_start(), _parked(),
+            _skipped(), _books(), _provider(), _stray(), _connections(), _old_ids(), _standby(), _archive(), _disk(),
+            _backup(), _guesses(), _certificate_expires(),
         ],
         [_mailbox(), _certificate_refused(), _background(), _corrupted()],
         [_broker_limit()],  # it accepts no messages meanwhile
@@ -99,6 +101,27 @@ def _login() -> Trouble:
         lambda here: set_password(here, "wrong"),
         lambda here: set_password(here, "secret"),
     )
+
+
+def _access_token() -> Trouble:
+    """An issuer gives one access token, which expires at once, and then no other."""
+    held = _Held()
+
+    def begin(here: Stand) -> None:
+        server = held.stack.enter_context(token_server())
+        server.answers = [(200, {"access_token": "short", "expires_in": 6}), *((503, {}) for _ in range(10_000))]
+        oauth = account_fields(server, grant="client_credentials")["oauth"]
+        account = {**here.system.external(TOKENS), "oauth": oauth}
+        del account["password"]
+        here.system.apply({"external_accounts": [account], "local_accounts": [local("Tia", TOKENS)]}, prune=False)
+
+    def end(here: Stand) -> None:
+        for words in (("local", "remove", local("Tia")["address"]), ("external", "remove", TOKENS)):
+            done = here.system.run(*words)
+            assert done.exit_code == 0, done.output
+        held.end(here)
+
+    return Trouble(("AccessTokenExpires",), begin, end)
 
 
 def _not_polled() -> Trouble:
