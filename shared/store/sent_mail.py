@@ -22,12 +22,21 @@ OUTSIDE_YEARS = 1
 """Age up to which an id from outside is kept after its mail is purged, in years: few threads pause for longer, and
 there are as many of these rows as fetched mails."""
 
-_NOT_FROM_OUTSIDE = """(
-        select i.id from inbound i
-        where i.message_id = {id} and i.source || '' = 'fetched' and i.created_at < {sent_at} limit 1) is null
-    and (select o.external_id from sent_mail o where o.message_id = {id} and o.author_id is null limit 1) is null"""
-"""SQL: no mail from outside had this id before we sent it. A plan made in quiet times has to find the id by its index,
-too: so this is no ``not exists``, which PostgreSQL may turn into a join, and the source is no condition of an index."""
+_MAY_RECORD = """case
+    when (select o.recorded_at from sent_mail o where o.message_id = {id} and o.external_id = {external_id}) is not null
+    then false
+    else (
+            select i.id from inbound i
+            where i.message_id = {id} and i.source || '' = 'fetched' and i.created_at < {sent_at} limit 1) is null
+        and (select o.external_id from sent_mail o where o.message_id = {id} and o.author_id is null limit 1) is null
+    end"""
+"""SQL: this id is not recorded yet, and no mail from outside had it before we sent it. An author who uses one id again
+and again thus causes no search in the mails inside that have it. A plan made in quiet times has to find the id by its
+index, too: so this is no ``not exists``, which PostgreSQL may turn into a join, and the source is no condition of an
+index."""
+
+
+_SENT_AT = "coalesce(s.created_at, now())"
 
 
 async def add_sent(connection: Connection, rows: Collection[tuple[str, int, int, int]]) -> None:
@@ -41,7 +50,7 @@ async def add_sent(connection: Connection, rows: Collection[tuple[str, int, int,
             select new.* from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[])
                 as new (message_id, external_id, author_id, submission_id)
             left join submissions s on s.id = new.submission_id
-            where {_NOT_FROM_OUTSIDE.format(id="new.message_id", sent_at="coalesce(s.created_at, now())")}
+            where {_MAY_RECORD.format(id="new.message_id", external_id="new.external_id", sent_at=_SENT_AT)}
             order by 1, 2
             on conflict (message_id, external_id) do nothing""",
         (
@@ -55,7 +64,7 @@ async def add_sent(connection: Connection, rows: Collection[tuple[str, int, int,
 
 FROM_NEW = f"""insert into sent_mail (message_id, external_id, author_id, submission_id)
     select distinct on (message_id, external_id) message_id, external_id, author_id, id from new
-    where {_NOT_FROM_OUTSIDE.format(id="new.message_id", sent_at="now()")}
+    where {_MAY_RECORD.format(id="new.message_id", external_id="new.external_id", sent_at="now()")}
     order by message_id, external_id, place
     on conflict (message_id, external_id) do nothing"""
 """SQL: ``add_sent`` for the submissions in ``new``, as a part of a larger statement; in the same order."""
@@ -79,7 +88,7 @@ async def add_further(connection: Connection, further: Collection[tuple[str, str
                 from unnest(%s::text[], %s::text[], %s::bigint[]) as f (message_id, further_id, external_id)
                     join sent_mail a using (message_id, external_id)
                 where a.author_id is not null
-                    and {_NOT_FROM_OUTSIDE.format(id="f.further_id", sent_at="a.recorded_at")}
+                    and {_MAY_RECORD.format(id="f.further_id", external_id="a.external_id", sent_at="a.recorded_at")}
                 order by 1, 2
                 on conflict (message_id, external_id) do nothing""",
             ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]),

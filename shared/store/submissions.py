@@ -21,6 +21,10 @@ MAX_REASON = 1000
 """Longest reason in a notice about refused recipients: characters; each has its own in its row."""
 
 
+REPEATED_LIMIT = 20
+"""Submissions with the same author and Message-ID that one is compared with, before it and after it."""
+
+
 @dataclass(frozen=True, slots=True)
 class RefusedRecipient:
     """A recipient that was accepted at RCPT and has no account any more. Its author gets a failure notice."""
@@ -261,18 +265,27 @@ async def find_duplicates(connection: Connection, ids: Sequence[int]) -> dict[in
     that got no answer tries again. :return: each with the id of the other one.
 
     Their commits may be in another order than their ids, so one that was handed over already counts too. The clock may
-    have been set between them, so their times are not compared.
+    have been set between them, so their times are not compared. A script may give all its mails one Message-ID: the
+    nearest REPEATED_LIMIT on each side are compared.
     """
     cursor = await connection.execute(
         """select s.id, max(e.id) from submissions s join blobs m on m.id = s.blob_id
-               join submissions e on e.message_id = s.message_id and e.author_id = s.author_id
-                   and (e.id < s.id or e.state <> 'submitted' and e.id <> all(%(ids)s::bigint[]))
+               cross join lateral (
+                   (select id, blob_id from submissions before
+                    where before.message_id = s.message_id and before.author_id = s.author_id and before.id < s.id
+                    order by before.id desc limit %(limit)s)
+                   union all
+                   select id, blob_id from (
+                       select id, blob_id, state from submissions later
+                       where later.message_id = s.message_id and later.author_id = s.author_id and later.id > s.id
+                       order by later.id limit %(limit)s) later
+                   where state <> 'submitted' and id <> all(%(ids)s::bigint[])) e
                join blobs em on em.id = e.blob_id and em.sha256 = m.sha256
            where s.id = any(%(ids)s::bigint[]) and exists (
                select from submission_recipients r join submission_recipients er using (address)
                where r.submission_id = s.id and er.submission_id = e.id)
            group by s.id""",
-        {"ids": array_literal(ids)},
+        {"ids": array_literal(ids), "limit": REPEATED_LIMIT},
     )
     return {int(row[0]): int(row[1]) for row in await cursor.fetchall()}
 

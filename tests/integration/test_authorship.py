@@ -39,6 +39,28 @@ async def test_an_id_keeps_its_first_author_in_the_table(company: Database) -> N
     assert await readers(company, answer) == [ALEX]
 
 
+async def test_an_id_that_its_author_uses_again_is_not_searched_again(company: Database) -> None:
+    # given a script of Alex whose 100 mails to Jim have one Message-ID
+    await submit(company, "Alex", SENT)
+    externals, people = await everyone(company)
+    async with company.transaction() as connection:
+        await connection.execute(
+            """insert into inbound (source, blob_id, message_id, state)
+               select 'submitted', (select max(id) from blobs), 'ours@local.com', 'delivered'
+               from generate_series(1, 100)"""
+        )
+    # when another one is submitted
+    async with company.transaction() as connection:
+        await connection.execute("set local enable_seqscan = off")
+        await sent_mail.add_sent(connection, [("ours@local.com", externals[SUPPORT].id, people["Alex"].id, 1)])
+        cursor = await connection.execute(
+            """select (coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int
+               from pg_stat_xact_user_tables where relname = 'inbound'"""
+        )
+        # then the others are not looked at
+        assert await cursor.fetchall() == [(0,)]
+
+
 async def test_who_submits_the_id_of_a_customers_mail_does_not_become_its_author(company: Database) -> None:
     # given a customer's mail, and Jim who submits its Message-ID, through either account
     await fetch(company, customer_mail("customer@x"))

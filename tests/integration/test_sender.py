@@ -180,6 +180,41 @@ async def test_a_mail_submitted_twice_is_reported_once_whichever_commits_first(
     assert (await told(first), await told(again)) == ({}, {again: first})
 
 
+async def test_mails_with_one_message_id_are_compared_with_the_nearest(harness: SenderHarness) -> None:
+    # given a script that gives all its mails one Message-ID: 100, or 400
+    read = []
+    for mails in (100, 300):
+        [id_] = [await harness.submit(ANN, message_id="one@local.com")]
+        await harness.until(id_, state="done")
+        await harness.rows(
+            """with made as (
+                   insert into submissions (author_id, external_id, blob_id, envelope_from, message_id, body_8bit,
+                       smtputf8, state)
+                   select author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8, 'done'
+                   from submissions, generate_series(1, %s) where id = %s returning id)
+               insert into submission_recipients (submission_id, position, address, kind, state)
+               select id, 0, %s, 'relay', 'relayed' from made returning submission_id""",
+            mails,
+            id_,
+            ANN,
+        )
+        last = await harness.submit(ANN, message_id="one@local.com")
+        # when the last one is compared
+        async with harness.database.transaction() as connection:
+            await connection.execute("set local enable_seqscan = off")
+            found = await submissions.find_duplicates(connection, [last])
+            cursor = await connection.execute(
+                """select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int
+                   from pg_stat_xact_user_tables where relname in ('submissions', 'blobs', 'submission_recipients')"""
+            )
+            [row] = await cursor.fetchall()
+            read.append(row[0])
+        # then it is known to be one of many
+        assert found == {last: last - 1}
+    # and as few rows were read for 400 as for 100
+    assert max(read) < 200
+
+
 async def test_a_message_that_the_broker_lost_is_published_again_later(harness: SenderHarness) -> None:
     # given a submission whose message was lost
     id_ = await harness.submit(ANN)
