@@ -200,12 +200,14 @@ numbers, and a read-only one gives none."""
 async def _configure(connection: WatchedConnection[Row]) -> None:
     """Set the server's own limits on this connection, and skip the numbers that a failover lost.
 
+    Statements are not compiled (jit): that takes longer than the few rows of a mail.
     A connection to a standby stays open while the standby is promoted. So this is repeated before each use, until the
     connection accepts changes.
     """
     cursor = await connection.execute(
         f"""set idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
             set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;
+            set jit = off;
             {_SKIP_LOST_NUMBERS};
             select current_setting('transaction_read_only') = 'off'"""
     )
