@@ -252,7 +252,7 @@ def judge(browser: Browser, url: str, folder: Path) -> None:
         [Path(sys.executable).with_name("schemathesis"), *words, *HOW, "--seed", "1", *LEFT_OUT],
         capture_output=True,
         text=True,
-        timeout=1800 if LONG else 600,
+        timeout=1700,
         check=False,
         cwd=folder,  # it stores its findings beside it
         env=os.environ | {"NO_COLOR": "1"},
