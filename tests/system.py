@@ -140,7 +140,7 @@ def _in_a_loop() -> bool:
     return True
 
 
-def until(what: Callable[[], T], seconds: float = 300.0) -> T:
+def until(what: Callable[[], T], seconds: float = 600.0) -> T:
     """Call a function until its result is true, and return it. :raises AssertionError: not within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
