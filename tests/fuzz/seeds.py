@@ -24,7 +24,9 @@ WORDS = [
     b"* ", b"t5 OK done\r\n", b"t6 OK\r\n", b"t7 NO [UNAVAILABLE] x\r\n", b"t8 OK\r\n", b"t9 OK\r\n", b"* 1 FETCH (",
     b"UID 1 ", b"BODY[] ", b"{5}\r\n", b"~{3}\r\n", b"{0}\r\n", b"NIL", b"FLAGS (\\Seen)", b"* 4 EXISTS\r\n",
     b"a FETCH 1:* ", b"a UID ", b"a SEARCH ", b"a STORE 1 +FLAGS ", b"a APPEND x ", b"a LIST ", b"a SELECT ",
-    b"{3+}\r\n",
+    b"{3+}\r\n", b"~{3+}\r\n", b"{99999+}\r\n", b"{9999999999999999999}\r\n", b"a IDLE\r\n", b"DONE\r\n",
+    b"a SELECT INBOX\r\n", b"a APPEND INBOX {3}\r\n", b"a LOGIN {4+}\r\n", b"a UNSELECT\r\n", b"a STATUS INBOX (",
+    b"a NOOP\r\n", b"a LOGOUT\r\n", b"a AUTHENTICATE PLAIN\r\n", b"a EXPUNGE\r\n", b"a THREAD REFERENCES UTF-8 ALL\r\n",
     b"BODY.PEEK[HEADER.FIELDS (", b"CHANGEDSINCE ", b"RETURN (", b"OR ", b"NOT ", b"CHARSET utf-8 ", b"&APw-",
     b"Content-Type: multipart/mixed; boundary=x\r\n\r\n", b"--x--\r\n", b"Content-Type: message/rfc822\r\n\r\n",
     b"Content-Transfer-Encoding: base64\r\n", b"Content-Disposition: attachment; filename*0*=", b"Subject: ",
@@ -55,6 +57,9 @@ def seeds() -> list[bytes]:
         b"8a UID STORE 1,5:* (UNCHANGEDSINCE 7) -FLAGS.SILENT (\\Deleted $x)\r\n"
         b'b LIST (SUBSCRIBED) "" (% *) RETURN (CHILDREN)\r\n'
         b'c UID MOVE $ "Entw\xc3\xbcrfe"\r\nd SORT (REVERSE DATE SUBJECT) utf-8 TEXT {3}\r\nxyz\r\n',
+        b"\xffc FETCH 1:2 (FLAGS BODY[] BODY.PEEK[2.HEADER] BINARY[1])\r\nd SEARCH TEXT it\r\ne IDLE\r\nDONE\r\n"
+        b"f APPEND INBOX (\\Seen) {3}\r\nabc\r\ng APPEND INBOX {9999+}\r\nabc",
+        b'\x70b LIST "" * RETURN (STATUS (MESSAGES))\r\nc SELECT {5}\r\nINBOX (CONDSTORE)\r\nd NOOP {99999+}\r\n\0\r\n',
         b"Subject: Re: [x] y\r\nContent-Type: multipart/mixed; boundary=x\r\n\r\n"
         b"--x\r\nContent-Type: message/rfc822\r\n\r\n"
         b"From: G: Alex <alex@local.com>;\r\n\r\nalex\r\n--x\r\nContent-Type: text/html; charset=utf-8\r\n"

@@ -24,7 +24,7 @@ from shared.mime.dot_stuffing import CrlfDotStuffer
 from shared.model import External, Local, Relay, Sent, Server
 from shared.net import proxy_protocol
 from shared.provider.pop3_replies import Body
-from tests.fuzz import imap_judges, provider_sessions, sessions
+from tests.fuzz import imap_judges, imap_sessions, provider_sessions, sessions
 
 _SERVER = Server("mail.company.com", 110, "none")
 SUPPORT = External(
@@ -218,6 +218,11 @@ def imap_server(data: bytes) -> None:
     provider_sessions.imap_session(data)
 
 
+def imap_client(data: bytes) -> None:
+    """See ``imap_sessions.client_session``."""
+    imap_sessions.client_session(data)
+
+
 def imap_command(data: bytes) -> None:
     """See ``imap_judges.judge_commands``."""
     imap_judges.judge_commands(data)
@@ -230,6 +235,6 @@ def imap_structure(data: bytes) -> None:
 
 _JUDGES = (
     *(route, route_to, leave, submit, command, report, name, wire, retrieved, proxy, pop3, submission),
-    *(imap_server, imap_command, imap_structure),
+    *(imap_server, imap_client, imap_command, imap_structure),
 )
 TARGETS: dict[str, Callable[[bytes], None]] = {judge.__name__: judge for judge in _JUDGES}
