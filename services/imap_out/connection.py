@@ -78,6 +78,9 @@ class ImapConnection(ServedConnection):
     def _drop_session(self) -> None:
         self.session = None
 
+    def _farewell(self, reason: str) -> bytes:
+        return b"" if self.busy else status.untagged("BYE", reason)  # a response may have been sent in part
+
     async def _run(self, session: ImapSession) -> None:
         self._state = ConnectionState.BUSY if self._state is ConnectionState.READY else self._state
         try:
@@ -124,6 +127,7 @@ class ImapConnection(ServedConnection):
                     while not self._input:
                         await self._wait()
             except TimeoutError as error:
+                self.write(status.untagged("BYE", "the client sends too slowly"))
                 raise ConnectionResetError("the client sends too slowly") from error
         octets = bytes(self._input[:count])
         self._take(len(octets))

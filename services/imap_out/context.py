@@ -51,6 +51,7 @@ class ImapContext:
     :ivar local: the account that is logged in; None before the login.
     :ivar selected: the selected folder. :ivar enabled: by ENABLE, or by a command that implies it (RFC 7162).
     :ivar ended: the connection is to be closed after the last answer.
+    :ivar farewell: the reason, which BYE then tells the client (RFC 3501 section 3.4); "": it has been told.
     :ivar committing: a change is being committed: the command must not be cancelled.
     :ivar in_response: a part of a response is sent: a failure ends the connection, as no answer can follow.
     """
@@ -68,6 +69,7 @@ class ImapContext:
     enabled: set[str] = field(default_factory=set)
     refused_logins: int = 0
     ended: bool = False
+    farewell: str = ""
     committing: bool = False
     in_response: bool = False
     stats: ImapSessionStats = field(default_factory=ImapSessionStats)
@@ -92,6 +94,11 @@ class ImapContext:
         if out:
             self.transport.write(b"".join(out))
             await self.transport.drain()
+
+    def end_after_answer(self, reason: str) -> None:
+        """Close the connection after the answer to this command. :param reason: for the client."""
+        self.ended = True
+        self.farewell = reason
 
     @property
     def utf8(self) -> bool:

@@ -33,7 +33,7 @@ async def run_idle(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
             context.watch.remove(watched)
     line = await context.transport.read_line(LINE_OCTETS)
     if line is None:
-        context.ended = True
+        context.end_after_answer("the line is too long")
     if line is None or line.strip(b" ").upper() != b"DONE":
         raise CommandError("IDLE ends with DONE")
     return TaggedAnswer("idled")

@@ -76,7 +76,7 @@ async def run_authenticate(context: ImapContext, command: ImapCommand) -> Tagged
         context.transport.write(status.continuation())
         line = await context.transport.read_line(RESPONSE_OCTETS)
         if line is None:
-            context.ended = True
+            context.end_after_answer("the line is too long")
             raise CommandError("the response is too long")
         if line == b"*":
             raise CommandError("authentication cancelled")
@@ -104,14 +104,15 @@ async def _log_in(context: ImapContext, user: str, password: str) -> TaggedAnswe
     try:
         local = await context.logins.verify(user, password, context.client.peer)
     except Throttled:
-        context.ended = True
+        context.end_after_answer("too many failed logins")
         raise CommandError("too many failed logins, try again later", "NO", "UNAVAILABLE") from None
     if local is None:
         context.refused_logins += 1
-        context.ended = context.refused_logins >= MAX_REFUSED_LOGINS
+        if context.refused_logins >= MAX_REFUSED_LOGINS:
+            context.end_after_answer("too many failed logins")
         raise CommandError("wrong name or password", "NO", "AUTHENTICATIONFAILED")
     if refusal := context.transport.register_session(local):
-        context.ended = True
+        context.end_after_answer(refusal)
         raise CommandError(refusal, "NO", "LIMIT")
     context.local = local
     return TaggedAnswer("logged in", capability_code(current_capabilities(context)))

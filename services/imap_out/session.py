@@ -76,6 +76,8 @@ class ImapSession:
         try:
             while not context.ended:
                 await self._next()
+            if context.farewell:
+                context.transport.write(status.untagged("BYE", context.farewell))
         finally:
             await self._close_upload()
 
@@ -100,7 +102,8 @@ class ImapSession:
             case RefuseCommand(tag, error, ends):
                 await self._close_upload()
                 self._answer(tag, "", TaggedAnswer(str(error), error.code, error.kind))
-                self.context.ended = self.context.ended or ends
+                if ends:
+                    self.context.end_after_answer("a literal of a refused command is too long")
 
     def _end(self, text: str) -> None:
         self.context.transport.write(status.untagged("BYE", text))
@@ -236,7 +239,7 @@ class ImapSession:
                 log.error("command failed", command=command.shown, error=str(failure), **self._fields())
                 return TaggedAnswer("this failed; the administrator finds the reason in the log", "", "NO")
         log.error("command failed unexpectedly", command=command.shown, exc_info=failure, **self._fields())
-        self.context.ended = True
+        self.context.end_after_answer("internal error")
         return TaggedAnswer("internal error", "SERVERBUG", "NO")
 
     def _fields(self) -> dict[str, str]:

@@ -154,6 +154,10 @@ class ServedConnection(AdmittedConnection):
         """Forget the session."""
         raise NotImplementedError
 
+    def _farewell(self, reason: str) -> bytes:
+        """Return what the client is told before the server closes the connection by itself; b"": nothing."""
+        return b""
+
     @property
     def _is_working(self) -> bool:
         """Whether a command is running."""
@@ -251,7 +255,7 @@ class ServedConnection(AdmittedConnection):
         else:  # a login that is being checked may wait for its turn
             late = now - self._opened_at > limits.login * (2 if working else 1)
         if late and not (session is not None and session.committing):
-            self.abort()  # without a reply and without a change (RFC 1939 section 3)
+            self.end_session(self._farewell("the connection was idle, or open, for too long"))  # without a change
         elif session is not None and idle > PAUSE_SECONDS and not self._is_working:
             session.release_memory()
 
@@ -304,7 +308,7 @@ class ServedConnection(AdmittedConnection):
     def on_account_changed(self) -> None:
         """End the session: the account was disabled, removed or given another password."""
         log.info("session ended, account changed", local=self.account and self.account.address, peer=self.peer)
-        self.end_session()
+        self.end_session(self._farewell("the account was changed, log in again"))
 
     # ------------------------------------------------------------------------------------------ for the session
 

@@ -98,7 +98,7 @@ async def test_a_wrong_password_is_refused_and_a_few_end_the_connection(server: 
     assert await client.refused(b"SELECT INBOX", b"BAD") == b"BAD SELECT: log in first"
     for _ in range(3):
         assert b"[AUTHENTICATIONFAILED]" in await client.refused(b"LOGIN alex@local.com wrong")
-    assert await client.reader.read() == b""
+    assert await client.reader.read() == b"* BYE too many failed logins\r\n"
 
 
 async def test_authenticate_takes_an_initial_response_or_asks(server: ImapServerProcess) -> None:

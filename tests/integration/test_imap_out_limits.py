@@ -64,7 +64,7 @@ async def test_an_account_has_a_limited_number_of_sessions(server: ImapServerPro
     client = await server.connect()
     answer = await client.refused(b'LOGIN alex@local.com "%b"' % PASSWORD.encode())
     assert answer.startswith(b"NO [LIMIT]")
-    assert await client.reader.read() == b""
+    assert await client.reader.read() == b"* BYE too many sessions of this account\r\n"
 
 
 async def test_a_large_mail_comes_and_goes_in_little_memory(server: ImapServerProcess) -> None:

@@ -211,7 +211,7 @@ async def test_a_disabled_account_ends_its_sessions(server: ImapServerProcess) -
     await client.idle()
     async with server.database.transaction() as connection:
         await connection.execute("update local_accounts set enabled = false where id = %s", (server.alex.id,))
-    assert await client.reader.read() == b""
+    assert await client.reader.read() == b"* BYE the account was changed, log in again\r\n"
 
 
 async def test_the_answers_are_those_of_dovecot(
