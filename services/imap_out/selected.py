@@ -8,9 +8,9 @@ from services.imap_out.context import ImapContext, TaggedAnswer, describe_flags
 from services.imap_out.folder_store import MAX_CHANGES
 from services.imap_out.grammar.commands import ImapCommand, SelectArguments
 from services.imap_out.grammar.errors import CommandError
-from services.imap_out.number_sets import NumberSet, index_of_uid, indexes_of_uids, missing_uids, ranges_of
+from services.imap_out.number_sets import LAST, NumberSet, index_of_uid, indexes_of_uids, missing_uids, ranges_of
 from services.imap_out.responses import data, status
-from services.imap_out.view import SelectedFolder
+from services.imap_out.view import FolderState, SelectedFolder
 from shared.store import folder_edits, folder_views, inbound
 
 _ALL = NumberSet(((1, 2**32 - 2),))
@@ -68,6 +68,7 @@ async def vanished_since(context: ImapContext, modseq: int, known: NumberSet) ->
     Where tombstones may be purged, all UIDs without a mail are named, which is allowed.
     """
     state = context.folder.state
+    known = _with_all_after_the_last(known, state)
     changes = None
     if modseq >= state.folder.purged_version:
         async with context.store.database.statement() as connection:
@@ -79,17 +80,25 @@ async def vanished_since(context: ImapContext, modseq: int, known: NumberSet) ->
     return list(ranges_of(gone[index] for index in named))
 
 
+def _with_all_after_the_last(known: NumberSet, state: FolderState) -> NumberSet:
+    """Let ``*`` reach up to the last UID that was given: the mail that had it may be one that has vanished."""
+    last = state.uids[-1] if state.uids else 1
+    given = max(state.folder.uidnext - 1, last)
+    return NumberSet(tuple((min(*pair, last), given) if LAST in pair else pair for pair in known.ranges))
+
+
 async def run_noop(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
     """NOOP and CHECK: the updates follow each command."""
     return TaggedAnswer("done")
 
 
 async def run_close(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
-    """CLOSE: expunge without a word."""
+    """CLOSE: expunge without a word, also what others have marked since the last update (RFC 3501 section 6.4.2)."""
     selected = context.folder
-    if not selected.read_only and selected.state.indexes_with(folder_views.DELETED):
+    folder_id = selected.state.folder.id
+    if not selected.read_only and (await context.store.load_state(folder_id)).indexes_with(folder_views.DELETED):
         async with context.change() as connection:
-            gone = await folder_edits.expunge_mails(connection, context.account.id, selected.state.folder.id)
+            gone = await folder_edits.expunge_mails(connection, context.account.id, folder_id)
             events = await inbound.record_deletions(connection, context.account.address, gone.mail_ids)
         await context.announce_deletions(events)
     context.selected = None

@@ -262,6 +262,13 @@ async def test_copies_keep_flags_and_close_expunges_in_silence(server: ImapServe
     assert (await client.ok(b"SELECT Archive"))[2] == b"* 2 EXISTS"
 
 
+async def test_close_expunges_what_others_have_marked(server: ImapServerProcess) -> None:
+    one, two = await server.login(), await server.login()
+    await one.ok(b"STORE 2 +FLAGS.SILENT (\\Deleted)")
+    assert await two.ok(b"CLOSE") == []
+    assert await one.ok(b"NOOP") == [b"* 2 EXPUNGE"]
+
+
 # ---------------------------------------------------------------------------------------------- IDLE
 
 

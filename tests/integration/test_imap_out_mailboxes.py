@@ -150,6 +150,18 @@ async def test_vanished_mails_whose_tombstones_are_purged_are_named(server: Imap
     assert shown[-1] == b"* VANISHED (EARLIER) 1:2"
 
 
+async def test_a_purged_tombstone_of_the_last_mail_is_named(server: ImapServerProcess) -> None:
+    client = await server.login("INBOX", "QRESYNC")
+    await client.ok(b"STORE 4 +FLAGS.SILENT (\\Deleted)")
+    await client.ok(b"EXPUNGE")
+    async with server.database.transaction() as connection:
+        await connection.execute("delete from folder_mails where expunged_at is not null")
+        await connection.execute("update folders set purged_version = version where special_use = 'inbox'")
+    # * is the UID of the last mail that is there, but the client means all that it knows
+    assert (await client.ok(b"UID FETCH 1:* (FLAGS) (CHANGEDSINCE 2 VANISHED)"))[0] == b"* VANISHED (EARLIER) 4"
+    assert (await client.ok(b"UID FETCH * (FLAGS) (CHANGEDSINCE 2 VANISHED)"))[0] == b"* VANISHED (EARLIER) 4"
+
+
 async def test_a_conditional_store_leaves_what_others_have_changed(server: ImapServerProcess) -> None:
     one, two = await server.login(), await server.login()
     await two.ok(b"STORE 2 +FLAGS.SILENT (\\Flagged)")
