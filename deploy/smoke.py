@@ -10,6 +10,7 @@ observability it checks that Prometheus reaches all targets, and that every expr
 
 from __future__ import annotations
 
+import imaplib
 import json
 import os
 import poplib
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
+SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin", "imap_out")
 SUPPORT, CUSTOMER, PASSWORD = "support@company.com", "anna@customer.example", "demo-secret"
 PEOPLE = {name: f"{name.lower()}@local.com" for name in ("Alex", "Jim", "Kim", "Tom")}
 ANYONE = ssl._create_unverified_context()  # the certificate is self-signed
@@ -63,7 +64,7 @@ def until(what: str, find_problem: Callable[[], object], seconds: float = WAIT_S
     while True:
         try:
             problem = find_problem()
-        except (OSError, poplib.error_proto, smtplib.SMTPException) as error:
+        except (OSError, poplib.error_proto, imaplib.IMAP4.error, smtplib.SMTPException) as error:
             problem = repr(error)
         if not problem:
             return
@@ -108,13 +109,32 @@ def _message(sender: str, to: str, subject: str, answers: str | None) -> EmailMe
 
 
 def read(name: str, way: str = "implicit") -> Counter[str]:
-    """Return the subjects in a person's mailbox, with the number of mails."""
+    """Return the subjects in a person's mailbox, with the number of mails.
+
+    :param way: implicit, stls: by POP3; imaps, imap: by IMAP with TLS and with STARTTLS.
+    """
+    if way in ("imaps", "imap"):
+        return _read_by_imap(PEOPLE[name], way)
     if way == "implicit":
         session: poplib.POP3 = poplib.POP3_SSL("127.0.0.1", port("POP3S", 995), timeout=20, context=ANYONE)
     else:
         session = poplib.POP3("127.0.0.1", port("POP3", 110), timeout=20)
         session.stls(ANYONE)
     return Counter(str(header["Subject"]) for header in _headers(session, PEOPLE[name]))
+
+
+def _read_by_imap(user: str, way: str) -> Counter[str]:
+    if way == "imaps":
+        session: imaplib.IMAP4 = imaplib.IMAP4_SSL("127.0.0.1", port("IMAPS", 993), timeout=20, ssl_context=ANYONE)
+    else:
+        session = imaplib.IMAP4("127.0.0.1", port("IMAP", 143), timeout=20)
+        session.starttls(ANYONE)
+    with session:
+        session.login(user, PASSWORD)
+        session.select("INBOX", readonly=True)
+        _, found = session.uid("FETCH", "1:*", "(BODY.PEEK[HEADER.FIELDS (SUBJECT)])")
+        parser = BytesHeaderParser()
+        return Counter(str(parser.parsebytes(item[1])["Subject"]) for item in found if isinstance(item, tuple))
 
 
 def read_customer() -> dict[str, str]:
@@ -179,7 +199,8 @@ def play_the_manual(books: Books) -> None:
     until("the customer's answers", books.differ)
     for way in ("SMTP", "SUBMISSION", "SMTPS"):
         person_writes("Jim", PEOPLE["Alex"], books.expect(f"by {way}", "Alex"), way=way)
-    until("mail between colleagues", lambda: books.differ("stls"))
+    for way in ("stls", "imap", "imaps"):
+        until(f"mail between colleagues, by {way}", partial(books.differ, way))
 
 
 def status() -> str:
@@ -304,7 +325,16 @@ def second_system() -> Iterator[None]:
     """Let every command and client use another project with volumes and ports of its own; removed at the end."""
     before = dict(os.environ)
     project = json.loads(compose("config", "--format", "json"))["name"]
-    published = {"POP3": 110, "POP3S": 995, "SMTP": 25, "SUBMISSION": 587, "SMTPS": 465, "ADMIN": 8080}
+    published = {
+        "IMAP": 143,
+        "IMAPS": 993,
+        "POP3": 110,
+        "POP3S": 995,
+        "SMTP": 25,
+        "SUBMISSION": 587,
+        "SMTPS": 465,
+        "ADMIN": 8080,
+    }
     published |= {"DEMO_POP3": 11110, "DEMO_SMTP": 11025}
     others = {f"MAILGROUP_{name}_PORT": str(port(name, default) + 100) for name, default in published.items()}
     os.environ.update(others, COMPOSE_PROJECT_NAME=f"{project}-restored", COMPOSE_PROFILES="demo,backup")

@@ -22,13 +22,10 @@ from shared.errors import SettingsError as SettingsError
 from shared.field_errors import describe_error
 
 PREFIX = "MAILGROUP_"
-SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin")
+SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin", "imap_out")
 """The services in the order of their metrics ports, from METRICS_PORT."""
-PROGRAMS = (*SERVICES, "imap_out")
-"""The services, and the programs that are started by hand so far; their metrics ports come after those of the
-services."""
 SECRET_READERS = {
-    "broker_url": tuple(name for name in PROGRAMS if name != "pop3_out"),
+    "broker_url": tuple(name for name in SERVICES if name != "pop3_out"),
     "secret_key": ("fetcher", "sender", "admin"),
     "admin_password": ("admin",),
     "alert_webhook": ("admin",),
@@ -114,9 +111,9 @@ class Settings(BaseSettings):
     # Host of a service's metrics port, for commands; {name} is the service, {host} the same with - for _; None: bind.
     service_host: str | None = None
     mail_host: str | None = Field(None, pattern=HOST)  # for mail clients; None: see host_for_clients
-    smtp_host: str | None = Field(
-        None, pattern=HOST
-    )  # for mail clients, where SMTP has a name of its own; None: the same
+    # For mail clients, where IMAP or SMTP has a name of its own; None: the same as mail_host.
+    imap_host: str | None = Field(None, pattern=HOST)
+    smtp_host: str | None = Field(None, pattern=HOST)
     pop3_port: int = Field(1110, ge=1, le=65535)
     pop3s_port: int = Field(1995, ge=1, le=65535)
     imap_port: int = Field(1143, ge=1, le=65535)
@@ -130,7 +127,7 @@ class Settings(BaseSettings):
     admin_hosts: str = ""  # further names under which browsers reach the console; with commas
     trusted_proxies: str = "127.0.0.1,::1"  # their X-Forwarded-For and -Proto count for the console; with commas
     metrics_bind: str | None = None  # listening address of metrics and health pages; None: bind
-    metrics_port: int = Field(9101, ge=1, le=65535 - len(PROGRAMS))
+    metrics_port: int = Field(9101, ge=1, le=65535 - len(SERVICES))
     allow_plaintext_auth: Literal["auto", "yes", "no"] = "auto"
     allow_private_upstream: PrivateHosts = False
     # The name of this system for providers' SMTP servers; None: the host name if fully qualified, else the address.
@@ -203,7 +200,7 @@ class Settings(BaseSettings):
 
     def metrics_port_of(self, service: str) -> int:
         """Return the port of a service's /metrics, /livez and /readyz."""
-        return self.metrics_port + PROGRAMS.index(service)
+        return self.metrics_port + SERVICES.index(service)
 
     def host_for_clients(self, seen_as: str | None = None) -> str:
         """Return the host name or address for the configuration of mail clients.
@@ -214,6 +211,10 @@ class Settings(BaseSettings):
         if self.mail_host is not None:
             return self.mail_host
         return self.bind if self.bind not in ANYWHERE else seen_as or socket.gethostname()
+
+    def imap_host_for_clients(self, seen_as: str | None = None) -> str:
+        """Return the host of the IMAP server for the configuration of mail clients; as ``host_for_clients``."""
+        return self.imap_host or self.host_for_clients(seen_as)
 
     def smtp_host_for_clients(self, seen_as: str | None = None) -> str:
         """Return the host of the SMTP servers for the configuration of mail clients; as ``host_for_clients``."""
@@ -243,6 +244,7 @@ def is_loopback(host: str) -> bool:
 
 _FORMS = {
     "MAILGROUP_MAIL_HOST": "has to be a host name or an IP address",
+    "MAILGROUP_IMAP_HOST": "has to be a host name or an IP address",
     "MAILGROUP_SMTP_HOST": "has to be a host name or an IP address",
     "MAILGROUP_EHLO_NAME": "has to be a full host name such as mail.company.com, or an address such as [192.0.2.1]",
     "MAILGROUP_RUNBOOK_URL": "has to be a URL that begins with https:// or http://",

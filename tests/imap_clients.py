@@ -17,7 +17,7 @@ from shared.auth.passwords import hash_password
 from shared.db.database import Database
 from shared.model import Local
 from shared.provider.vault import new_key
-from shared.settings import PROGRAMS
+from shared.settings import SERVICES
 from tests.integration.test_folder_mails import add_mails, add_people
 from tests.polling import until
 
@@ -157,7 +157,7 @@ async def imap_server(
         "MAILGROUP_SECRET_KEY": new_key(),
         "MAILGROUP_IMAP_PORT": str(clear),
         "MAILGROUP_IMAPS_PORT": str(implicit),
-        "MAILGROUP_METRICS_PORT": str(metrics - PROGRAMS.index("imap_out")),
+        "MAILGROUP_METRICS_PORT": str(metrics - SERVICES.index("imap_out")),
     }
     environment |= {f"MAILGROUP_{name}": value for name, value in settings.items()}
     with log.open("wb") as file:

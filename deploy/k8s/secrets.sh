@@ -3,10 +3,11 @@
 # replaced: the script names it, creates those that are missing, and ends with status 1.
 #   deploy/k8s/secrets.sh small         all: keys, database, broker, a self-signed certificate
 #   deploy/k8s/secrets.sh production    keys only; the operators create the others
-# Needs kubectl and openssl. MAILGROUP_MAIL_HOST and MAILGROUP_SMTP_HOST are the names in the certificate (mail.local).
+# Needs kubectl and openssl. The names in the certificate are MAILGROUP_MAIL_HOST (mail.local), MAILGROUP_IMAP_HOST and
+# MAILGROUP_SMTP_HOST.
 set -eu
 
-case ${1-} in small | production) overlay=$1 ;; *) sed -n '2,6s/^# *//p' "$0" >&2; exit 2 ;; esac
+case ${1-} in small | production) overlay=$1 ;; *) sed -n '2,7s/^# *//p' "$0" >&2; exit 2 ;; esac
 
 refused=
 
@@ -54,7 +55,8 @@ FIELDS
   folder=$(mktemp -d)
   trap 'rm -rf "$folder"' EXIT
   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 825 -subj "/CN=$host" \
-    -addext "subjectAltName=DNS:$host,DNS:${MAILGROUP_SMTP_HOST:-$host}" -keyout "$folder/key" -out "$folder/certificate" 2>/dev/null
+    -addext "subjectAltName=DNS:$host,DNS:${MAILGROUP_IMAP_HOST:-$host},DNS:${MAILGROUP_SMTP_HOST:-$host}" \
+    -keyout "$folder/key" -out "$folder/certificate" 2>/dev/null
   secret mailgroup-tls <<FIELDS
 tls.crt: |
 $(sed 's/^/  /' "$folder/certificate")

@@ -34,7 +34,16 @@ _STOP_SECONDS = 58.0
 """Limits the stop of everything: seconds, below the minute that is promised."""
 _ASK_SECONDS = 8.0
 """RabbitMQ is asked about its queues at most this often: seconds; it is restarted after two bad answers."""
-_MAIL_PORTS = ("pop3_port", "pop3s_port", "smtp_port", "submission_port", "smtps_port")
+_MAIL_PORTS = {
+    "imap_port": "imap",
+    "imaps_port": "imaps",
+    "pop3_port": "pop3",
+    "pop3s_port": "pop3s",
+    "smtp_port": "smtp",
+    "submission_port": "smtp",
+    "smtps_port": "smtps",
+}
+"""The settings of the ports for mail clients, with the schemes of their URLs."""
 
 
 class Interrupted(Exception):
@@ -131,7 +140,7 @@ class Instance:
         settings = self.settings
         urls = {
             name.removesuffix("_port"): f"{scheme}://{settings.bind}:{getattr(settings, name)}"
-            for name, scheme in zip(_MAIL_PORTS, ("pop3", "pop3s", "smtp", "smtp", "smtps"), strict=True)
+            for name, scheme in _MAIL_PORTS.items()
         }
         if "admin" in self._services:
             scheme = "https" if settings.console_has_tls else "http"

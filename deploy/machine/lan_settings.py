@@ -7,7 +7,15 @@ import socket
 from shared.errors import Permanent
 from shared.settings import Settings, is_loopback
 
-PORTS = {"pop3_port": 110, "pop3s_port": 995, "smtp_port": 25, "submission_port": 587, "smtps_port": 465}
+PORTS = {
+    "imap_port": 143,
+    "imaps_port": 993,
+    "pop3_port": 110,
+    "pop3s_port": 995,
+    "smtp_port": 25,
+    "submission_port": 587,
+    "smtps_port": 465,
+}
 _FAR_AWAY = ("192.0.2.1", 9)  # the address of no host (RFC 5737); connecting a datagram socket sends nothing
 
 

@@ -32,10 +32,11 @@ FLOW = Board(
                 3600,
             ),
             figure(
-                "People: logins in 15 minutes",
-                "Mail clients that have fetched their mail by POP3. At night there may be none.",
+                "People reading, POP3 and IMAP",
+                "Logins by POP3 and IMAP, and IMAP clients that are connected. At night there may be none.",
                 "short",
-                'sum(increase(mailgroup_logins_total{service="pop3_out",result="ok"}[15m]))',
+                'sum(increase(mailgroup_logins_total{service=~"pop3_out|imap_out",result="ok"}[15m])) '
+                "+ (sum(mailgroup_imap_sessions) or vector(0))",
                 below=("orange", 1),
             ),
             figure(
@@ -173,7 +174,11 @@ FLOW = Board(
                 "Connected mail clients",
                 "Open connections.",
                 "short",
-                {"POP3": "sum(mailgroup_pop3_sessions)", "SMTP": "sum(mailgroup_smtp_sessions)"},
+                {
+                    "IMAP": "sum(mailgroup_imap_sessions)",
+                    "POP3": "sum(mailgroup_pop3_sessions)",
+                    "SMTP": "sum(mailgroup_smtp_sessions)",
+                },
             ),
             Panel(
                 "Logins",

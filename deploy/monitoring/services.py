@@ -118,6 +118,32 @@ SERVICES = [
         Panel("Connections", "Open POP3 connections.", "short", {"open": "sum(mailgroup_pop3_sessions)"}),
     ),
     _service(
+        "imap_out",
+        "Serves the mailboxes by IMAP.",
+        Panel(
+            "Rate",
+            "Logins a minute. A client stays connected, and hears of new mail by IDLE.",
+            "short",
+            {"logins": per_minute('mailgroup_logins_total{service="imap_out",result="ok"}')},
+        ),
+        Panel(
+            "Errors",
+            "Logins a minute that were refused (wrong, unknown, disabled) or throttled.",
+            "short",
+            {
+                "refused": per_minute('mailgroup_logins_total{service="imap_out",result="refused"}'),
+                "throttled": per_minute('mailgroup_logins_total{service="imap_out",result="throttled"}'),
+            },
+        ),
+        Panel(
+            "Duration",
+            "Seconds from LOGIN or AUTHENTICATE to the reply, refused logins included.",
+            "s",
+            _quantiles("imap_out_login"),
+        ),
+        Panel("Connections", "Open IMAP connections.", "short", {"open": "sum(mailgroup_imap_sessions)"}),
+    ),
+    _service(
         "smtp_in",
         "Accepts submissions of mail clients.",
         Panel(

@@ -166,8 +166,13 @@ def drop_outdated_self_signed(settings: Settings) -> None:
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         hosts = {str(name) for kind in (x509.DNSName, x509.IPAddress) for name in names.get_values_for_type(kind)}
-        if not {settings.host_for_clients(), settings.smtp_host_for_clients()} <= hosts:
+        if not set(_client_hosts(settings)) <= hosts:
             path.unlink()
+
+
+def _client_hosts(settings: Settings) -> tuple[str, ...]:
+    """The hosts in the settings of mail clients; the main one last."""
+    return settings.smtp_host_for_clients(), settings.imap_host_for_clients(), settings.host_for_clients()
 
 
 def _self_signed(settings: Settings) -> bytes:
@@ -176,8 +181,7 @@ def _self_signed(settings: Settings) -> bytes:
     for host in (
         socket.gethostname(),
         settings.bind,
-        settings.smtp_host_for_clients(),
-        settings.host_for_clients(),
+        *_client_hosts(settings),
     ):
         try:
             address = ipaddress.ip_address(host)

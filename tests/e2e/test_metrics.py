@@ -23,6 +23,7 @@ PROMISED = [
     "parked_messages",
     "books_difference_messages",
     "stage_seconds",
+    "imap_sessions",
     "pop3_sessions",
     "smtp_sessions",
     "logins_total",
@@ -48,6 +49,7 @@ FROM_THE_START = {
     "router": ['stage_failures_total{kind="mail",stage="router"}', 'messages_routed_total{rule="5"}'],
     "mailbox": ["messages_delivered_total", "fetch_to_readable_seconds_count"],
     "pop3_out": ['logins_total{result="refused",service="pop3_out"}'],
+    "imap_out": ['logins_total{result="ok",service="imap_out"}', "imap_sessions"],
     "smtp_in": ['submissions_refused_total{kind="temporary"}', 'logins_total{result="throttled",service="smtp_in"}'],
     "sender": [
         'relay_errors_total{external="support@company.com",kind="credentials",relay="127.0.0.1"}',

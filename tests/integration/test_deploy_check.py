@@ -75,7 +75,9 @@ def test_the_overlay_brings_every_dashboard_to_grafanas_sidecar(production: Path
     assert found == boards and len(boards) >= 10
 
 
-@pytest.mark.parametrize(("example", "balancers"), [("one-name", ["mail"]), ("two-names", ["mail-pop3", "mail-smtp"])])
+@pytest.mark.parametrize(
+    ("example", "balancers"), [("one-name", ["mail"]), ("three-names", ["mail-imap", "mail-pop3", "mail-smtp"])]
+)
 def test_an_example_has_the_load_balancers_that_it_names(
     example: str, balancers: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,11 +100,12 @@ def test_an_example_has_the_load_balancers_that_it_names(
     assert len(names) == len(balancers)
     # the console shows these names, not the address under which an administrator reaches it
     shown = objects["ConfigMap", "mailgroup"]["data"]
-    assert [shown[name] for name in ("MAILGROUP_MAIL_HOST", "MAILGROUP_SMTP_HOST") if name in shown] == names
+    settings = ("MAILGROUP_MAIL_HOST", "MAILGROUP_IMAP_HOST", "MAILGROUP_SMTP_HOST")
+    assert [shown[name] for name in settings if name in shown] == names
     # only the proxy may connect to a service that believes its header
-    settings = objects["ConfigMap", "mailgroup"]["data"]
-    policy = objects["NetworkPolicy", "pop3-clients"]["spec"]["ingress"][0]
-    assert ("MAILGROUP_PROXY_FROM" in settings) == ("from" in policy) == (example == "one-name")
+    for protocol in ("imap", "pop3", "smtp"):
+        policy = objects["NetworkPolicy", f"{protocol}-clients"]["spec"]["ingress"][0]
+        assert ("MAILGROUP_PROXY_FROM" in shown) == ("from" in policy) == (example == "one-name")
 
 
 def test_the_checks_of_a_change_include_the_deployment_files() -> None:

@@ -1,9 +1,10 @@
-"""HAProxy with the configuration of the Kubernetes component, in front of the two services of mail clients."""
+"""HAProxy with the configuration of the Kubernetes component, in front of the services of mail clients."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import imaplib
 import json
 import os
 import poplib
@@ -27,7 +28,7 @@ from shared.store import folders
 from tests.submission_harness import add_office
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy/k8s/components/mail-proxy/haproxy.cfg"
-PORTS = ("POP3", "POP3S", "SMTP", "SUBMISSION", "SMTPS")
+PORTS = ("IMAP", "IMAPS", "POP3", "POP3S", "SMTP", "SUBMISSION", "SMTPS")
 CLIENT = "127.0.0.5"  # the proxy itself connects from 127.0.0.1
 MAIL = b"From: alex@local.com\r\nTo: jim@local.com\r\nSubject: lunch\r\n\r\nNow?\r\n"
 
@@ -74,11 +75,13 @@ async def listens(port: int, log: Path) -> None:
 def configuration(ports: dict[str, int], direct: dict[str, int], health: int) -> str:
     """The component's file with the ports of this test, all on loopback."""
     text = CONFIGURATION.read_text(encoding="utf-8")
-    served = dict(zip(("1110", "1995", "1025", "1587", "1465", "8404"), (*ports.values(), health), strict=True))
+    inner = ("1143", "1993", "1110", "1995", "1025", "1587", "1465", "8404")
+    served = dict(zip(inner, (*ports.values(), health), strict=True))
     text, bound = re.subn(r"bind :::(\d+) v4v6", lambda found: f"bind 127.0.0.1:{served[found[1]]}", text)
-    behind = {"pop3:110": "POP3", "pop3:995": "POP3S", "smtp:25": "SMTP", "smtp:587": "SUBMISSION", "smtp:465": "SMTPS"}
+    behind = {"imap:143": "IMAP", "imap:993": "IMAPS", "pop3:110": "POP3", "pop3:995": "POP3S"}
+    behind |= {"smtp:25": "SMTP", "smtp:587": "SUBMISSION", "smtp:465": "SMTPS"}
     text, named = re.subn(r"mail-(\w+:\d+)$", lambda found: f"127.0.0.1:{direct[behind[found[1]]]}", text, flags=re.M)
-    assert (bound, named) == (6, 5)
+    assert (bound, named) == (8, 7)
     return text
 
 
@@ -87,8 +90,9 @@ async def proxied(database: Database, database_url: str, broker_url: str, tmp_pa
     people = await add_office(database)
     async with database.transaction() as connection:
         await folders.create_standard_folders(connection, people["jim"])
-    numbers = free_ports.choose(13, str(tmp_path))
-    direct, ports = dict(zip(PORTS, numbers, strict=False)), dict(zip(PORTS, numbers[5:], strict=False))
+    numbers = free_ports.choose(18, str(tmp_path))
+    direct, ports = dict(zip(PORTS, numbers, strict=False)), dict(zip(PORTS, numbers[7:], strict=False))
+    health, *metrics_ports = numbers[14:]
     variables = {f"MAILGROUP_{name}_PORT": str(port) for name, port in direct.items()} | {
         "MAILGROUP_DATA": str(tmp_path),
         "MAILGROUP_DATABASE_URL": database_url,
@@ -98,15 +102,16 @@ async def proxied(database: Database, database_url: str, broker_url: str, tmp_pa
         "MAILGROUP_PROXY_FROM": "127.0.0.1",
     }
     file = tmp_path / "haproxy.cfg"
-    file.write_text(configuration(ports, direct, numbers[10]), encoding="utf-8")
+    file.write_text(configuration(ports, direct, health), encoding="utf-8")
     async with AsyncExitStack() as stack:
-        for name, port, metrics in (("smtp_in", "SMTPS", numbers[11]), ("pop3_out", "POP3S", numbers[12])):
+        served = (("smtp_in", "SMTPS"), ("pop3_out", "POP3S"), ("imap_out", "IMAPS"))
+        for (name, port), metrics in zip(served, metrics_ports, strict=True):
             variables["MAILGROUP_METRICS_PORT"] = str(metrics - SERVICES.index(name))
             words = (sys.executable, "-m", f"services.{name}")
             await stack.enter_async_context(program(tmp_path, name, *words, **variables))
             await listens(direct[port], tmp_path / f"{name}.log")
         await stack.enter_async_context(program(tmp_path, "haproxy", "/usr/sbin/haproxy", "-db", "-f", str(file)))
-        for port_number in (*ports.values(), numbers[10]):
+        for port_number in (*ports.values(), health):
             await listens(port_number, tmp_path / "haproxy.log")
         tls = ssl.create_default_context(cafile=tmp_path / "tls/self-signed.pem")
         tls.check_hostname = False
@@ -142,6 +147,28 @@ class Pop3(poplib.POP3):
         return self._tls.wrap_socket(plain) if self._tls else plain
 
 
+class Imap(imaplib.IMAP4):
+    """IMAP from the client's address, with implicit TLS if ``tls`` is given."""
+
+    def __init__(self, port: int, tls: ssl.SSLContext | None) -> None:
+        self._tls = tls
+        super().__init__("127.0.0.1", port, timeout=60)
+
+    def _create_socket(self, timeout: float | None) -> socket.socket:
+        plain = socket.create_connection((self.host, self.port), timeout, (CLIENT, 0))
+        return self._tls.wrap_socket(plain) if self._tls else plain
+
+
+def read_by_imap(proxied: Proxied, port: str, password: str = "secret") -> int:
+    """Log in by IMAP from the client's address, and return the number of mails in INBOX."""
+    with Imap(proxied.ports[port], proxied.tls if port == "IMAPS" else None) as session:
+        if port == "IMAP":
+            assert "LOGINDISABLED" in session.capabilities  # not before TLS
+            session.starttls(proxied.tls)
+        session.login("jim@local.com", password)
+        return int(session.select()[1][0] or b"")
+
+
 def read(proxied: Proxied, port: str, password: str = "secret") -> tuple[int, int]:
     """Log in by POP3 from the client's address, and return the number of mails and octets."""
     session = Pop3(proxied.ports[port], proxied.tls if port == "POP3S" else None)
@@ -154,7 +181,7 @@ def read(proxied: Proxied, port: str, password: str = "secret") -> tuple[int, in
     return found
 
 
-async def test_clients_reach_both_services_which_see_their_address(proxied: Proxied) -> None:
+async def test_clients_reach_all_services_which_see_their_address(proxied: Proxied) -> None:
     for port in ("SMTP", "SUBMISSION", "SMTPS"):
         await asyncio.to_thread(partial(submit, proxied, port))
         with pytest.raises(smtplib.SMTPAuthenticationError):
@@ -163,17 +190,22 @@ async def test_clients_reach_both_services_which_see_their_address(proxied: Prox
         assert await asyncio.to_thread(partial(read, proxied, port)) == (0, 0)
         with pytest.raises(poplib.error_proto, match="AUTH"):
             await asyncio.to_thread(partial(read, proxied, port, "wrong"))
-    for service, count in (("smtp_in", 3), ("pop3_out", 2)):
+    for port in ("IMAP", "IMAPS"):
+        assert await asyncio.to_thread(partial(read_by_imap, proxied, port)) == 0
+        with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
+            await asyncio.to_thread(partial(read_by_imap, proxied, port, "wrong"))
+    for service, count in (("smtp_in", 3), ("pop3_out", 2), ("imap_out", 2)):
         refused = [line["peer"] for line in proxied.lines(service) if "address" in line and "peer" in line]
         assert set(refused) == {CLIENT} and len(refused) >= count
 
 
-async def test_the_proxys_address_cannot_connect_without_the_header(proxied: Proxied) -> None:
+@pytest.mark.parametrize(("port", "service"), [("POP3", "pop3_out"), ("IMAP", "imap_out")])
+async def test_the_proxys_address_cannot_connect_without_the_header(proxied: Proxied, port: str, service: str) -> None:
     def greeting() -> bytes:
-        with socket.create_connection(("127.0.0.1", proxied.direct["POP3"]), 60) as client:
-            client.sendall(b"CAPA\r\nQUIT but this is no header of the protocol\r\n")
+        with socket.create_connection(("127.0.0.1", proxied.direct[port]), 60) as client:
+            client.sendall(b"1 NOOP\r\nQUIT but this is no header of the protocol\r\n")
             return client.recv(100)
 
     with suppress(ConnectionResetError):
         assert await asyncio.to_thread(greeting) == b""
-    assert any(line["event"] == "proxy header refused" for line in proxied.lines("pop3_out"))
+    assert any(line["event"] == "proxy header refused" for line in proxied.lines(service))

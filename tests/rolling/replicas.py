@@ -23,6 +23,7 @@ from tests.faults.proxy import Proxy
 READY_SECONDS = 180.0
 """Limit of a start, on a busy machine: seconds."""
 DOORS = {
+    "imap_out": ("IMAP_PORT", "IMAPS_PORT"),
     "pop3_out": ("POP3_PORT", "POP3S_PORT"),
     "smtp_in": ("SMTP_PORT", "SUBMISSION_PORT", "SMTPS_PORT"),
     "admin": ("ADMIN_PORT",),

@@ -55,11 +55,20 @@ def test_postgresql_has_room_for_every_replica_that_may_be_started() -> None:
     [cluster] = [d for d in load(K8S / "components/cloudnative-pg/cluster.yaml") if d["kind"] == "Cluster"]
     limit = int(cluster["spec"]["postgresql"]["parameters"]["max_connections"]) - 3
     processes = replicas + fixed
-    assert processes == 64
+    assert processes == 74
     # each of them twice during a rolling update would be too many: one more of each service is what it starts
     use = ConnectionUse(0, limit, SHARE * (processes + len(SERVICES) - 1), processes, others=5)
     assert describe_shortage(use, SHARE) is None
 
 
-def test_the_default_of_postgresql_is_enough_for_two_of_each_service() -> None:
-    assert 2 * len(SERVICES) * SHARE + RESERVED + 3 <= 100
+def test_compose_and_one_node_have_room_for_two_of_each_service() -> None:
+    compose = YAML(typ="safe").load((K8S.parents[1] / "docker-compose.yml").read_text(encoding="utf-8"))
+    [node] = [d for d in load(K8S / "components/postgres/postgres.yaml") if d["kind"] == "StatefulSet"]
+    for words in (
+        compose["services"]["postgres"]["command"],
+        node["spec"]["template"]["spec"]["containers"][0]["args"],
+    ):
+        [limit] = [int(word.partition("=")[2]) for word in words if word.startswith("max_connections=")]
+        assert 2 * len(SERVICES) * SHARE + RESERVED + 3 + 5 <= limit  # 5: metrics, and what others use
+    # and PostgreSQL's default is enough for one of each, while each in turn is replaced
+    assert (len(SERVICES) + 1) * SHARE + RESERVED + 3 + 5 <= 100

@@ -97,7 +97,7 @@ def test_every_pod_of_the_restored_system_uses_the_restored_database() -> None:
     secrets = [
         volume["secret"]["secretName"] for pod in pods for volume in pod["volumes"] if volume["name"] == "database"
     ]
-    assert len(pods) == 8 and secrets == ["mailgroup-restored-app"] * len(pods)
+    assert len(pods) == len(SERVICES) + 1 and secrets == ["mailgroup-restored-app"] * len(pods)
 
 
 def test_a_job_prepares_the_restored_database_before_any_service() -> None:
@@ -178,11 +178,17 @@ def test_postgresql_allows_the_connections_of_all_replicas(overlay: str) -> None
         most[spec["scaleTargetRef"]["name"]] = spec.get("maxReplicas") or spec["maxReplicaCount"]
     surge = sum(each["spec"]["strategy"]["rollingUpdate"]["maxSurge"] for each in of_kind(overlay, "Deployment"))
     allowed = [int(each["spec"]["postgresql"]["parameters"]["max_connections"]) for each in of_kind(overlay, "Cluster")]
+    allowed += [
+        int(word.partition("=")[2])
+        for each in of_kind(overlay, "StatefulSet")
+        for word in each["spec"]["template"]["spec"]["containers"][0].get("args", ())
+        if word.startswith("max_connections=")
+    ]
     # when
     needed = (sum(most.values()) + surge) * Settings().database_connections
-    # then: the overlay `small` keeps PostgreSQL's default; 3 are for superusers, 5 for its metrics and those of others
+    # then: 3 are for superusers, 5 for its metrics and those of others
     assert set(most) == {name.replace("_", "-") for name in SERVICES}
-    assert needed + RESERVED + 3 + 5 <= (allowed or [100])[0]
+    assert len(allowed) == 1 and needed + RESERVED + 3 + 5 <= allowed[0]
 
 
 # ------------------------------------------------------------------------------------------ an external store

@@ -18,8 +18,9 @@ def test_the_lan_gets_the_ports_of_the_manual_and_metrics_stay_inside(monkeypatc
 
     settings = lan_settings.for_the_lan(Settings())
 
-    ports = (settings.pop3_port, settings.smtp_port, settings.submission_port, settings.pop3s_port, settings.smtps_port)
-    assert ports == (110, 25, 587, 995, 465)
+    reading = (settings.imap_port, settings.imaps_port, settings.pop3_port, settings.pop3s_port)
+    assert reading == (143, 993, 110, 995)
+    assert (settings.smtp_port, settings.submission_port, settings.smtps_port) == (25, 587, 465)
     assert (settings.bind, settings.metrics_host, settings.admin_bind) == ("192.168.1.1", "127.0.0.1", "127.0.0.1")
 
 

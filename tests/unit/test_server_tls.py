@@ -62,14 +62,14 @@ def test_the_certificate_is_for_the_host_that_clients_are_set_up_with(tmp_path: 
         assert shake_hands(context, trusting, host) in ("TLSv1.2", "TLSv1.3")
 
 
-def test_the_certificate_is_for_both_hosts_if_smtp_has_its_own(tmp_path: Path) -> None:
+def test_the_certificate_is_for_all_hosts_if_imap_and_smtp_have_theirs(tmp_path: Path) -> None:
     server_tls.self_signed_file(settings(tmp_path, mail_host="pop3.local.com"))
-    named = settings(tmp_path, mail_host="pop3.local.com", smtp_host="smtp.local.com")
+    named = settings(tmp_path, mail_host="pop3.local.com", imap_host="imap.local.com", smtp_host="smtp.local.com")
     server_tls.drop_outdated_self_signed(named)
     context = server_tls.server_context(named)
 
     trusting = ssl.create_default_context(cafile=str(tmp_path / "tls" / "self-signed.pem"))
-    for host in ("pop3.local.com", "smtp.local.com"):
+    for host in ("pop3.local.com", "imap.local.com", "smtp.local.com"):
         assert shake_hands(context, trusting, host) in ("TLSv1.2", "TLSv1.3")
 
 

@@ -30,7 +30,9 @@ def up(
     data: Data = None,
     lan: Annotated[
         bool,
-        typer.Option("--lan", help="Serve the LAN, on the ports that mail clients expect (110, 25, 587, 995, 465)."),
+        typer.Option(
+            "--lan", help="Serve the LAN, on the ports that mail clients expect (143, 993, 110, 995, 25, 587, 465)."
+        ),
     ] = False,
 ) -> None:
     """Run all services on this machine, in the foreground, until Ctrl-C.
@@ -123,7 +125,8 @@ def rotate_key(data: Data = None) -> None:
 
 def service(
     name: Annotated[
-        str, typer.Argument(help="fetcher, router, mailbox, pop3_out, smtp_in, sender or admin.", metavar="NAME")
+        str,
+        typer.Argument(help="fetcher, router, mailbox, pop3_out, imap_out, smtp_in, sender or admin.", metavar="NAME"),
     ],
     data: Data = None,
 ) -> None:

@@ -55,7 +55,7 @@ DISK_SHARE, DISK_OCTETS = 0.05, 1024**3
 """A disk is nearly full below either limit: share of its size; octets."""
 FREE_CONNECTIONS_SHARE = 0.2
 """Share of PostgreSQL's connections below which too few are free."""
-LISTENING_SERVICES = ("pop3_out", "smtp_in")
+LISTENING_SERVICES = ("pop3_out", "imap_out", "smtp_in")
 """The services that show a certificate to mail clients."""
 
 
