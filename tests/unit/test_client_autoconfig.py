@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import plistlib
 import re
+from typing import Literal
 from xml.etree import ElementTree
 
 import pytest
@@ -12,6 +13,7 @@ from services.admin.accounts import client_autoconfig
 from services.admin.accounts.client_autoconfig import (
     REQUEST_SCHEMA,
     RESPONSE_SCHEMA,
+    ClientServer,
     ClientServers,
     Endpoint,
     Unanswerable,
@@ -19,11 +21,11 @@ from services.admin.accounts.client_autoconfig import (
 from shared.settings import Settings, SettingsError, load
 
 SERVERS = ClientServers(
-    "mail.local.com",
-    "smtp.local.com",
-    (Endpoint(995, "implicit"), Endpoint(110, "starttls")),
-    (Endpoint(465, "implicit"), Endpoint(587, "starttls")),
+    ClientServer("IMAP", "imap.local.com", (Endpoint(993, "implicit"), Endpoint(143, "starttls"))),
+    ClientServer("POP3", "mail.local.com", (Endpoint(995, "implicit"), Endpoint(110, "starttls"))),
+    ClientServer("SMTP", "smtp.local.com", (Endpoint(465, "implicit"), Endpoint(587, "starttls"))),
 )
+HOSTS = {"imap": "imap.local.com", "pop3": "mail.local.com", "smtp": "smtp.local.com"}
 ALEX = "alex+sales&co@local.com"
 
 
@@ -43,27 +45,34 @@ def test_clients_are_sent_to_the_host_that_the_operator_named(
     flags: dict[str, str], seen_as: str | None, host: str
 ) -> None:
     found = client_autoconfig.servers(load(**flags), seen_as)
-    assert (found.incoming_host, found.outgoing_host) == (host, host)
+    assert [server.host for server in found.all] == [host] * 3
     named = client_autoconfig.servers(load(**flags, smtp_host="smtp.local.com"), seen_as)
-    assert (named.incoming_host, named.outgoing_host) == (host, "smtp.local.com")
+    assert [server.host for server in named.all] == [host, host, "smtp.local.com"]
+    named = client_autoconfig.servers(load(**flags, imap_host="imap.local.com"), seen_as)
+    assert [server.host for server in named.all] == ["imap.local.com", host, host]
 
 
 @pytest.mark.parametrize("host", ["mail host", "<b>", "a/b", ""])
 def test_an_invalid_host_name_is_refused_as_a_host_for_clients(host: str) -> None:
     with pytest.raises(SettingsError, match="MAILGROUP_MAIL_HOST"):
         load(mail_host=host)
+    with pytest.raises(SettingsError, match=r"MAILGROUP_IMAP_HOST: .*: has to be a host name or an IP address"):
+        load(imap_host=host)
     with pytest.raises(SettingsError, match="MAILGROUP_SMTP_HOST"):
         load(smtp_host=host)
 
 
 def test_ports_are_the_settings_ones_and_in_clear_only_if_it_is_allowed() -> None:
-    found = client_autoconfig.servers(load(pop3s_port=995, smtp_port=25))
+    found = client_autoconfig.servers(load(pop3s_port=995, smtp_port=25, imap_port=143))
 
-    assert found.incoming == (Endpoint(995, "implicit"), Endpoint(1110, "starttls"))
-    assert found.outgoing == (Endpoint(1465, "implicit"), Endpoint(1587, "starttls"))
-    assert (found.incoming_in_clear, found.outgoing_in_clear) == ((Endpoint(1110, "none"),), (Endpoint(25, "none"),))
+    assert [server.endpoints for server in found.all] == [
+        (Endpoint(1993, "implicit"), Endpoint(143, "starttls")),
+        (Endpoint(995, "implicit"), Endpoint(1110, "starttls")),
+        (Endpoint(1465, "implicit"), Endpoint(1587, "starttls")),
+    ]
+    assert [server.in_clear for server in found.all] == [(Endpoint(port, "none"),) for port in (143, 1110, 25)]
     strict = client_autoconfig.servers(load(allow_plaintext_auth="no"))
-    assert (strict.incoming_in_clear, strict.outgoing_in_clear) == ((), ())
+    assert [server.in_clear for server in strict.all] == [()] * 3
 
 
 @pytest.mark.parametrize(
@@ -91,7 +100,7 @@ def test_only_a_plain_address_has_a_domain(address: str, domain: str | None) -> 
 # --------------------------------------------------------------------------------------------- Thunderbird
 
 
-def test_thunderbird_gets_pop3_and_smtp_the_best_way_first() -> None:
+def test_thunderbird_gets_imap_first_then_pop3_the_best_way_first() -> None:
     root = ElementTree.fromstring(client_autoconfig.mozilla_autoconfig(SERVERS, ["local.com", "lokal.example"]))
 
     assert (root.tag, root.get("version")) == ("clientConfig", "1.1")
@@ -99,13 +108,16 @@ def test_thunderbird_gets_pop3_and_smtp_the_best_way_first() -> None:
     assert (provider.tag, provider.get("id")) == ("emailProvider", "local.com")
     assert [domain.text for domain in provider.findall("domain")] == ["local.com", "lokal.example"]
     assert provider.findtext("displayName") and provider.findtext("displayShortName")
-    for tag, kind, ports in (("incomingServer", "pop3", ("995", "110")), ("outgoingServer", "smtp", ("465", "587"))):
+    for tag, kinds, ports in (
+        ("incomingServer", ["imap", "imap", "pop3", "pop3"], ["993", "143", "995", "110"]),
+        ("outgoingServer", ["smtp", "smtp"], ["465", "587"]),
+    ):
         found = provider.findall(tag)
-        assert [server.get("type") for server in found] == [kind, kind]
-        assert [server.findtext("port") for server in found] == list(ports)
-        assert [server.findtext("socketType") for server in found] == ["SSL", "STARTTLS"]
+        assert [server.get("type") for server in found] == kinds
+        assert [server.findtext("port") for server in found] == ports
+        assert [server.findtext("socketType") for server in found] == ["SSL", "STARTTLS"] * (len(found) // 2)
         for server in found:
-            assert server.findtext("hostname") == {"pop3": "mail.local.com", "smtp": "smtp.local.com"}[kind]
+            assert server.findtext("hostname") == HOSTS[str(server.get("type"))]
             assert server.findtext("username") == "%EMAILADDRESS%"
             assert server.findtext("authentication") == "password-cleartext"
 
@@ -140,6 +152,7 @@ def test_outlook_gets_a_reply_in_its_schema() -> None:
     both = {"LoginName": ALEX, "SSL": "on", "Encryption": "SSL", "AuthRequired": "on"}
     both |= {"SPA": "off", "DomainRequired": "off"}
     assert found == [
+        {"Type": "IMAP", "Server": "imap.local.com", "Port": "993"} | both,
         {"Type": "POP3", "Server": "mail.local.com", "Port": "995"} | both,
         {"Type": "SMTP", "Server": "smtp.local.com", "Port": "465", "UsePOPAuth": "on", "SMTPLast": "off"} | both,
     ]
@@ -181,17 +194,22 @@ def test_outlooks_second_version_points_to_the_first() -> None:
 # --------------------------------------------------------------------------------------------------- Apple
 
 
-def test_apples_profile_sets_up_pop_and_smtp_with_tls_and_no_password() -> None:
-    profile = plistlib.loads(client_autoconfig.mobileconfig(SERVERS, ALEX))
+@pytest.mark.parametrize(
+    ("protocol", "kind", "host", "port"),
+    [("IMAP", "EmailTypeIMAP", "imap.local.com", 993), ("POP3", "EmailTypePOP", "mail.local.com", 995)],
+)
+def test_apples_profile_sets_up_both_servers_with_tls_and_no_password(
+    protocol: Literal["IMAP", "POP3"], kind: str, host: str, port: int
+) -> None:
+    profile = plistlib.loads(client_autoconfig.mobileconfig(SERVERS, ALEX, protocol=protocol))
 
     assert profile["PayloadType"] == "Configuration"
     [account] = profile["PayloadContent"]
     assert account["PayloadType"] == "com.apple.mail.managed"
-    assert account["EmailAccountType"] == "EmailTypePOP"
+    assert account["EmailAccountType"] == kind
     assert account["EmailAddress"] == ALEX
-    for side, host, port in (("Incoming", "mail.local.com", 995), ("Outgoing", "smtp.local.com", 465)):
-        assert account[f"{side}MailServerHostName"] == host
-        assert account[f"{side}MailServerPortNumber"] == port
+    for side, wanted in (("Incoming", (host, port)), ("Outgoing", ("smtp.local.com", 465))):
+        assert (account[f"{side}MailServerHostName"], account[f"{side}MailServerPortNumber"]) == wanted
         assert account[f"{side}MailServerUseSSL"] is True
         assert account[f"{side}MailServerUsername"] == ALEX
         assert account[f"{side}MailServerAuthentication"] == "EmailAuthPassword"
@@ -216,6 +234,8 @@ def test_apples_profile_replaces_itself_and_no_other() -> None:
     assert len(ids(first)) == 4
     assert ids(client_autoconfig.mobileconfig(SERVERS, ALEX.upper())) == ids(first)
     assert ids(client_autoconfig.mobileconfig(SERVERS, "jim@local.com")).isdisjoint(ids(first))
+    # a device that keeps mails of POP3 does not lose them when IMAP is set up
+    assert ids(client_autoconfig.mobileconfig(SERVERS, ALEX, protocol="POP3")).isdisjoint(ids(first))
     named = plistlib.loads(client_autoconfig.mobileconfig(SERVERS, ALEX, "Alex"))
     assert named["PayloadContent"][0]["EmailAccountName"] == "Alex"
 
@@ -228,6 +248,7 @@ def test_a_users_links_carry_the_address_whole() -> None:
 
     assert found.autoconfig == "http://mail.lan:8080/mail/config-v1.1.xml?emailaddress=alex%2Bsales%26co%40local.com"
     assert found.profile == "http://mail.lan:8080/profile?emailaddress=alex%2Bsales%26co%40local.com"
+    assert found.pop3_profile == f"{found.profile}&protocol=pop3"
     assert found.autodiscover == "http://mail.lan:8080/autodiscover/autodiscover.xml"
     assert ElementTree.fromstring(found.qr_code).tag == "svg"
     assert client_autoconfig.links("http://mail.lan:8080", "jim@local.com").qr_code != found.qr_code

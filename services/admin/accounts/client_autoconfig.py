@@ -21,6 +21,7 @@ from shared.errors import Permanent
 from shared.settings import Settings, is_loopback
 
 Tls = Literal["implicit", "starttls", "none"]
+ClientProtocol = Literal["IMAP", "POP3", "SMTP"]
 
 ADDRESS_OCTETS = 200
 _OUTLOOK = "http://schemas.microsoft.com/exchange/autodiscover"
@@ -48,27 +49,52 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientServers:
-    """The servers for mail clients. The user name is the address, with one password for both servers."""
+class ClientServer:
+    """A server for mail clients."""
 
-    incoming_host: str
-    outgoing_host: str
-    incoming: tuple[Endpoint, ...]  # POP3 with TLS, the best first
-    outgoing: tuple[Endpoint, ...]  # SMTP with TLS, the best first
-    incoming_in_clear: tuple[Endpoint, ...] = ()  # POP3 without TLS
-    outgoing_in_clear: tuple[Endpoint, ...] = ()  # SMTP without TLS
+    protocol: ClientProtocol
+    host: str
+    endpoints: tuple[Endpoint, ...]  # with TLS, the best first
+    in_clear: tuple[Endpoint, ...] = ()  # without TLS
+
+    @property
+    def name(self) -> str:
+        """The name for people: Incoming (IMAP)."""
+        return f"{'Outgoing' if self.protocol == 'SMTP' else 'Incoming'} ({self.protocol})"
+
+
+@dataclass(frozen=True, slots=True)
+class ClientServers:
+    """The servers for mail clients. The user name is the address, with one password for all servers."""
+
+    imap: ClientServer
+    pop3: ClientServer
+    smtp: ClientServer
+
+    @property
+    def all(self) -> tuple[ClientServer, ...]:
+        """The servers, in the order in which they are offered to people and programs."""
+        return self.imap, self.pop3, self.smtp
 
 
 def servers(settings: Settings, seen_as: str | None = None) -> ClientServers:
     """Return the servers for mail clients. :param seen_as: as ``Settings.host_for_clients``."""
-    clear = settings.allow_plaintext_auth != "no"
+
+    def server(protocol: ClientProtocol, host: str, implicit: int, starttls: int, clear: int) -> ClientServer:
+        in_clear = (Endpoint(clear, "none"),) if settings.allow_plaintext_auth != "no" else ()
+        return ClientServer(protocol, host, (Endpoint(implicit, "implicit"), Endpoint(starttls, "starttls")), in_clear)
+
+    imap, pop3 = settings.imap_port, settings.pop3_port
     return ClientServers(
-        settings.host_for_clients(seen_as),
-        settings.smtp_host_for_clients(seen_as),
-        (Endpoint(settings.pop3s_port, "implicit"), Endpoint(settings.pop3_port, "starttls")),
-        (Endpoint(settings.smtps_port, "implicit"), Endpoint(settings.submission_port, "starttls")),
-        (Endpoint(settings.pop3_port, "none"),) if clear else (),
-        (Endpoint(settings.smtp_port, "none"),) if clear else (),
+        server("IMAP", settings.imap_host_for_clients(seen_as), settings.imaps_port, imap, imap),
+        server("POP3", settings.host_for_clients(seen_as), settings.pop3s_port, pop3, pop3),
+        server(
+            "SMTP",
+            settings.smtp_host_for_clients(seen_as),
+            settings.smtps_port,
+            settings.submission_port,
+            settings.smtp_port,
+        ),
     )
 
 
@@ -88,6 +114,7 @@ def mozilla_autoconfig(servers: ClientServers, domains: list[str]) -> bytes:
     """Return Mozilla's clientConfig 1.1, which K-9, Evolution and KMail read, too.
 
     The answer is the same for every address of these domains: the client replaces ``%EMAILADDRESS%`` by the address.
+    Clients take the first incoming server that they support, and offer the others.
     """
     root = Element("clientConfig", version="1.1")
     provider = SubElement(root, "emailProvider", id=domains[0])
@@ -95,14 +122,12 @@ def mozilla_autoconfig(servers: ClientServers, domains: list[str]) -> bytes:
         _add(provider, domain=domain)
     _add(provider, displayName="mailgroup", displayShortName="mailgroup")
     names = {"implicit": "SSL", "starttls": "STARTTLS", "none": "plain"}
-    for tag, kind, host, endpoints in (
-        ("incomingServer", "pop3", servers.incoming_host, servers.incoming),
-        ("outgoingServer", "smtp", servers.outgoing_host, servers.outgoing),
-    ):
-        for endpoint in endpoints:
+    for server in servers.all:
+        tag = "outgoingServer" if server.protocol == "SMTP" else "incomingServer"
+        for endpoint in server.endpoints:
             _add(
-                SubElement(provider, tag, type=kind),
-                hostname=host,
+                SubElement(provider, tag, type=server.protocol.lower()),
+                hostname=server.host,
                 port=str(endpoint.port),
                 socketType=names[endpoint.tls],
                 authentication="password-cleartext",
@@ -115,21 +140,22 @@ def mozilla_autoconfig(servers: ClientServers, domains: list[str]) -> bytes:
 
 
 def autodiscover(servers: ClientServers, address: str) -> bytes:
-    """Return Autodiscover's "plain old XML" answer: the best endpoint each, since Outlook tries no second one."""
+    """Return Autodiscover's "plain old XML" answer: the best endpoint each, since Outlook tries no second one.
+
+    The order of the protocols is that of preference.
+    """
     root = Element("Autodiscover", xmlns=_ANSWER_SCHEMA)
     response = SubElement(root, "Response", xmlns=RESPONSE_SCHEMA)
     _add(SubElement(response, "User"), DisplayName=address)
     account = SubElement(response, "Account")
     _add(account, AccountType="email", Action="settings")
-    for kind, host, endpoint in (
-        ("POP3", servers.incoming_host, servers.incoming[0]),
-        ("SMTP", servers.outgoing_host, servers.outgoing[0]),
-    ):
+    for server in servers.all:
+        endpoint = server.endpoints[0]
         protocol = SubElement(account, "Protocol")
         _add(
             protocol,
-            Type=kind,
-            Server=host,
+            Type=server.protocol,
+            Server=server.host,
             Port=str(endpoint.port),
             LoginName=address,
             DomainRequired="off",
@@ -138,7 +164,7 @@ def autodiscover(servers: ClientServers, address: str) -> bytes:
             Encryption={"implicit": "SSL", "starttls": "TLS", "none": "None"}[endpoint.tls],
             AuthRequired="on",
         )
-        if kind == "SMTP":
+        if server.protocol == "SMTP":  # "POPAuth": the incoming server's user name and password
             _add(protocol, UsePOPAuth="on", SMTPLast="off")
     return _document(root)
 
@@ -181,30 +207,36 @@ def autodiscover_v2(protocol: str, url: str) -> dict[str, str]:
 # -------------------------------------------------------------------------------------------------------- Apple
 
 
-def mobileconfig(servers: ClientServers, address: str, name: str | None = None) -> bytes:
-    """Return an unsigned configuration profile with one POP account; the device asks the user for the password.
+def mobileconfig(
+    servers: ClientServers, address: str, name: str | None = None, protocol: Literal["IMAP", "POP3"] = "IMAP"
+) -> bytes:
+    """Return an unsigned configuration profile with one account; the device asks the user for the password.
 
-    :param name: display name of the person; only for a user who has logged in.
+    The profiles for IMAP and for POP3 do not replace each other: a device deletes the mails that it keeps when the
+    account of POP3 is removed.
+
+    :param name: display name of the person; only for a user who has logged in. :param protocol: of incoming mail.
     """
-    identity = uuid.uuid5(_IDENTITIES, f"{servers.incoming_host} {address.casefold()}")
-    incoming, outgoing = servers.incoming[0], servers.outgoing[0]
+    incoming, smtp = (servers.imap if protocol == "IMAP" else servers.pop3), servers.smtp
+    kind = "imap " if protocol == "IMAP" else ""
+    identity = uuid.uuid5(_IDENTITIES, f"{kind}{incoming.host} {address.casefold()}")
     account: dict[str, object] = {
         "PayloadType": "com.apple.mail.managed",
         "PayloadVersion": 1,
         "PayloadIdentifier": f"mailgroup.{identity}.mail",
         "PayloadUUID": _plist_uuid(uuid.uuid5(identity, "mail")),
         "PayloadDisplayName": address,
-        "EmailAccountType": "EmailTypePOP",
+        "EmailAccountType": "EmailTypeIMAP" if protocol == "IMAP" else "EmailTypePOP",
         "EmailAccountDescription": address,
         "EmailAddress": address,
         "IncomingMailServerAuthentication": "EmailAuthPassword",
-        "IncomingMailServerHostName": servers.incoming_host,
-        "IncomingMailServerPortNumber": incoming.port,
+        "IncomingMailServerHostName": incoming.host,
+        "IncomingMailServerPortNumber": incoming.endpoints[0].port,
         "IncomingMailServerUseSSL": True,
         "IncomingMailServerUsername": address,
         "OutgoingMailServerAuthentication": "EmailAuthPassword",
-        "OutgoingMailServerHostName": servers.outgoing_host,
-        "OutgoingMailServerPortNumber": outgoing.port,
+        "OutgoingMailServerHostName": smtp.host,
+        "OutgoingMailServerPortNumber": smtp.endpoints[0].port,
         "OutgoingMailServerUseSSL": True,
         "OutgoingMailServerUsername": address,
         "OutgoingPasswordSameAsIncomingPassword": True,
@@ -234,6 +266,7 @@ class Links:
     autoconfig: str
     autodiscover: str
     profile: str
+    pop3_profile: str
     qr_code: str  # SVG element with the URL of the profile, for the camera of a phone; '' if no phone can reach it
     warnings: tuple[str, ...] = ()  # why other machines cannot use the addresses, and what the administrator has to set
 
@@ -248,6 +281,7 @@ def links(base_url: str, address: str, warnings: tuple[str, ...] = ()) -> Links:
         f"{base_url}/mail/config-v1.1.xml?emailaddress={quote(address)}",
         f"{base_url}/autodiscover/autodiscover.xml",
         profile,
+        f"{profile}&protocol=pop3",
         "" if warnings else segno.make_qr(profile).svg_inline(scale=4, dark="#000", light="#fff"),
         warnings,
     )
@@ -283,9 +317,13 @@ def find_warnings(servers: ClientServers, base_url: str, settings: Settings) -> 
     :param base_url: of ``base_url_for_others``.
     """
     warnings = []
-    hosts = {servers.outgoing_host: "MAILGROUP_SMTP_HOST", servers.incoming_host: "MAILGROUP_MAIL_HOST"}
+    hosts = {
+        servers.smtp.host: "MAILGROUP_SMTP_HOST",
+        servers.imap.host: "MAILGROUP_IMAP_HOST",
+        servers.pop3.host: "MAILGROUP_MAIL_HOST",
+    }  # the last one that sets a host is named
     for mail_host, setting in hosts.items():
-        named = mail_host in (settings.mail_host, settings.smtp_host)
+        named = mail_host in (settings.mail_host, settings.imap_host, settings.smtp_host)
         if is_loopback(mail_host) or not (named or is_for_others(mail_host)):
             listen = " and MAILGROUP_BIND to 0.0.0.0" if is_loopback(settings.bind) else ""
             warnings.append(

@@ -24,15 +24,12 @@ def print_client_settings(settings: Settings) -> None:
     """Print the settings that people type into their mail clients."""
     servers = client_autoconfig.servers(settings)
     print_table(
-        "Settings for mail clients; the user name is the address, for both servers",
+        "Settings for mail clients; the user name is the address, for all servers",
         ("Server", "Host", "Port", "Encryption"),
         [
-            (name, host, endpoint.port, _ENCRYPTION[endpoint.tls])
-            for name, host, endpoints in (
-                ("Incoming (POP3)", servers.incoming_host, servers.incoming + servers.incoming_in_clear),
-                ("Outgoing (SMTP)", servers.outgoing_host, servers.outgoing + servers.outgoing_in_clear),
-            )
-            for endpoint in endpoints
+            (server.name, server.host, endpoint.port, _ENCRYPTION[endpoint.tls])
+            for server in servers.all
+            for endpoint in server.endpoints + server.in_clear
         ],
     )
 

@@ -7,7 +7,7 @@ SECURITY. Every address of a local domain gets the same response, whether the ac
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import JSONResponse, Response
@@ -102,12 +102,16 @@ for _path in _AUTODISCOVER:
 
 
 @router.get("/profile")
-async def apple(request: Request, context: PageDep, address: Address) -> Response:
+async def apple(
+    request: Request, context: PageDep, address: Address, protocol: Literal["imap", "pop3"] = "imap"
+) -> Response:
     """Return a configuration profile for iPhone, iPad and Mac, as a file to install."""
     if client_autoconfig.domain_of(address) not in await _local_domains(context):
         return _unknown()
     return Response(
-        client_autoconfig.mobileconfig(_servers(request, context), address),
+        client_autoconfig.mobileconfig(
+            _servers(request, context), address, protocol="POP3" if protocol == "pop3" else "IMAP"
+        ),
         media_type="application/x-apple-aspen-config",
         headers={"Content-Disposition": 'attachment; filename="mail.mobileconfig"'},
     )

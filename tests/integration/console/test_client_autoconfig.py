@@ -30,7 +30,7 @@ EVERY_PATH = (
 @pytest.fixture(scope="module")
 def site(store: str) -> Iterator[str]:
     """A console that listens on every address, as in a container."""
-    with console.running(store, bind="0.0.0.0", pop3s_port=995, smtps_port=465) as found:
+    with console.running(store, bind="0.0.0.0", imaps_port=993, pop3s_port=995, smtps_port=465) as found:
         yield found
 
 
@@ -85,7 +85,7 @@ def test_thunderbird_finds_every_local_domain_without_an_address(site: str) -> N
     assert [domain.text for domain in root.iter("domain")] == ["local.com", "lokal.example"]
     one = ElementTree.fromstring(get(site, "/mail/config-v1.1.xml?emailaddress=alex@LOKAL.example").content)
     assert [domain.text for domain in one.iter("domain")] == ["lokal.example"]
-    assert [port.text for port in one.iter("port")] == ["995", "1110", "465", "1587"]
+    assert [port.text for port in one.iter("port")] == ["993", "1143", "995", "1110", "465", "1587"]
 
 
 def test_without_a_configured_host_the_client_gets_the_host_it_asked(site: str) -> None:
@@ -143,7 +143,10 @@ def test_apple_gets_a_profile_to_install(site: str) -> None:
     assert answer.headers["content-type"] == "application/x-apple-aspen-config"
     assert answer.headers["content-disposition"].endswith('.mobileconfig"')
     [account] = plistlib.loads(answer.content)["PayloadContent"]
-    assert (account["EmailAddress"], account["IncomingMailServerPortNumber"]) == (ALEX, 995)
+    assert (account["EmailAddress"], account["IncomingMailServerPortNumber"]) == (ALEX, 993)
+    [by_pop3] = plistlib.loads(get(site, f"/profile?emailaddress={ALEX}&protocol=pop3").content)["PayloadContent"]
+    assert (by_pop3["EmailAccountType"], by_pop3["IncomingMailServerPortNumber"]) == ("EmailTypePOP", 995)
+    assert get(site, f"/profile?emailaddress={ALEX}&protocol=smtp").status_code == 422
     assert not [name for name in account if name.endswith("Password") and isinstance(account[name], str)]
 
 
@@ -152,7 +155,11 @@ def test_a_person_sees_one_port_each_way_and_a_qr_code_for_others(site: str, sto
         shown = console.signed_in(url, ALEX, "secret").get("/mine").text
         assert re.findall(r"SSL/TLS", shown.partition("<details")[0]) == ["SSL/TLS"] * 2
         assert "STARTTLS" not in shown.partition("<details")[0]
-        assert "port 1110 with STARTTLS" in shown.partition("<details")[2]
+        assert "Incoming (IMAP)" in shown.partition("<details")[0] and "POP3" not in shown.partition("<details")[0]
+        _, for_pop3, others = shown.split("<details")
+        assert "Incoming (POP3)" in for_pop3 and "protocol=pop3" in for_pop3
+        for port in (1143, 1110, 1587):
+            assert f"port {port} with STARTTLS" in others
         return shown
 
     # given a console that was opened as 127.0.0.1, which no phone can
