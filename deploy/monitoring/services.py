@@ -199,9 +199,24 @@ SERVICES = [
         ),
         Panel(
             "SMTP servers at their limit",
-            "1: a limit that was entered here is reached; mail waits, or leaves by the account's next server.",
+            "1: a limit is reached, set here or by the provider; mail waits, or leaves by the account's next server.",
             "short",
             {"{{external}} {{relay}}": worst("max by (external, relay) (mailgroup_relay_full)")},
+        ),
+        Panel(
+            "Filing at the provider",
+            "Copies of sent mail and marks of answered mail a minute, by IMAP: made, failed and tried again, given up.",
+            "short",
+            {
+                result: per_minute(f'mailgroup_provider_filings_total{{result="{label}"}}')
+                for result, label in (("made", "done"), ("failed", "failed"), ("given up", "given_up"))
+            },
+        ),
+        Panel(
+            "Missing at the provider",
+            "Copies and marks that could not be made and are tried again, of the ten worst accounts.",
+            "short",
+            {"{{external}}": worst("max by (external) (mailgroup_provider_filings_failing)")},
         ),
     ),
     _service(

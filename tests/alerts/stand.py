@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import psycopg
 
@@ -27,8 +27,9 @@ from tests.company import local
 from tests.servers import scratch
 from tests.system import System, running, until
 
-SUPPORT, SALES, NOBODY, CLOSED, PINNED, UNSTARTED, TOKENS = (
-    f"{name}@company.com" for name in ("support", "sales", "nobody", "closed", "pinned", "unstarted", "tokens")
+SUPPORT, SALES, NOBODY, CLOSED, PINNED, UNSTARTED, LIMITED, TOKENS = (
+    f"{name}@company.com"
+    for name in ("support", "sales", "nobody", "closed", "pinned", "unstarted", "limited", "tokens")
 )
 MAX_OCTETS = 100_000
 """Limit of a mail: octets."""
@@ -170,6 +171,7 @@ def _prepare(here: Stand) -> None:
             "external_accounts": [
                 *(system.external(address) for address in (SUPPORT, SALES, NOBODY, CLOSED, PINNED)),
                 system.external(UNSTARTED, hold=True),
+                _by_imap(system, LIMITED),
             ],
             "local_accounts": [
                 local("Alex"),
@@ -177,6 +179,7 @@ def _prepare(here: Stand) -> None:
                 local("Pat", CLOSED),
                 local("Pia", PINNED),
                 local("Uma", UNSTARTED),
+                local("Lea", LIMITED),
             ],
         }
     )
@@ -190,3 +193,10 @@ def _prepare(here: Stand) -> None:
     here.instance.start_program("postgres")
     until(here.postgres.answers, 120)
     here.show_rabbitmq()
+
+
+def _by_imap(system: System, address: str) -> dict[str, Any]:
+    """Return the fields of an account that is fetched by IMAP."""
+    account = system.external(address)
+    del account["pop3"]
+    return account | {"imap": {"host": system.provider.host, "port": system.provider.imap_port, "tls": "none"}}

@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from pathlib import Path
+from typing import Any
 
 import pika
 import psycopg
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 
 from shared.amqp.topology import DEAD_LETTERS, EXCHANGE
 from shared.mime.headers import MAX_HOPS
-from tests.alerts.stand import CLOSED, MAX_OCTETS, NOBODY, PINNED, SALES, SUPPORT, TOKENS, UNSTARTED, Stand
+from tests.alerts.stand import CLOSED, LIMITED, MAX_OCTETS, NOBODY, PINNED, SALES, SUPPORT, TOKENS, UNSTARTED, Stand
 from tests.company import local
 from tests.system import until
 from tests.token_server import account_fields, token_server
@@ -70,8 +71,8 @@ def troubles() -> list[list[Trouble]]:
     return [
         [
             _login(), _access_token(), _not_polled(), _provider_certificate(), _held(), _waits_for_start(), _parked(),
-            _skipped(), _books(), _provider(), _stray(), _connections(), _old_ids(), _standby(), _archive(), _disk(),
-            _backup(), _guesses(), _certificate_expires(),
+            _skipped(), _books(), _limited(), _provider(), _stray(), _connections(), _old_ids(), _standby(),
+            _archive(), _disk(), _backup(), _guesses(), _certificate_expires(),
         ],
         [_mailbox(), _certificate_refused(), _background(), _corrupted()],
         [_broker_limit()],  # it accepts no messages meanwhile
@@ -216,11 +217,35 @@ def _books() -> Trouble:
     )
 
 
-def _submit(here: Stand, subject: str) -> None:
+def _submit(here: Stand, subject: str, author: str = "alex@local.com") -> None:
     mail = EmailMessage()
-    mail["From"], mail["To"], mail["Subject"] = "alex@local.com", WHO, subject
+    mail["From"], mail["To"], mail["Subject"] = author, WHO, subject
     mail.set_content("hello")
-    here.system.submit("alex@local.com", [WHO], mail)
+    here.system.submit(author, [WHO], mail)
+
+
+def _limited() -> Trouble:
+    """The only SMTP server of an account reaches its limit, and the folder for the copies of sent mail is missing."""
+
+    def set_fields(here: Stand, *values: str) -> None:
+        done = here.system.run("external", "set", LIMITED, *values)
+        assert done.exit_code == 0, done.output
+
+    def relays(here: Stand) -> list[dict[str, Any]]:
+        [account] = [each for each in here.system.json("status")["externals"] if each["address"] == LIMITED]
+        return list(account["relays"])
+
+    def begin(here: Stand) -> None:
+        set_fields(here, "smtp.recipients_per_day=1", "imap.sent=No such folder")
+        for number in range(2):
+            _submit(here, f"limited {number}", "lea@local.com")
+        until(lambda: relays(here)[0]["full_until"])  # before the next trouble stops the server
+
+    return Trouble(
+        ("RelayFull", "SentMailNotFiled"),
+        begin,
+        lambda here: set_fields(here, "smtp.recipients_per_day=", "imap.sent=false"),
+    )
 
 
 def _provider() -> Trouble:

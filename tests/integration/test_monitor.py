@@ -232,6 +232,8 @@ async def test_a_process_that_has_just_started_exports_the_state_of_accounts(
             assert sample(process, changed, external=account, direction=direction, relay=relay) == value
         # and no relay has reached a limit
         assert sample(process, "mailgroup_relay_full", external=SUPPORT, relay="127.0.0.1") == 0
+        # and nothing has to be filed at the provider
+        assert sample(process, "mailgroup_provider_filings_failing", external=SUPPORT) == 0
         # and without the database no old value is left
         await process._database.close()
         with pytest.raises(Temporary):
@@ -314,6 +316,7 @@ async def test_only_one_process_shows_the_gauges_of_the_system(
             "mailgroup_account_paused",
             "mailgroup_account_certificate_changed",
             "mailgroup_relay_full",
+            "mailgroup_provider_filings_failing",
         }
         assert shown(second) == {}
         # when the first one ends, the second one takes over

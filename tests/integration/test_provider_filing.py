@@ -12,6 +12,7 @@ import structlog
 from deploy.machine.dovecot_postfix import DemoProvider
 from services.admin.accounts.errors import AccountsError
 from services.admin.monitoring import problems
+from services.admin.monitoring.system_metrics import SystemMetrics
 from services.sender.provider_filing import FILINGS
 from shared.errors import Temporary
 from shared.mime import headers
@@ -171,6 +172,10 @@ async def test_a_failure_delays_no_mail_and_is_shown(
         facts = await problems.load_facts(connection)
     [found] = [each for each in problems.find_problems(facts) if each.kind == "filing"]
     assert found.subject == SUPPORT and words in found.text
+    metrics = SystemMetrics()
+    metrics.update(facts)
+    [shown] = [each for each in metrics.collect() if each.name == "mailgroup_provider_filings_failing"]
+    assert [(each.labels, each.value) for each in shown.samples] == [({"external": SUPPORT}, 1)]
     # until the server works
     imap.answers = {}
     await try_again(harness)

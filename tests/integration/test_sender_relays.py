@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from services.admin.mail import operations, trace
+from services.admin.monitoring import problems
+from services.admin.monitoring.problem_kinds import Problem
 from shared.errors import Permanent
 from shared.provider import smtp_connect
 from shared.provider.vault import Vault, new_key
@@ -70,6 +72,11 @@ async def why(harness: SenderHarness) -> str | None:
     async with harness.database.transaction() as connection:
         [mail] = await operations.list_queue(connection)
     return mail["why"]  # type: ignore[no-any-return]
+
+
+async def problems_of(harness: SenderHarness) -> list[Problem]:
+    async with harness.database.transaction() as connection:
+        return problems.find_problems(await problems.load_facts(connection))
 
 
 FAILURES: dict[str, tuple[dict[str, str], dict[str, Any], str]] = {
@@ -226,6 +233,12 @@ async def test_a_limit_of_recipients_a_day_is_kept_and_shown(harness: SenderHarn
     assert (waiting.tries, [mail.recipients for mail in one.taken]) == (0, [[ANN, BOB], [ANN]])
     [[until_]] = await harness.rows("select to_char(full_until at time zone 'utc', 'HH24:MI') from relays")
     assert await why(harness) == (f"relaying: 127.0.0.1: limit of 3 recipients a day reached, next at {until_} UTC")
+    # and, if it lasts, an alarm
+    [alarm] = [problem for problem in await problems_of(harness) if problem.kind == "full"]
+    assert (alarm.subject, alarm.text) == (
+        SUPPORT,
+        f"{SUPPORT}: mail waits to be relayed: 127.0.0.1: limit of 3 recipients a day reached, next at {until_} UTC",
+    )
     # and so does the mail's trace
     async with harness.database.transaction() as connection:
         [traced] = await trace.trace(connection, str(id_))
@@ -259,6 +272,8 @@ async def test_mail_over_a_limit_goes_by_the_next_relay(harness: SenderHarness, 
         [[ANN]],
         [[BOB], [EVE]],
     )
+    # and nobody is alarmed, because no mail waits
+    assert not [problem for problem in await problems_of(harness) if problem.kind == "full"]
     # what was refused, and what went by another relay, counts nothing
     assert await harness.rows("select sum(recipients) from relay_usage where seconds = 300") == [(1,)]
 

@@ -16,6 +16,8 @@ KINDS = {
     "poll": "No mail of this account arrives. 'mailgroup external test ADDRESS' shows step by step what is wrong.",
     "filing": "The mail has left, but its copy or the mark of the answered mail is missing at the provider. It is "
     "tried for five days; correct the folder or its rights there, or switch imap.sent and imap.answered off.",
+    "full": "All SMTP servers of this account have reached a limit (yours or their own), or do not work, so its mail "
+    "waits. Raise smtp.mails_per_minute or smtp.recipients_per_day if the provider allows more, or add another server.",
     "held": "These mails are on hold ('mailgroup held list'): no enabled user shares their external account. "
     "They are delivered as soon as one does.",
     "start": "These mails wait until you say that everybody who shares the account is there: choose 'Everybody is "

@@ -49,6 +49,8 @@ START_SECONDS = 86_400.0
 """Seconds that mail waits for the start of its account before that is a problem; people are added within a day."""
 FILING_SECONDS = 3600.0
 """Seconds for which sent mail cannot be filed at the provider before that is reported; no mail waits for it."""
+FULL_SECONDS = 900.0
+"""Seconds for which all relays of an account are at a limit before that is reported; a limit for a minute passes."""
 STALE_SECONDS = 900.0
 """Seconds without a successful poll that are a problem."""
 DISK_SHARE, DISK_OCTETS = 0.05, 1024**3
@@ -245,6 +247,7 @@ def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
     if (trouble := facts.filings.get(external.id)) is not None:
         text = f"{external.address}: {describe_filing(trouble)}"
         found.append(Problem("filing", external.address, text, FILING_SECONDS))
+    found += _find_full_relays(external, facts)
     if poll is None or poll.paused_at is not None:
         return found
     why = f" ({poll.last_error})" if poll.last_error else ""
@@ -254,6 +257,28 @@ def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
         since = f"{poll.last_success_at:%Y-%m-%d %H:%M} UTC"
         found.append(Problem("poll", external.address, f"{external.address}: nothing polled since {since}{why}"))
     return found
+
+
+def _find_full_relays(external: External, facts: SystemFacts) -> list[Problem]:
+    """Return a problem if a limit lets mail wait: no other relay of the account takes it. Pure."""
+    states = facts.relays.get(external.id, [])
+    limits = [describe_full(state) or f"{state.host}: {state.last_error}" for state in states if is_full(state)]
+    if not limits or not all(state.in_trouble for state in states):
+        return []
+    text = f"{external.address}: mail waits to be relayed: {'; '.join(limits)}"
+    return [Problem("full", external.address, text, FULL_SECONDS)]
+
+
+def is_full(state: RelayStatus) -> bool:
+    """Return whether a relay has reached a limit: one of the operator, or its own, which it reported. Pure."""
+    return state.full_until is not None or (state.failures > 0 and state.last_error_kind == "throttled")
+
+
+def describe_full(state: RelayStatus) -> str | None:
+    """Return which limit of the operator a relay has reached, and until when; None if none. Pure."""
+    if state.full_until is None:
+        return None
+    return f"{state.host}: {state.full_why}, next at {state.full_until.astimezone(datetime.UTC):%H:%M} UTC"
 
 
 def describe_filing(trouble: FilingTrouble) -> str:

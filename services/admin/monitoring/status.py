@@ -23,6 +23,7 @@ from services.admin.monitoring.health_client import (
 from services.admin.monitoring.problems import (
     STALE_SECONDS,
     describe_filing,
+    describe_full,
     describe_held,
     find_absent_delegates,
     find_in_connections,
@@ -180,13 +181,6 @@ async def load_why_waits(connection: Connection) -> dict[str, str]:
     externals = await accounts.load_externals(connection, sorted(states))
     found = {external.address: why_waits(states[external.id]) for external in externals}
     return {address: why for address, why in found.items() if why}
-
-
-def describe_full(state: RelayStatus) -> str | None:
-    """Return which limit of the operator a relay has reached, and until when; None if none. Pure."""
-    if state.full_until is None:
-        return None
-    return f"{state.host}: {state.full_why}, next at {state.full_until.astimezone(datetime.UTC):%H:%M} UTC"
 
 
 def find_account_problem(direction: PollState | RelayStatus | None) -> str | None:

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector
 
 from services.admin.monitoring import reconciliation
 from services.admin.monitoring.problem_kinds import KINDS
-from services.admin.monitoring.problems import Disk, SystemFacts, is_certificate_changed
+from services.admin.monitoring.problems import Disk, SystemFacts, is_certificate_changed, is_full
 from services.admin.monitoring.reconciliation import AccountBooks
 from shared.metrics import WINDOWS
 from shared.model import External
@@ -177,8 +177,13 @@ def _account_metrics(facts: SystemFacts) -> list[GaugeMetricFamily]:
     )
     full = GaugeMetricFamily(
         "mailgroup_relay_full",
-        "1: a relay of an account has reached a limit that the operator has set.",
+        "1: a relay of an account has reached a limit: one that the operator has set, or its own.",
         labels=["external", "relay"],
+    )
+    unfiled = GaugeMetricFamily(
+        "mailgroup_provider_filings_failing",
+        "Copies of sent mail and marks of answered mail that could not be made at the provider, and are tried again.",
+        labels=["external"],
     )
     for external in facts.externals:
         poll, states = facts.polls.get(external.id), facts.relays.get(external.id, [])
@@ -194,8 +199,10 @@ def _account_metrics(facts: SystemFacts) -> list[GaugeMetricFamily]:
             paused.add_metric(values, int(state.paused_at is not None))
             changed.add_metric(values, int(is_certificate_changed(state)))
         for relay in states:
-            full.add_metric([external.address, relay.host], int(relay.full_until is not None))
-    return [success, interval, refused, paused, changed, full]
+            full.add_metric([external.address, relay.host], int(is_full(relay)))
+        trouble = facts.filings.get(external.id)
+        unfiled.add_metric([external.address], trouble.count if trouble is not None else 0)
+    return [success, interval, refused, paused, changed, full, unfiled]
 
 
 def _is_refused(external: External, state: PollState | RelayStatus) -> bool:

@@ -16,6 +16,7 @@ from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.forms import Form
 from services.admin.web.page_context import Administrator, PageContext, PageDep, Reader
 from shared.db.database import Connection
+from shared.store import accounts, provider_filings
 
 router = APIRouter(include_in_schema=False)
 
@@ -60,13 +61,15 @@ ACTIONS = {
 
 @router.get("/queue")
 async def show(request: Request, context: PageDep, user: Reader) -> Response:
-    """Show the three lists."""
+    """Show the three lists, and below them what cannot be filed at the providers."""
     async with context.system.database.transaction() as connection:
         queue = await operations.list_queue(connection)
         held = await operations.list_held(connection)
         parked = await operations.list_parked(connection)
         ids = [mail["id"] for mails in (queue, held, parked) for mail in mails[:SHOWN]]
         headlines = await search_index.subjects(connection, ids)
+        troubles = await provider_filings.load_troubles(connection)
+        externals = await accounts.load_externals(connection, sorted(troubles)) if troubles else []
     return await context.render_page(
         request,
         user,
@@ -77,6 +80,7 @@ async def show(request: Request, context: PageDep, user: Reader) -> Response:
         counts=(len(queue), len(held), len(parked)),
         shown=SHOWN,
         headlines=headlines,
+        unfiled=[(external.address, troubles[external.id]) for external in externals if external.enabled],
     )
 
 

@@ -193,6 +193,18 @@ def test_a_mail_is_sent_again_to_recipients_that_did_not_get_it(browser: Browser
     assert "alex@local.com" in text(browser.get("/queue"))
 
 
+def test_the_queue_shows_what_is_not_filed_at_the_provider(browser: Browser, store: str) -> None:
+    assert "not filed" not in text(browser.get("/queue"))
+    with psycopg.connect(store) as connection:
+        connection.execute(
+            """insert into provider_filings (submission_id, kind, external_id, tries, error)
+               select s.id, 'sent', s.external_id, 3, 'there is no folder ''Sent''' from submissions s"""
+        )
+    page = " ".join(text(browser.get("/queue")).split())
+    assert "Sent, but not filed at the provider: 1" in page
+    assert "support@company.com 1 there is no folder 'Sent'" in page
+
+
 def test_pages_show_who_answered_a_mail_and_mails_without_an_answer(browser: Browser) -> None:
     done = text(browser.get("/answers?done=true"))
     assert "Printer smokes Anna support@company.com" in done
