@@ -5,7 +5,7 @@ Reading uses EXAMINE, which changes nothing at the provider; SELECT is only for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,11 +112,17 @@ class Folders:
     async def _look_up(self, name: str) -> ListedFolder | None:
         wanted = name.encode() if self.utf8 else encode_utf7(name)
         found = await self._list(wanted)
-        if found is None:
-            prefix = await self._personal_prefix()
-            if prefix and not wanted.startswith(prefix):
-                found = await self._list(prefix + wanted)
+        prefix = await self._personal_prefix() if found is None else b""
+        if found is None and prefix and not wanted.startswith(prefix):
+            found = await self._list(prefix + wanted)
+        if found is None and not name.isascii():
+            found = await self._find_by_meaning({name, decode_name(prefix, self.utf8) + name})
         return found
+
+    async def _find_by_meaning(self, names: Collection[str]) -> ListedFolder | None:
+        """Return the folder whose name reads as one of these: some servers list 8-bit names, in UTF-8 or Latin-1."""
+        same = [folder for folder in await self._list_all(b"*") if decode_name(folder.raw, self.utf8) in names]
+        return same[0] if same else None
 
     async def _list(self, raw: bytes) -> ListedFolder | None:
         same = [folder for folder in await self._list_all(raw) if folder.raw == raw]

@@ -50,6 +50,8 @@ def seeds() -> list[bytes]:
         b"QUIT\r\n",
         b'* 1 FETCH (UID 1 BODY[] {5}\r\na\nb\r\n)\r\nt5 OK\r\n* 7 EXISTS\r\n* 2 FETCH (BODY[] "x" UID 2)\r\nt6 OK\r\n'
         b"t7 NO [UNAVAILABLE] later\r\n* OK [UIDVALIDITY 7]\r\nt8 OK\r\nt9 OK\r\nt10 OK\r\n* BYE\r\nt11 OK\r\n",
+        b'* LIST (\\Sent) "/" {4}\r\nSent\r\nt3 OK\r\n* 1 EXISTS\r\n* OK [UIDVALIDITY 7]\r\nt4 OK\r\nt5 OK\r\n'
+        b"* SEARCH\r\nt6 OK\r\n* OK [UIDVALIDITY 7]\r\nt7 OK [READ-WRITE]\r\nt8 OK\r\n+ go on\r\nt9 OK\r\n",
         b"0a LOGIN {4+}\r\nalex {6+}\r\nsecret\r\nb SELECT INBOX (QRESYNC (1 2 3:4))\r\n"
         b"c FETCH 1:* (FLAGS BODY[1.MIME]<0.9>)\r\n"
         b'd SEARCH RETURN (ALL) OR (FROM "a" 1:3) NOT SINCE 1-Feb-1994\r\n'

@@ -218,6 +218,11 @@ def imap_server(data: bytes) -> None:
     provider_sessions.imap_session(data)
 
 
+def imap_filing(data: bytes) -> None:
+    """See ``provider_sessions.imap_filing``."""
+    provider_sessions.imap_filing(data)
+
+
 def imap_client(data: bytes) -> None:
     """See ``imap_sessions.client_session``."""
     imap_sessions.client_session(data)
@@ -235,6 +240,6 @@ def imap_structure(data: bytes) -> None:
 
 _JUDGES = (
     *(route, route_to, leave, submit, command, report, name, wire, retrieved, proxy, pop3, submission),
-    *(imap_server, imap_client, imap_command, imap_structure),
+    *(imap_server, imap_filing, imap_client, imap_command, imap_structure),
 )
 TARGETS: dict[str, Callable[[bytes], None]] = {judge.__name__: judge for judge in _JUDGES}

@@ -124,6 +124,13 @@ async def test_another_uidvalidity_gives_other_keys() -> None:
         # SEARCH finds a part only: the mails are named one by one
         ({"UID SEARCH": say(b"* SEARCH 3\r\n<tag> OK done\r\n")}, 2, True),
         ({"UID SEARCH": say(b"* SEARCH 3\r\n* SEARCH 9 (MODSEQ 7)\r\n<tag> OK done\r\n")}, 2, True),
+        ({"UID SEARCH": say(b"* SEARCH\r\n* SEARCH  3 9 \r\n<tag> OK done\r\n")}, 2, True),
+        # another client deletes a mail meanwhile
+        (
+            {"UID SEARCH RETURN": say(b'* 2 EXPUNGE\r\n* ESEARCH (TAG "x") UID COUNT 1 ALL 3\r\n<tag> OK\r\n')},
+            1,
+            True,
+        ),
         # nothing names all of them
         ({"UID SEARCH": say(b"* SEARCH 3\r\n<tag> OK\r\n"), "UID FETCH": say(b"<tag> OK\r\n")}, 1, False),
         # numbers that are none, or lie about their count
@@ -148,6 +155,18 @@ async def test_a_mail_that_arrives_while_the_list_comes_is_in_it() -> None:
         await client.login(US)
         listing = await client.fetch_list()
     assert listing.complete and len(listing.mails) == 3
+
+
+async def test_uids_may_jump_to_the_end_of_their_range() -> None:
+    script = ScriptedImap({1: ONE, 7_000_000: ONE, 2**32 - 1: ONE}, others={"Orders": ScriptedFolder({2**32 - 1: ONE})})
+    async with script.running(), open_session(script.server(), True, folders=("INBOX", "Orders")) as client:
+        await client.login(US)
+        listing = await client.fetch_list()
+        uids = [key.rpartition(":")[2] for _, key in listing.mails]
+        assert uids == ["1", "7000000", "4294967295", "4294967295"]
+        requests = [MailRequest(number, 10) for number, _ in listing.mails]
+        got = [mail async for mail in client.retrieve(requests, 1000)]
+        assert [bytes(mail.body or b"") for mail in got] == [ONE] * 4
 
 
 async def test_an_empty_folder_needs_no_search() -> None:
@@ -243,6 +262,20 @@ async def test_any_name_of_a_folder_is_found(name: str) -> None:
         await client.login(US)
         listing = await client.fetch_list()
     assert listing.complete and len(listing.mails) == 1
+
+
+@pytest.mark.parametrize("raw", ["Entwürfe".encode(), b"Entw\xfcrfe", b"INBOX.Entw\xfcrfe"])
+async def test_a_folder_is_found_by_a_name_in_8_bit(raw: bytes) -> None:
+    script = with_folders(**{raw.decode("utf-8", "surrogateescape"): ""})
+    script.answers = {
+        'LIST "" "Entw&APw-rfe"': say(b"<tag> OK none\r\n"),
+        'LIST "" "INBOX.Entw&APw-rfe"': say(b"<tag> OK none\r\n"),
+        "NAMESPACE": say(b'* NAMESPACE (("INBOX." ".")) NIL NIL\r\n<tag> OK\r\n'),
+    }
+    async with script.running(), open_session(script.server(), True, folders=("Entwürfe",)) as client:
+        await client.login(US)
+        [key] = await keys(client)
+    assert key.endswith("Entw%C3%BCrfe:50:1")
 
 
 async def test_a_name_in_utf8_is_sent_as_it_is_where_that_was_switched_on() -> None:

@@ -115,6 +115,7 @@ async def test_what_comes_with_the_end_of_idle_counts() -> None:
     ("answer", "failure", "words"),
     [
         (cut(b"+ idling\r\n* BYE idle for too long\r\n"), ServerBusy, "the server ends the session: idle for too long"),
+        (cut(b"+ idling\r\n* BYE Session invalidated - AccessTokenExpired\r\n"), ServerBusy, "AccessTokenExpired"),
         (cut(b"+ idling\r\n"), ConnectionLost, "IDLE: the server ended the connection"),
         (cut(), ConnectionLost, "ended the connection"),
         (say(b"<tag> NO not now\r\n"), ProtocolError, "IDLE: refused: not now"),

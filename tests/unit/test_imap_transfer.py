@@ -217,6 +217,7 @@ async def test_a_mail_does_not_depend_on_how_it_is_cut() -> None:
         (b"<tag> NO [UNAVAILABLE] later\r\n", "[UNAVAILABLE] later", True),
         (b"<tag> NO [EXPUNGEISSUED] gone\r\n", "[EXPUNGEISSUED] gone", False),
         (b"<tag> BAD Request is throttled.\r\n", "Request is throttled.", True),
+        (b"<tag> BAD Command Argument Error. 11\r\n", "Command Argument Error. 11", False),
         (fetched(2, mail(2)) + b"<tag> NO some of it failed\r\n", "some of it failed", False),
         # iCloud's and Exchange's: done, without a text
         (b"<tag> OK done\r\n", "returns no text", False),
