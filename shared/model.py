@@ -48,6 +48,7 @@ class Relay:
     connections: int = 2  # limit of connections at the same time
     login: str | None = None  # None: login and password are the account's
     password: bytes | None = field(default=None, repr=False)  # sealed by the vault; with ``login`` alone
+    tokens_of: str | None = None  # with ``login``, instead of a password: the account whose access tokens are used
     mails_per_minute: int | None = None  # limits of the provider; None: none is known
     recipients_per_day: int | None = None
     position: int = field(default=0, compare=False)  # among the account's relays, from 0
@@ -180,6 +181,10 @@ class External:
         """The hosts that get its password or access tokens, as names are compared."""
         servers = (self.incoming, *(relay.server for relay in self.relays if relay.login is None))
         return frozenset(compared_host(server.host) for server in servers)
+
+    def uses_tokens(self, relay: Relay) -> bool:
+        """Whether the login at this relay of the account is by an access token, not a password."""
+        return self.oauth is not None if relay.login is None else relay.tokens_of is not None
 
     @property
     def max_octets(self) -> int | None:

@@ -96,5 +96,9 @@ def same_server(one: External, other: External) -> bool:
 
 def _identity(external: External) -> tuple[object, ...]:
     relay = external.relay
-    own = (relay.login, relay.password) if relay.login is not None else (external.login, external.password)
+    own = (
+        (relay.login, relay.password, relay.tokens_of)
+        if relay.login is not None
+        else (external.login, external.password)
+    )
     return relay.server, relay.auth, own, external.oauth, external.address

@@ -6,8 +6,8 @@ therefore refresh one after the other (advisory lock), and each reads the stored
 the old token is used, so a database that stores nothing now is found first. A renewed token that cannot be stored
 nevertheless stays in memory, is used, and is stored again until it is; a person's new authorization replaces it.
 
-An account may use the tokens of another one (``oauth.same_as``). All that is cached and locked is by the id of the
-account that has the tokens, so that one request is for all of them.
+An account, or one of its relays, may use the tokens of another account (``oauth.same_as``). All that is cached and
+locked is by the id of the account that has the tokens, so that one request is for all of them.
 
 Fetcher and sender call ``renew_ahead`` every few seconds: it renews the tokens that end soon, so that no login waits
 for it. Only the first token of a process is fetched when a login needs it.
@@ -29,7 +29,7 @@ from prometheus_client import Gauge
 
 from shared.db.database import Connection, Database
 from shared.errors import Permanent, Temporary
-from shared.model import External
+from shared.model import External, compared_host
 from shared.provider import oauth
 from shared.provider.oauth import Client, Unauthorized
 from shared.provider.vault import Vault
@@ -163,14 +163,7 @@ class Credentials:
         if external.oauth is None:
             return Credential(external.login, self._vault.open(external.password))
         owner = await self._owner_of_tokens(external)
-        origin = _origin(owner, Grant.open(self._vault, owner.password))
-        token = self._cached(owner.id, origin)
-        if token is None or token.must_be_renewed(time.monotonic()):  # otherwise no renewal is waited for
-            async with self._locks[owner.id]:
-                token = self._cached(owner.id, origin)
-                if token is None or token.must_be_renewed(time.monotonic()):
-                    token = await self._renew(owner, token)
-        return Credential(external.login, token.access, token=True)
+        return Credential(external.login, await self._access_token(owner), token=True)
 
     async def credential_for_relay(self, external: External) -> Credential:
         """Return the credential for a login at the first relay of the account: its own, if it has one.
@@ -178,9 +171,24 @@ class Credentials:
         Errors as ``credential_for``.
         """
         relay = external.relay
+        if relay.login is not None and relay.tokens_of is not None:
+            hosts = frozenset((compared_host(relay.server.host),))
+            owner = await self._account_with_tokens(external, relay.tokens_of, hosts, "smtp.oauth.same_as")
+            return Credential(relay.login, await self._access_token(owner), token=True)
         if relay.login is None or relay.password is None:
             return await self.credential_for(external)
         return Credential(relay.login, self._vault.open(relay.password))
+
+    async def _access_token(self, owner: External) -> str:
+        """Return an access token of this account, from the cache if it is good. Errors as ``credential_for``."""
+        origin = _origin(owner, Grant.open(self._vault, owner.password))
+        token = self._cached(owner.id, origin)
+        if token is None or token.must_be_renewed(time.monotonic()):  # otherwise no renewal is waited for
+            async with self._locks[owner.id]:
+                token = self._cached(owner.id, origin)
+                if token is None or token.must_be_renewed(time.monotonic()):
+                    token = await self._renew(owner, token)
+        return token.access
 
     def _cached(self, external_id: int, origin: tuple[object, ...]) -> _Token | None:
         """Return the cached token of an account, if it was requested with these settings."""
@@ -190,12 +198,13 @@ class Credentials:
     def discard_token(self, external: External, refused: Credential | None = None) -> None:
         """Discard the cached token of an account, because the provider refused it.
 
-        :param refused: the credential with the token. If another one has replaced it meanwhile, that one stays: of many
-            accounts with one token, the first one renews it. None: any token.
+        :param refused: the credential with the token, also of a relay. If another one has replaced it meanwhile, that
+            one stays: of many accounts with one token, the first one renews it. None: any token of the account.
         """
-        owner_id = self._owners.get(external.id, external.id)
-        token = self._tokens.get(owner_id)
-        if token is not None and (refused is None or token.access == refused.secret):
+        if refused is None:
+            self._tokens.pop(self._owners.get(external.id, external.id), None)
+            return
+        for owner_id in [each for each, token in self._tokens.items() if token.access == refused.secret]:
             del self._tokens[owner_id]
 
     async def renew_ahead(self) -> None:
@@ -237,21 +246,31 @@ class Credentials:
                     return
 
     async def _owner_of_tokens(self, external: External) -> External:
-        """Return the account whose tokens this one uses. :raises Unauthorized: it is not there, or has none.
-
-        SECURITY. A token is sent only to the servers of the account that it was given to: else everyone who may add an
-        account could send it to a server of their own.
-        """
+        """Return the account whose tokens this one uses. Errors as ``_account_with_tokens``."""
         assert external.oauth is not None, "its caller has checked that"
         if (address := external.oauth.same_as) is None:
             return external
+        owner = await self._account_with_tokens(external, address, external.hosts, "oauth.same_as")
+        self._owners[external.id] = owner.id
+        return owner
+
+    async def _account_with_tokens(
+        self, external: External, address: str, hosts: frozenset[str], field_name: str
+    ) -> External:
+        """Return the account with this address, whose tokens are sent to these hosts.
+
+        SECURITY. A token is sent only to the servers of the account that it was given to: else everyone who may add an
+        account could send it to a server of their own.
+
+        :param field_name: of ``external``, that names the address. :raises Unauthorized: it is not there, has no
+            tokens, or other servers.
+        """
         async with self._database.statement() as connection:
             owner = await accounts.external_by_address(connection, address)
         if owner is None or owner.oauth is None or owner.oauth.same_as is not None:
-            raise Unauthorized(f"{address}: has no access tokens; set oauth.same_as of {external.address} again")
-        if not external.hosts <= owner.hosts:
+            raise Unauthorized(f"{address}: has no access tokens; set {field_name} of {external.address} again")
+        if not hosts <= owner.hosts:
             raise Unauthorized(f"{external.address}: has other servers than {address}, whose access tokens it uses")
-        self._owners[external.id] = owner.id
         return owner
 
     async def _renew(self, external: External, old: _Token | None) -> _Token:

@@ -16,7 +16,7 @@ from shared.model import Relay, Server
 
 OF_ACCOUNT = """(select json_agg(json_build_object('host', r.host, 'port', r.port, 'tls', r.tls, 'tls_fingerprint',
         r.tls_fingerprint, 'auth', r.auth, 'connections', r.connections, 'login', r.login,
-        'password', convert_from(r.password, 'UTF8'), 'mails_per_minute', r.mails_per_minute,
+        'password', convert_from(r.password, 'UTF8'), 'tokens_of', r.tokens_of, 'mails_per_minute', r.mails_per_minute,
         'recipients_per_day', r.recipients_per_day, 'position', r.position, 'size', r.size, 'refused', r.refused)
         order by r.position) from relays r where r.external_id = external_accounts.id)"""
 """SQL: the relays of an external account, for ``read_relays``."""
@@ -34,7 +34,8 @@ def read_relays(stored: Sequence[Mapping[str, Any]]) -> tuple[Relay, ...]:
             row["auth"],
             row["connections"],
             row["login"],
-            None if row["password"] is None else row["password"].encode(),
+            None if row["password"] is None or row["tokens_of"] is not None else row["password"].encode(),
+            row["tokens_of"],
             row["mails_per_minute"],
             row["recipients_per_day"],
             row["position"],
@@ -63,7 +64,8 @@ async def save_relays(connection: Connection, external_id: int, relays: Sequence
             "auth": relay.auth,
             "connections": relay.connections,
             "login": relay.login,
-            "password": relay.password,
+            "password": b"" if relay.tokens_of is not None else relay.password,
+            "tokens_of": relay.tokens_of,
             "mails_per_minute": relay.mails_per_minute,
             "recipients_per_day": relay.recipients_per_day,
             "size": None,

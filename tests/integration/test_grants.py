@@ -14,6 +14,7 @@ from psycopg.types.json import Jsonb
 
 from services.admin.accounts.apply import external_of
 from services.admin.accounts.connection_check import check_connection
+from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import check
 from services.admin.context import AdminContext
 from services.sender.connection_pool import ConnectionPool
@@ -182,6 +183,51 @@ async def test_an_account_whose_tokens_have_gone_is_told_which(
         await connection.execute("update external_accounts set oauth = null where address = %s", (SUPPORT,))
     with pytest.raises(Unauthorized, match=f"{SUPPORT}: has no access tokens; set oauth.same_as of {SALES}"):
         await ours.credential_for(await stored(database, SALES))
+
+
+def sending_by(of: str, host: str = "127.0.0.1", port: int = 1) -> dict[str, Any]:
+    """An account with a password, whose SMTP server gets the access tokens of another account."""
+    smtp = {"host": host, "port": port, "tls": "none", "login": "box@company.com", "oauth": {"same_as": of}}
+    return external(SALES, smtp=smtp)
+
+
+async def test_a_relay_uses_the_tokens_of_another_account(
+    database: Database, server: TokenServer, ours: Credentials
+) -> None:
+    server.clients = {"us": Registered("hush")}
+    await apply(database, {"external_accounts": [account_fields(server, **BOTH), sending_by(SUPPORT.upper())]})
+    account = await stored(database, SALES)
+    # when mail is sent and fetched, then each login has its own secret
+    relaying = await ours.credential_for_relay(account)
+    assert relaying == Credential("box@company.com", "access-1", token=True)
+    assert await ours.credential_for(account) == Credential(SALES, "secret")
+    assert (await ours.credential_for(await stored(database))).secret == "access-1"
+    # and a token that this server refuses is replaced for all
+    ours.discard_token(account, relaying)
+    assert (await ours.credential_for_relay(account)).secret == "access-2"
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("of", "host", "words"),
+    [
+        (SUPPORT, "192.0.2.1", "has other servers (127.0.0.1); access tokens are sent to no other ones"),
+        (SALES, "127.0.0.1", "has no access tokens; name an account with oauth"),
+        ("nobody@company.com", "127.0.0.1", "there is no such external account"),
+    ],
+)
+async def test_a_relay_gets_no_tokens_that_are_not_for_its_server(
+    database: Database, server: TokenServer, of: str, host: str, words: str
+) -> None:
+    with pytest.raises(AccountsError) as caught:
+        await apply(database, {"external_accounts": [account_fields(server, **BOTH), sending_by(of, host)]})
+    assert f"smtp.oauth.same_as: {of!r}: {words}" in str(caught.value)
+
+
+async def test_an_account_keeps_its_tokens_while_a_relay_uses_them(database: Database, server: TokenServer) -> None:
+    await apply(database, {"external_accounts": [account_fields(server, **BOTH), sending_by(SUPPORT)]})
+    with pytest.raises(AccountsError, match=f"{SALES} uses the access tokens of this account; change that first"):
+        await apply(database, {"external_accounts": [external()]})
 
 
 # ------------------------------------------------------------------------------------------------ ahead of time
@@ -414,3 +460,26 @@ async def test_xoauth2_is_preferred_where_both_are_offered(
     client = await ConnectionPool(ours, True).connect(at(await stored(database), provider))
     await client.quit()
     assert [line.split()[1] for line in provider.lines if line.startswith("AUTH")] == ["XOAUTH2"]
+
+
+async def test_a_relay_is_sent_to_and_tested_by_the_tokens_of_another_account(
+    database: Database, server: TokenServer, ours: Credentials, provider: ScriptedSmtp
+) -> None:
+    server.clients = {"us": Registered("hush")}
+    await apply(
+        database, {"external_accounts": [account_fields(server, **BOTH), sending_by(SUPPORT, port=provider.port)]}
+    )
+    account = await stored(database, SALES)
+    client = await ConnectionPool(ours, True).connect(account)
+    await client.quit()
+    system = AdminContext(Settings(secret_key=KEY, allow_private_upstream=True), database, HashingPool())
+    steps = [step for step in await check_connection(system, account) if step.name.startswith("SMTP")]
+    assert steps and all(step.ok for step in steps), steps
+    sent = [line for line in provider.lines if line.startswith("AUTH")]
+    for line, token in zip(sent, ("access-1", "access-2"), strict=True):
+        proof = base64.b64encode(oauthbearer_response("box@company.com", token, "127.0.0.1", provider.port)).decode()
+        assert line == f"AUTH OAUTHBEARER {proof}"
+    # and an application that is refused is named
+    server.clients = {"us": Registered("another")}
+    [failed] = [step for step in await check_connection(system, account) if step.name.startswith("SMTP")]
+    assert (failed.name, failed.ok) == ("SMTP: access token", False) and "invalid_client" in failed.text

@@ -18,6 +18,7 @@ from tests.company import SUPPORT, external
 
 ONE: dict[str, Any] = {"host": "smtp.one.example", "port": 465, "tls": "implicit", "auth": True, "connections": 2}
 OWN: dict[str, Any] = ONE | {"host": "smtp.two.example", "login": "ours", "recipients_per_day": 500}
+BY_TOKEN: dict[str, Any] = ONE | {"login": "box@two.example", "oauth": {"same_as": "sales@company.com"}}
 
 
 def entry(smtp: Any, **fields: Any) -> ExternalFields:
@@ -60,7 +61,20 @@ def mistakes(smtp: Any) -> str:
         ),
         (
             OWN | {"password": "very secret", "password_file": "x"},
-            "smtp: only one of password, password_file may be given, not password and password_file",
+            "smtp: only one of password, password_file, oauth may be given, not password and password_file",
+        ),
+        (
+            BY_TOKEN | {"password": "very secret"},
+            "smtp: only one of password, password_file, oauth may be given, not password and oauth",
+        ),
+        (
+            {name: value for name, value in BY_TOKEN.items() if name != "login"},
+            "smtp.oauth: login is missing beside it",
+        ),
+        (BY_TOKEN | {"oauth": {"same_as": "nobody"}}, "smtp.oauth.same_as: 'nobody': an address has the form"),
+        (
+            BY_TOKEN | {"oauth": {"issuer": "google"}},
+            "smtp.oauth.same_as: is missing",
         ),
         ([ONE, OWN | {"password_file": "x"}], "smtp[1].password_file: x is for a file beside the accounts file"),
         ("smtp.one.example", "smtp: is made of the fields host, port, tls"),
@@ -77,6 +91,8 @@ def test_one_server_and_several_are_exported_as_they_are_written() -> None:
     assert export.external_fields(built(ONE))["smtp"] == ONE
     exported = export.external_fields(built([ONE, OWN | {"password": "x"}]))["smtp"]
     assert exported == [ONE, OWN]  # without the password
+    assert export.external_fields(built(BY_TOKEN))["smtp"] == BY_TOKEN
+    assert [relay.password for relay in built([OWN, BY_TOKEN]).relays] == [b"own", None]
     # and ports follow the encryption
     assert [relay.port for relay in entry([{"host": "a", "tls": "starttls"}, {"host": "b"}]).relays] == [587, 465]
 
@@ -87,6 +103,16 @@ def test_one_server_and_several_are_exported_as_they_are_written() -> None:
         # an own password is for its host alone
         (ONE, OWN, ["smtp.password: is missing, and none is stored"]),
         (OWN, OWN, []),
+        (OWN, BY_TOKEN, []),
+        (BY_TOKEN, BY_TOKEN, []),
+        (
+            BY_TOKEN,
+            OWN,
+            [
+                "smtp.password: has to be given again, because the stored one is for another server "
+                "(smtp.host smtp.one.example -> smtp.two.example)"
+            ],
+        ),
         (OWN, OWN | {"port": 587, "login": "theirs"}, []),
         ([ONE, OWN], [OWN, ONE], []),
         (
@@ -135,6 +161,11 @@ def test_a_change_names_each_server() -> None:
     )
     own = describe_change(new, built([ONE | {"mails_per_minute": 30}, OWN | {"login": "theirs"}]))
     assert own.in_command == (f"{account}Second SMTP server: login user name (smtp[1].login): ours -> theirs")
+    tokens = describe_change(built(ONE | {"login": "box@two.example", "password": "x"}), built(BY_TOKEN))
+    assert tokens.in_command == (
+        f"{account}SMTP login password (smtp.password); "
+        "SMTP account with the access tokens (smtp.oauth.same_as): none -> sales@company.com"
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,6 +176,11 @@ def test_a_change_names_each_server() -> None:
         ([ONE, OWN], ["smtp.host=a"], [ONE | {"host": "a"}, OWN]),
         ([ONE, OWN], ["smtp[1].recipients_per_day="], [ONE, OWN | {"recipients_per_day": None}]),
         ([ONE, OWN], ["smtp[1]="], ONE),
+        (
+            ONE,
+            ["smtp.login=box@two.example", "smtp.oauth.same_as=sales@company.com"],
+            BY_TOKEN,
+        ),
         ([ONE, OWN], ["smtp[0]="], OWN),
         (
             [ONE, OWN],

@@ -262,7 +262,7 @@ def _relay_secret(wanted: SmtpFields, old: External | None, vault: Vault) -> byt
     """Return the sealed password of a relay with a login of its own, the stored one if nothing changes."""
     stored = find_stored_relay(wanted, old)
     kept = None if stored is None else stored.password
-    if wanted.login is None or wanted.password is None:
+    if wanted.login is None or wanted.oauth is not None or wanted.password is None:
         return kept or b""
     return kept if kept and _same_password(vault, kept, wanted.password) else vault.seal(wanted.password)
 

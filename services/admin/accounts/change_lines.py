@@ -107,8 +107,10 @@ def _imap_shown(server: Server) -> str:
     return f" ({', '.join(server.folders)}{answered}{sent})"
 
 
-_OF_RELAY = ("auth", "connections", "login", "password", "mails_per_minute", "recipients_per_day")
-"""Fields of a relay beside its server."""
+_OF_RELAY = {
+    name: name for name in ("auth", "connections", "login", "password", "mails_per_minute", "recipients_per_day")
+} | {"tokens_of": "oauth.same_as"}
+"""Fields of a relay beside its server, and their names in the accounts file."""
 
 
 def _relay_changes(before: Sequence[Relay], now: Sequence[Relay]) -> list[FieldChange]:
@@ -121,11 +123,11 @@ def _relay_changes(before: Sequence[Relay], now: Sequence[Relay]) -> list[FieldC
             continue
         if old.server != new.server:
             found.append(FieldChange(name, _shown(old.server), _shown(new.server)))
-        for each in _OF_RELAY:
+        for each, shown_name in _OF_RELAY.items():
             was, given = getattr(old, each), getattr(new, each)
             if was != given:
                 shown = () if each == "password" else (_shown(was), _shown(given))
-                found.append(FieldChange(f"{name}.{each}", *shown))
+                found.append(FieldChange(f"{name}.{shown_name}", *shown))
     return found
 
 

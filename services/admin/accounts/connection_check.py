@@ -16,7 +16,7 @@ from services.admin.context import AdminContext
 from shared.errors import Permanent, Temporary
 from shared.model import External, Server
 from shared.net.dial import CertificateRefused, host_port
-from shared.provider.credentials import Credential
+from shared.provider.credentials import Credential, Credentials
 from shared.provider.smtp_connect import connect, probe_smtp
 from shared.settings import PrivateHosts
 from shared.store import accounts, polls, relays
@@ -100,10 +100,17 @@ class _RelayCheck:
 
     async def run(self) -> None:
         """Test the relay up to MAIL."""
+        settings = self._system.settings
+        if self._external.relay.tokens_of is not None:
+            tokens = Credentials(self._system.database, self._system.vault, settings.allow_private_upstream)
+            try:
+                self._credential = await tokens.credential_for_relay(self._external)
+            except (Temporary, Permanent, ValueError) as error:
+                self.steps.fail("access token", str(error))
+                return
         if self._problem:
             self.steps.fail("password", self._problem)
             return
-        settings = self._system.settings
         probe = probe_smtp(
             self._external,
             self._credential,

@@ -62,6 +62,7 @@ def relay_fields(relay: Relay) -> dict[str, Any]:
     """Return an SMTP server as in the accounts file, without its password."""
     optional = {
         "login": relay.login,
+        "oauth": None if relay.tokens_of is None else {"same_as": relay.tokens_of},
         "mails_per_minute": relay.mails_per_minute,
         "recipients_per_day": relay.recipients_per_day,
     }

@@ -149,10 +149,17 @@ class ImapFields(ServerFields):
     sent: Annotated[bool | Folder, AfterValidator(_sent)] = False
 
 
+class RelayTokenFields(_Strict):
+    """Access tokens for a login of its own. same_as: address of the external account that has them."""
+
+    same_as: Address
+
+
 class SmtpFields(ServerFields):
     """An SMTP server of the provider, or of another one. connections: limit of parallel connections.
 
-    login, password: where they differ from the account's. mails_per_minute, recipients_per_day: limits of the provider.
+    login, password, oauth: where they differ from the account's. mails_per_minute, recipients_per_day: limits of the
+    provider.
     """
 
     auth: bool = True
@@ -160,6 +167,7 @@ class SmtpFields(ServerFields):
     login: Login | None = None
     password: Secret | None = None
     password_file: str | None = None
+    oauth: RelayTokenFields | None = None
     mails_per_minute: int | None = Field(None, ge=1, le=100_000)
     recipients_per_day: int | None = Field(None, ge=1, le=10_000_000)
 
@@ -170,16 +178,16 @@ class SmtpFields(ServerFields):
             raise ValueError("auth is false, so nobody logs in; leave one of them out")
         return login
 
-    @field_validator("password", "password_file")
+    @field_validator("password", "password_file", "oauth")
     @classmethod
-    def _needs_login(cls, value: str | None, info: ValidationInfo) -> str | None:
+    def _needs_login(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None and info.data.get("login", "") is None:
             raise ValueError("login is missing beside it; without both, the account's login and password are used")
         return value
 
     @model_validator(mode="after")
     def _complete(self) -> SmtpFields:
-        _one_of(self, "password", "password_file")
+        _one_of(self, "password", "password_file", "oauth")
         self.port = self.port or PORTS["smtp"][self.tls]
         return self
 

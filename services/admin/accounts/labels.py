@@ -37,6 +37,7 @@ EXTERNAL: Final = {
     "smtp.auth": "SMTP needs authentication",
     "smtp.login": "SMTP login user name",
     "smtp.password": "SMTP login password",
+    "smtp.oauth.same_as": "SMTP account with the access tokens",
     "history": "Existing mail at the provider",
     "poll_seconds": "Check for new mail every … seconds",
     "delete_after_days": "Delete at the provider after … days",

@@ -178,7 +178,12 @@ def find_secret_problems(wanted: ExternalFields, old: External | None) -> list[A
 def _find_relay_problem(wanted: ExternalFields, position: int, old: External | None) -> AccountProblem | None:
     """As ``find_password_problem`` for a relay with a login of its own. SECURITY: likewise."""
     relay = wanted.relays[position]
-    if relay.login is None or relay.password is not None or find_stored_relay(relay, old) is not None:
+    if (
+        relay.login is None
+        or relay.oauth is not None
+        or relay.password is not None
+        or find_stored_relay(relay, old) is not None
+    ):
         return None
     words = on_page = ""
     if old is not None and position < len(old.relays) and old.relays[position].login is not None:
@@ -388,7 +393,8 @@ def build_external(
                 relay.auth,
                 relay.connections,
                 relay.login,
-                None if relay.login is None else secret,
+                None if relay.login is None or relay.oauth is not None else secret,
+                None if relay.oauth is None else relay.oauth.same_as,
                 relay.mails_per_minute,
                 relay.recipients_per_day,
                 position,

@@ -29,7 +29,8 @@ EXTERNAL_FIELDS = (
     *(f"pop3.{name}" for name in ("host", "port", "tls", "tls_fingerprint")),
     *(f"imap.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "folders", "answered", "sent")),
     *(f"smtp.{name}" for name in ("host", "port", "tls", "tls_fingerprint", "auth", "connections")),
-    *(f"smtp.{name}" for name in ("login", "password", "password_file", "mails_per_minute", "recipients_per_day")),
+    *(f"smtp.{name}" for name in ("login", "password", "password_file", "oauth.same_as")),
+    *(f"smtp.{name}" for name in ("mails_per_minute", "recipients_per_day")),
     *("poll_seconds", "history", "delete_after_days", "delete_history", "reply_to_author", "answer_notes", "hold"),
     *("reply_tag", "aliases"),
 )

@@ -221,11 +221,12 @@ def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
     directions: list[tuple[str, PollState | RelayStatus | None]] = [("fetching", poll)]
     for state in facts.relays.get(external.id, []):
         directions.append((f"relaying by {state.host}" if state.of > 1 else "relaying", state))
-    own_logins = {relay.position for relay in external.relays if relay.login is not None}
+    by_token = {relay.position for relay in external.relays if external.uses_tokens(relay)}
 
     def kind_of(direction: PollState | RelayStatus) -> str:
-        own = isinstance(direction, RelayStatus) and direction.position in own_logins
-        return "grant" if external.oauth is not None and not own else "login"
+        if isinstance(direction, PollState):
+            return "login" if external.oauth is None else "grant"
+        return "grant" if direction.position in by_token else "login"
 
     found = [
         Problem(

@@ -206,10 +206,11 @@ def _account_metrics(facts: SystemFacts) -> list[GaugeMetricFamily]:
 
 
 def _is_refused(external: External, state: PollState | RelayStatus) -> bool:
-    """Return whether the latest login was refused. An account with OAuth is paused without a login."""
-    own = isinstance(state, RelayStatus) and any(
-        relay.login is not None for relay in external.relays if relay.position == state.position
-    )
-    if external.oauth is not None and not own:
+    """Return whether the latest login was refused. One with an access token is paused without a login."""
+    if isinstance(state, PollState):
+        by_token = external.oauth is not None
+    else:
+        by_token = any(external.uses_tokens(relay) for relay in external.relays if relay.position == state.position)
+    if by_token:
         return False
     return state.paused_at is not None or (state.failures > 0 and state.last_error_kind == "refused")

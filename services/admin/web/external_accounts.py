@@ -342,7 +342,7 @@ async def _dialog(
 
 def _own_logins(external: External | None) -> list[bool]:
     """Return for each SMTP server of the form whether a password of its own is stored."""
-    stored = [relay.login is not None for relay in external.relays] if external is not None else []
+    stored = [relay.password is not None for relay in external.relays] if external is not None else []
     return stored + [False] * (len(RELAYS) - len(stored))
 
 

@@ -47,6 +47,7 @@ def _relay(prefix: str) -> dict[str, Any]:
         "connections": "2",
         "login": "",
         "kept": "",
+        "oauth.same_as": "",
         "mails_per_minute": "",
         "recipients_per_day": "",
     }
@@ -177,6 +178,8 @@ def _relay_entry(form: Form, prefix: str, secrets: Mapping[str, str]) -> dict[st
             entry[name] = limit
     if login := form.text(f"{prefix}.login"):
         entry["login"] = login
+    if tokens_of := form.text(f"{prefix}.oauth.same_as"):
+        entry["oauth"] = {"same_as": tokens_of}
     if f"{prefix}.password" in secrets:
         entry["password"] = secrets[f"{prefix}.password"]
     return entry
