@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections import defaultdict
 from contextlib import AsyncExitStack
 
 import structlog
@@ -17,7 +18,7 @@ from prometheus_client import Gauge
 
 from shared.db.database import Connection
 from shared.errors import Permanent, Temporary
-from shared.model import External
+from shared.model import External, compared_host
 from shared.provider import imap_client
 from shared.provider.credentials import Credentials
 from shared.provider.session_errors import LoginRefused
@@ -34,6 +35,8 @@ MAX_WATCHES = 1000
 """Limit of mailboxes that one process watches; the others wait for their polls, or for another process."""
 LOGINS = 16
 """Limit of watches that are connecting at the same time: after a start of the process hundreds would."""
+LOGINS_OF_SERVER = 4
+"""Limit of those among them at one server: while it is silent, each takes its place until its time-out."""
 LEAST_SECONDS = 1.0
 """Least time between two times at which news make an account due: seconds. Each poll logs in, and providers count."""
 WAIT_SECONDS = 3600.0
@@ -57,6 +60,9 @@ class MailboxWatch:
         self._credentials = credentials
         self._news = news
         self._logins = asyncio.Semaphore(LOGINS)
+        self._logins_of_server: defaultdict[str, asyncio.Semaphore] = defaultdict(  # by host
+            lambda: asyncio.Semaphore(LOGINS_OF_SERVER)
+        )
         self._version = ""  # of the accounts that are known
         self._known: dict[int, External] = {}
         self._running: dict[int, tuple[External, asyncio.Task[None]]] = {}
@@ -135,7 +141,7 @@ class MailboxWatch:
             session_seconds=math.inf,
         )
         async with AsyncExitStack() as stack:
-            async with self._logins:
+            async with self._logins_of_server[compared_host(account.imap.host)], self._logins:
                 credential = await self._credentials.credential_for(account)
                 client = await stack.enter_async_context(session)
                 await client.login(credential)

@@ -16,7 +16,7 @@ from shared.store.account_changes import NO_POP3
 from tests.fetcher_harness import FetcherHarness, fetching, has, mail, polls_well
 from tests.polling import until
 from tests.scripted_imap import CAPABILITIES, ScriptedImap
-from tests.scripted_pop3 import cut
+from tests.scripted_pop3 import cut, hang
 
 HOUR = 3600
 
@@ -85,6 +85,23 @@ async def test_a_server_without_idle_is_polled_and_not_watched(harness: FetcherH
         script.mails[2] = mail("two")
         await until(lambda: has(harness, account, 2))
         assert "IDLE" not in script.commands
+
+
+async def test_a_silent_server_holds_up_no_watch_of_another(
+    harness: FetcherHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a server that is silent since its polls have worked, with more accounts than there are places
+    monkeypatch.setattr(mailbox_watch, "LOGINS", 2)
+    monkeypatch.setattr(mailbox_watch, "LOGINS_OF_SERVER", 1)
+    silent, other = ScriptedImap(answers={"IDLE": cut(b"+ idling\r\n")}), ScriptedImap()
+    async with silent.running(), other.running():
+        for number in range(3):
+            await add(harness, f"e{number}@watch.test", silent.port, imap_host="localhost")
+        before, silent.answers = silent.sessions, {"greeting": hang()}
+        await until(lambda: silent.sessions > before)
+        # then the mailbox of another one is watched
+        await add(harness, "e@watch.test", other.port)
+        await waits(other)
 
 
 async def test_a_watch_follows_the_account(harness: FetcherHarness) -> None:
