@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -51,6 +51,9 @@ class ProviderList:
     def of(cls, mails: Iterable[tuple[int, str]], complete: bool) -> ProviderList:
         """Build the list from numbers and UIDLs: a distinct key for each mail, ordered by number."""
         ordered = sorted(mails)
+        if "" not in (uidls := {uidl for _, uidl in ordered}) and len(uidls) == len(ordered):
+            del uidls  # a list may have a million mails
+            return cls._of_distinct(ordered, complete)
         copies = Counter(uidl for _, uidl in ordered)
         seen: Counter[str] = Counter()
         listed = []
@@ -62,9 +65,14 @@ class ProviderList:
             listed.append(mail)
             if mail.repeated:
                 repeated.setdefault(uidl, []).append(mail)
-        if all(uidl == str(number) for number, uidl in ordered):
-            return cls(tuple(listed), complete, (tuple(listed),) if listed else ())
         return cls(tuple(listed), complete, tuple(map(tuple, repeated.values())))
+
+    @classmethod
+    def _of_distinct(cls, ordered: Sequence[tuple[int, str]], complete: bool) -> ProviderList:
+        """As ``of`` for UIDLs that differ; they may only count the mails."""
+        listed = tuple(ListedMail(number, uidl, False) for number, uidl in ordered)
+        only_count = bool(listed) and all(uidl == str(number) for number, uidl in ordered)
+        return cls(listed, complete, (listed,) if only_count else ())
 
 
 @dataclass(frozen=True, slots=True)

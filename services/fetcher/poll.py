@@ -33,7 +33,7 @@ from shared.net.dial import Unreachable, host_port
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.maildrop import MaildropSession
 from shared.provider.oauth import Unauthorized
-from shared.provider.retrieval import Listing, ListReply
+from shared.provider.retrieval import ListReply
 from shared.provider.session_errors import LoginRefused, OutOfStep, ProtocolError
 from shared.runtime.parsing import Parsing
 from shared.runtime.process import Service
@@ -130,12 +130,13 @@ class Polling:
                 self.backlog = 0
                 await client.quit()
                 return False
-            listing, maildrop = await asyncio.to_thread(_read_list, reply)
-            if not listing.complete:
-                self.complaints.append(f"the list of mails is incomplete: {listing.problem}")
+            maildrop, problem = await asyncio.to_thread(_read_list, reply)
+            if not maildrop.complete:
+                self.complaints.append(f"the list of mails is incomplete: {problem}")
             identity = ReusedUidls(self._service.database, client, account, self._poll, self._limit)
             reused = await identity.find_reused_uidls(maildrop)
             plan = await self._compare(maildrop, reused, reply.digest)
+            del reply, maildrop, reused  # they may be of a million mails
             self.transferring = bool(plan.fetch or plan.delete)
             committer = Committer(self._service, account, self._poll, self._share)
             handled = 0
@@ -248,6 +249,7 @@ class Polling:
         return plan
 
 
-def _read_list(reply: ListReply) -> tuple[Listing, ProviderList]:
+def _read_list(reply: ListReply) -> tuple[ProviderList, str]:
+    """Return the list, and why it is incomplete."""
     listing = reply.parse()
-    return listing, ProviderList.of(listing.mails, listing.complete)
+    return ProviderList.of(listing.mails, listing.complete), listing.problem

@@ -11,7 +11,7 @@ import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Literal
 
 from shared.imap.sets import UID_LIMIT, read_numbers, read_set, write_sets
@@ -83,14 +83,18 @@ class ImapListReply:
         for one in self.found:
             beginning = folder_key(one.folder.name, one.uidvalidity)
             uids = one.parse()
-            known: set[int] = set()
-            for uid in uids or ():
-                if uid not in known:
-                    known.add(uid)
-                    mails.append((number_of_mail(one.folder, uid), f"{beginning}{uid}"))
-            if uids is None or not len(known) == len(uids) == one.count:
-                problems.append(f"the folder {one.folder.name!r} has {one.count} mails, {len(known)} are listed")
+            distinct = _without_repetitions(uids or array("I"))
+            mails += [(number_of_mail(one.folder, uid), f"{beginning}{uid}") for uid in distinct]
+            if uids is None or not len(distinct) == len(uids) == one.count:
+                problems.append(f"the folder {one.folder.name!r} has {one.count} mails, {len(distinct)} are listed")
         return Listing(tuple(mails), not problems, "; ".join(problems))
+
+
+def _without_repetitions(uids: array[int]) -> array[int]:
+    """Return these UIDs, each once. Most servers list them in ascending order: then no set of a million is needed."""
+    if all(one < other for one, other in pairwise(uids)):
+        return uids
+    return array("I", dict.fromkeys(uids))
 
 
 async def fetch_list_reply(stream: ImapStream, folders: Folders, problems: Sequence[str]) -> ImapListReply:
