@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.db.migrations.sql_file import upgrade_with
 
 revision = "relay_tokens"
-down_revision = "folders"
+down_revision = "submissions_author"
 branch_labels = None
 depends_on = None
 
