@@ -155,9 +155,15 @@ def test_the_value_of_data_is_no_command_and_a_wrong_one_gets_advice(
 
 @pytest.mark.parametrize(("model", "named"), [(ExternalFields, EXTERNAL_FIELDS), (LocalFields, LOCAL_FIELDS)])
 def test_help_names_every_field_of_an_account(model: type[BaseModel], named: tuple[str, ...]) -> None:
-    fields = {name: field.annotation for name, field in model.model_fields.items() if name != "address"}
-    firsts = {name: next(iter(get_args(of)), of) for name, of in fields.items()}
-    kinds = {name: getattr(first, "__origin__", first) for name, first in firsts.items()}  # without Annotated
-    servers = {name: of for name, of in kinds.items() if isinstance(of, type) and issubclass(of, BaseModel)}
-    expected = {f"{name}.{inner}" for name, of in servers.items() for inner in of.model_fields}
-    assert set(named) == expected | (fields.keys() - servers.keys())
+    assert set(named) == {*field_names(model)} - {"address"}
+
+
+def field_names(model: type[BaseModel]) -> Iterator[str]:
+    """The names of all fields; those of a field that is a model stand behind its name and a dot."""
+    for name, field in model.model_fields.items():
+        first = next(iter(get_args(field.annotation)), field.annotation)
+        kind = getattr(first, "__origin__", first)  # without Annotated
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from (f"{name}.{inner}" for inner in field_names(kind))
+        else:
+            yield name
