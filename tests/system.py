@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import imaplib
 import json
 import poplib
 import smtplib
@@ -78,6 +79,18 @@ class System:
             "pop3": server | {"port": self.provider.pop3_port},
             "smtp": server | {"port": self.provider.smtp_port},
         } | fields
+
+    def external_by_imap(self, address: str, sent: str | None = None, **fields: Any) -> dict[str, Any]:
+        """As ``external``, fetched by IMAP. :param sent: the folder that gets copies of sent mail; it is created."""
+        entry = self.external(address, **fields)
+        del entry["pop3"]
+        imap = {"host": self.provider.host, "port": self.provider.imap_port, "tls": "none"}
+        if sent is not None:
+            with imaplib.IMAP4(self.provider.host, self.provider.imap_port) as owner:
+                owner.login(address, PASSWORD)
+                owner.create(sent)
+            imap |= {"sent": sent, "answered": True}
+        return entry | {"imap": imap | fields.get("imap", {})}
 
     def company(self) -> dict[str, Any]:
         """Return the accounts file of the company in the manual's section 4.3."""

@@ -55,9 +55,17 @@ async def _delete_from(stream: ImapStream, folder: WatchedFolder, uids: Sequence
 
 
 async def _mark_and_expunge(stream: ImapStream, uids: bytes, count: int) -> Response:
-    stream.command = "STORE"
-    response = await stream.run(b"UID STORE %s +FLAGS.SILENT (\\Deleted)" % uids, expected=count)
+    response = await mark_deleted(stream, uids, count)
     if response.kind != "OK":
         return response
     stream.command = "EXPUNGE"
     return await stream.run(b"UID EXPUNGE " + uids, expected=count)
+
+
+async def mark_deleted(stream: ImapStream, uids: bytes, count: int) -> Response:
+    """Mark mails of the open folder as deleted; they are there until they are expunged.
+
+    :param uids: a set (RFC 3501 section 9). :param count: of its members.
+    """
+    stream.command = "STORE"
+    return await stream.run(b"UID STORE %s +FLAGS.SILENT (\\Deleted)" % uids, expected=count)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import psycopg
 
@@ -171,7 +171,7 @@ def _prepare(here: Stand) -> None:
             "external_accounts": [
                 *(system.external(address) for address in (SUPPORT, SALES, NOBODY, CLOSED, PINNED)),
                 system.external(UNSTARTED, hold=True),
-                _by_imap(system, LIMITED),
+                system.external_by_imap(LIMITED),
             ],
             "local_accounts": [
                 local("Alex"),
@@ -193,10 +193,3 @@ def _prepare(here: Stand) -> None:
     here.instance.start_program("postgres")
     until(here.postgres.answers, 120)
     here.show_rabbitmq()
-
-
-def _by_imap(system: System, address: str) -> dict[str, Any]:
-    """Return the fields of an account that is fetched by IMAP."""
-    account = system.external(address)
-    del account["pop3"]
-    return account | {"imap": {"host": system.provider.host, "port": system.provider.imap_port, "tls": "none"}}

@@ -15,7 +15,7 @@ from tests.failover.books import Flow, Lag, Seen, flow_since, take_undone, withi
 from tests.failover.stand import FailoverStand
 from tests.faults.books import Copies, Findings, Submitted, digest
 from tests.faults.drive import READER, Drive
-from tests.faults.mails import PEOPLE
+from tests.faults.mails import ACCOUNTS, PEOPLE
 from tests.faults.plan import SHORT
 from tests.faults.seen import failed_recipients
 
@@ -166,6 +166,8 @@ class FailoverDrive(Drive):
                 return Counter((each.token, to) for each in taken for to in each.relayed)
             case "notices":
                 return Counter((name, each.author) for each in taken for name in each.refused)
+            case "copies":
+                return Counter((each.token, ACCOUNTS[each.author]) for each in taken)
         lost = Counter((digest(each.mail), to) for each in taken for to in each.inside)
         deleted = within(self._maildrop.deleted, self.lags)
         for what, address in self._expected:
@@ -176,6 +178,8 @@ class FailoverDrive(Drive):
         """Return the copies that were relayed or read in a lag: they are relayed, or can be read, once more."""
         if place == "providers":
             return within(self._relays, self.lags)
+        if place == "copies":  # each is searched before it is filed
+            return Counter()
         read = within(self._reads, self.lags)
         if place == "mailboxes":
             return read

@@ -23,6 +23,8 @@ NODES = 3
 class FailoverStand(Stand):
     """The stand with a pair of PostgreSQL servers and the nodes of a RabbitMQ cluster."""
 
+    deletes_by_imap = False  # what a lag undoes can be fetched again
+
     def __init__(self, folder: Path, synchronous: bool) -> None:
         super().__init__(folder)
         chosen = ports.choose(2 * NODES + 4, f"{folder} servers")

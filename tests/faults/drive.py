@@ -22,10 +22,10 @@ from typing import Any, Protocol
 
 from deploy.machine.supervise import ROOT
 from tests.faults import clients
-from tests.faults.books import Copies, Findings, Submitted, digest, judge, relays_expected
+from tests.faults.books import Copies, Findings, Submitted, digest, judge, relays_expected, token
 from tests.faults.clients import Gone, Refused, copies
 from tests.faults.faults import Faults
-from tests.faults.mails import CUSTOMERS, PEOPLE, SUPPORT, incoming, outgoing
+from tests.faults.mails import ACCOUNTS, BY_IMAP, CUSTOMERS, HELP, PEOPLE, SALES, incoming, outgoing
 from tests.faults.plan import FULL, SHORT, Plan
 from tests.faults.seen import Listings, Relayed, failed_recipients, is_alarm, is_notice, reported_mail
 from tests.faults.stand import Stand
@@ -105,6 +105,7 @@ class Drive:
             await asyncio.gather(*beside)
             backlog = await asyncio.to_thread(self._missing)
             await self._settle()
+            await self._settle_copies()
             settled = time.monotonic()
             await self._await_steps()
         finally:
@@ -129,10 +130,10 @@ class Drive:
             if self._is_over():
                 break
             self._mails += 1
-            if mail.account == SUPPORT:
-                await asyncio.to_thread(self._stand.provider.put, SUPPORT, mail.mail)
-            else:
+            if mail.account == SALES:
                 self._stand.pop3.mails[f"{next(self._uidls)}"] = mail.mail
+            else:
+                await asyncio.to_thread(self._stand.provider.put, mail.account, mail.mail)
             self._offered[digest(mail.mail)] = time.monotonic()
             self._expected.update((digest(mail.mail), address) for address in mail.people)
 
@@ -207,6 +208,30 @@ class Drive:
         for address in PEOPLE.values():
             await self._read(address)
 
+    async def _settle_copies(self) -> None:
+        """Wait until all copies of sent mail are at the provider.
+
+        After a failure, or the death of the sender that had them, they wait for some minutes: here these pass at once.
+        """
+        deadline = time.monotonic() + self._plan.settle_seconds
+        while self._stand.ask("select 1 from provider_filings limit 1") and time.monotonic() < deadline:
+            self._stand.ask("update provider_filings set next_try_at = now() where next_try_at > now()")
+            await asyncio.sleep(5.0)  # the only sender works them off meanwhile, one after the other
+
+    def _judge_copies(self, unknown: Copies) -> Findings:
+        """One copy at the provider of each accepted mail of an account with IMAP, if it left for certain."""
+        wanted = {
+            (each.token, ACCOUNTS[each.author])
+            for each in self._submitted.values()
+            if each.accepted and ACCOUNTS[each.author] in BY_IMAP
+        }
+        doubtful = {name for name, _ in unknown}
+        found = Counter((token(mail), address) for address in BY_IMAP for mail in self._stand.filed(address))
+        findings = judge(Counter(dict.fromkeys(wanted, 1)), found, self._submitted.keys())
+        for name, address in [each for each in findings.lost if each[0] in doubtful]:
+            del findings.lost[name, address]
+        return findings
+
     def _list_waiting(self) -> list[str]:
         """What waits for a later retry, and after which replies. A wait that no reply explains is a fault."""
         [[late]] = self._stand.ask(
@@ -246,7 +271,8 @@ class Drive:
             """select (select count(*) from submissions where state not in ('done', 'parked'))
                     + (select count(*) from inbound where state in ('fetched', 'routed'))"""
         )
-        return lost + int(str(unfinished))
+        left = self._stand.count_at_provider(HELP) if self._stand.deletes_by_imap else 0
+        return lost + left + int(str(unfinished))
 
     def _wanted(self) -> Copies:
         """Return the copies that must be in mailboxes: fetched mail, and submissions to local recipients."""
@@ -289,6 +315,7 @@ class Drive:
         told = self._told_of()
         reported, unknown = self._read_notices(told)
         notices = self._excuse("notices", self._judge_notices(reported))
+        filed = self._excuse("copies", self._judge_copies(unknown))
         outward = judge(
             relays_expected(self._submitted) - (unknown - relayed.found),
             relayed.found,
@@ -299,6 +326,7 @@ class Drive:
         outward = self._excuse("providers", outward)
         outstanding = sum(each.outstanding for each in self._submitted.values())
         self.lines += inward.lines("into mailboxes") + outward.lines("relayed") + notices.lines("notices")
+        self.lines += filed.lines("copies in the provider's folder for sent mail")
         alarms = sum(is_alarm(mail) for got in self._mailboxes.values() for mail in got.values())
         status = self._await_status()
         refusals = self._refusals + [
@@ -316,7 +344,7 @@ class Drive:
             f"the gateway's own status: {'ok' if status['ok'] else status['problems']}",
         ]
         self.clean = (
-            all(findings.clean for findings in (inward, outward, notices))
+            all(findings.clean for findings in (inward, outward, notices, filed))
             and not (refusals or changed or self._unexplained)
             and bool(status["ok"])
         )

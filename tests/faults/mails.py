@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-SUPPORT, SALES = "support@company.com", "sales@company.com"
-SHARERS = {SUPPORT: ("Alex", "Jim"), SALES: ("Kim", "Tom", "Eve")}
+SUPPORT, SALES, HELP, INFO = (f"{name}@company.com" for name in ("support", "sales", "help", "info"))
+"""Fetched by POP3 from a real and a scripted server; by IMAP, where mail is deleted at HELP and kept at INFO."""
+BY_IMAP = (HELP, INFO)
+SHARERS = {SUPPORT: ("Alex", "Jim"), SALES: ("Kim", "Tom", "Eve"), HELP: ("Ida", "Pat"), INFO: ("Mia", "Lou")}
 PEOPLE = {name: f"{name.lower()}@local.com" for names in SHARERS.values() for name in names}
 ACCOUNTS = {PEOPLE[name]: account for account, names in SHARERS.items() for name in names}
 """The external account of each person."""
@@ -28,11 +30,16 @@ class Incoming:
 
 
 def incoming(chance: Random, run: str) -> Iterator[Incoming]:
-    """Yield mails without end. One in twenty comes twice, and one in twenty has the Message-ID of the one before."""
+    """Yield mails without end. One in twenty comes twice, and one in twenty has the Message-ID of the one before.
+
+    The first one is the mail that all submissions of ``INFO`` answer.
+    """
+    question = f"From: {CUSTOMERS[0]}\r\nTo: {INFO}\r\nSubject: {run}-question\r\nMessage-ID: {_question(run)}\r\n\r\n"
+    yield Incoming(INFO, question.encode() + _LINE, tuple(PEOPLE[name] for name in SHARERS[INFO]))
     before: str | None = None
     for number in itertools.count(1):
         token = f"{run}-in-{number}"
-        account = chance.choice((SUPPORT, SALES))
+        account = chance.choice(tuple(SHARERS))
         team = SHARERS[account]
         named = chance.choice(([], [chance.choice(team)], [chance.choice(team)], chance.sample(team, 2)))
         to = ", ".join(f'"{name}" <{account}>' for name in named) or account
@@ -57,11 +64,16 @@ def outgoing(chance: Random, run: str) -> Iterator[tuple[str, str, bytes, tuple[
         relayed = tuple(chance.sample(CUSTOMERS, chance.choice((1, 1, 1, 2))))
         refused = (f"nobody-{number}@customer.example",) if chance.random() < 0.03 else ()
         inside = chance.choice([each for each in PEOPLE.values() if each != author]) if chance.random() < 0.1 else ""
+        answers = f"In-Reply-To: {_question(run)}\r\n" if ACCOUNTS[author] == INFO else ""
         mail = (
-            f"From: {author}\r\nTo: {', '.join(relayed)}\r\nSubject: {token}\r\n"
+            f"From: {author}\r\nTo: {', '.join(relayed)}\r\nSubject: {token}\r\n{answers}"
             f"Date: Thu, 01 Oct 2026 10:00:00 +0000\r\nMessage-ID: <{token}@local.com>\r\n\r\n"
         ).encode() + _body(chance)
         yield token, author, mail, relayed, refused, inside
+
+
+def _question(run: str) -> str:
+    return f"<{run}-question@customer.example>"
 
 
 def _body(chance: Random) -> bytes:

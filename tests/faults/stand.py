@@ -31,13 +31,15 @@ from deploy.machine.programs import Process, Program, give
 from deploy.machine.rabbitmq import RabbitMQ
 from shared.settings import Settings
 from tests.company import local
-from tests.faults.mails import CUSTOMERS, SALES, SHARERS, SUPPORT
+from tests.faults.mails import BY_IMAP, CUSTOMERS, HELP, SALES, SHARERS, SUPPORT
 from tests.faults.proxy import Proxy
 from tests.faults.steps import ORDERS, REACHED
 from tests.scripted_pop3 import ScriptedPop3
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.system import PASSWORD, System
 
+SENT = "Sent"
+"""The folder at the provider that gets copies of what is sent."""
 DISK_MIB = {"postgres": 4096, "rabbitmq": 512}
 
 _CLOCK = """
@@ -129,6 +131,9 @@ class Server:
 class Stand:
     """The gateway, its servers and proxies, and two providers."""
 
+    deletes_by_imap = True
+    """Whether the mail of ``HELP`` is deleted at the provider as soon as it is fetched."""
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.orders, self.reached = folder / "orders", folder / "reached"  # the folders of steps.py
@@ -199,6 +204,7 @@ class Stand:
                 "database": (self.postgres.port,),
                 "broker": self._broker_ports(),
                 "dovecot": (self.provider.pop3_port,),
+                "imap": (self.provider.imap_port,),
                 "postfix": (self.provider.smtp_port,),
                 "pop3": (self.pop3.port,),
                 "smtp": (self.smtp.port,),
@@ -243,6 +249,17 @@ class Stand:
                 )
             )
         accounts[1]["delete_after_days"] = 0
+        for address in BY_IMAP:
+            deletes = address == HELP and self.deletes_by_imap
+            accounts.append(
+                self.system.external_by_imap(
+                    address,
+                    sent=SENT,
+                    imap={"port": self.proxies["imap"].port},
+                    smtp=server | {"port": self.proxies["postfix"].port},
+                    delete_after_days=0 if deletes else None,
+                )
+            )
         people = [local(name, account) for account, names in SHARERS.items() for name in names]
         self.system.apply({"external_accounts": accounts, "local_accounts": people})
 
@@ -259,6 +276,14 @@ class Stand:
         async with asyncio.timeout(seconds):
             while not await asyncio.to_thread(answers):  # noqa: ASYNC110  # there is no event to wait for
                 await asyncio.sleep(0.1)
+
+    def count_at_provider(self, address: str) -> int:
+        """Count the mails in the INBOX at the provider; some may be deleted meanwhile."""
+        return len(list(self.provider.maildir(address).glob("[nc]*/*")))
+
+    def filed(self, address: str) -> list[bytes]:
+        """Return the copies of sent mail at the provider of an account that is fetched by IMAP."""
+        return [path.read_bytes() for path in (self.provider.maildir(address) / f".{SENT}").glob("[nc]*/*")]
 
     def wipe_broker(self) -> None:
         """Delete all data of the RabbitMQ node, which must not run."""

@@ -57,6 +57,11 @@ STEPS = (
         deleted_no_quit=">shared.provider.pop3_client:Pop3Client.delete",
         before_quit="<shared.provider.pop3_client:Pop3Client.quit",
         quit_not_recorded="<shared.store.polls:record_outcome",
+        mail_has_arrived="<shared.store.polls:hurry",
+        listed_by_imap=">shared.provider.imap_client:ImapClient.fetch_list_reply",
+        committed_not_deleted_by_imap="<shared.provider.imap_client:ImapClient.delete",
+        marked_not_expunged_by_imap=">shared.provider.imap_deletion:mark_deleted",
+        deleted_by_imap_no_logout=">shared.provider.imap_client:ImapClient.delete",
     ),
     *_steps(
         "router",
@@ -92,6 +97,9 @@ STEPS = (
         final_dot_no_answer=">services.sender.transmission:Transmission.send_final_dot",
         answered_not_written=">services.sender.transmission:Transmission.read_answer",
         settled=">services.sender.claims:Claims.record_result",
+        copy_searched_not_filed=">shared.provider.imap_client:ImapClient.has_mail",
+        copy_filed_not_recorded=">shared.provider.imap_client:ImapClient.append_sent",
+        answered_marked_not_recorded=">shared.provider.imap_client:ImapClient.mark_answered",
     ),
     *_steps(
         "pop3_out",

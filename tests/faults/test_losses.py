@@ -17,8 +17,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
+from tests.company import local
 from tests.faults.steps import not_reached
 from tests.system import System, until
 
@@ -191,7 +193,20 @@ def test_mail_in_both_directions_reaches_every_step_of_the_faults(system: System
     system.provider.add_mailbox(CUSTOMER, "secret")
     company = system.company()
     company["external_accounts"][1]["delete_after_days"] = 0
+    # and two by IMAP: one likewise, one whose answers are filed and marked
+    info, help_ = "info@company.com", "help@company.com"
+    company["external_accounts"] += [
+        system.external_by_imap(info, sent="Sent"),
+        system.external_by_imap(help_, delete_after_days=0),
+    ]
+    company["local_accounts"] += [local("Mia", info), local("Pat", help_)]
     system.apply(company)
+    for address, person in ((info, "mia"), (help_, "pat")):
+        system.provider.put(address, mail(f"steps-{person}", address))
+        until(partial(system.mails, f"{person}@local.com"))
+    answer = mail("steps-answer", CUSTOMER).replace(f"From: {CUSTOMER}".encode(), b"From: mia@local.com")
+    answer = answer.replace(b"Message-ID: ", b"In-Reply-To: <steps-mia@customer.example>\r\nMessage-ID: ")
+    system.submit("mia@local.com", [CUSTOMER], answer)
     # when a mail comes in, another one goes to a colleague and to a customer, and a client deletes a mail
     system.provider.put("sales@company.com", mail("steps-in", '"Kim" <sales@company.com>'))
     settled(system, {"steps-in": [PEOPLE["Kim"]]}, "steps-in")
@@ -207,6 +222,7 @@ def test_mail_in_both_directions_reaches_every_step_of_the_faults(system: System
     session.quit()
     # then every step is reached
     until(lambda: at_customer(system, "steps-out") == Counter(["steps-out"]))
+    until(lambda: not system.provider.mail_of(help_))
     with suppress(AssertionError):
         until(lambda: not_reached(reached) == [])
     assert not_reached(reached) == []
