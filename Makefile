@@ -1,6 +1,6 @@
 # The commands that the README names; each is one command that works without make, too.
 .PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check release faults failover rolling hostile \
-  alerts
+  alerts imap
 
 demo:
 	./mailgroup demo
@@ -79,3 +79,10 @@ hostile:
 # Every alert of Prometheus fires and clears on a running system, with shorter times. Needs root, ten minutes.
 alerts:
 	./mailgroup alerts
+
+# The same random streams of IMAP commands to imap_out and to Dovecot: the answers are the same, but for the list in
+# tests/imap_oracle/differences.py. Needs root, half a second a stream. SEED=n begins with
+# another stream, ROUNDS=n runs so many.
+imap:
+	./mailgroup test --setup
+	.venv/bin/python -m tests.imap_oracle.run --seed $(or $(SEED),1) --rounds $(or $(ROUNDS),100)

@@ -103,8 +103,8 @@ class ImapDoor(Door):
         return None
 
 
-def connected(door: Door, wire: Wire) -> ImapConnection:
-    """A connection under TLS whose session has begun; its folders are in memory."""
+def make_connection(door: Door) -> ImapConnection:
+    """A connection under TLS, without its transport; its folders are in memory."""
     store = _MemoryFolders()
     watch = FolderWatch(store, lambda: True)
 
@@ -112,7 +112,12 @@ def connected(door: Door, wire: Wire) -> ImapConnection:
         client = ImapClientInfo(connection.peer, clear_allowed=True)
         return ImapSession(ImapContext(connection, store, MemoryLogins(), watch, client, tls, 2_000, lambda _: None))
 
-    connection = ImapConnection(door, open_session, tls=True)
+    return ImapConnection(door, open_session, tls=True)
+
+
+def connected(door: Door, wire: Wire) -> ImapConnection:
+    """A connection whose session has begun."""
+    connection = make_connection(door)
     assert connection.admit()
     connection.connection_made(cast(asyncio.Transport, wire))
     return connection
