@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import shlex
 import subprocess
+import tempfile
 import termios
 import threading
 from collections.abc import Callable, Sequence
@@ -55,6 +57,13 @@ def run(command: Sequence[str], folder: Path, stdin: bytes = b"", seconds: float
     if done.returncode:
         raise Failed(f"status {done.returncode}: {_last_lines(done.stderr or done.stdout)}")
     return done.stdout
+
+
+def version_of(command: Sequence[str]) -> str:
+    """Return the first number with dots in the output of a version command; "?" if there is none."""
+    with tempfile.TemporaryDirectory(prefix="interop-") as folder:
+        found = re.search(r"\d+\.[\w.]*\d", run(command, Path(folder)).decode())
+    return found.group() if found else "?"
 
 
 def run_on_terminal(command: Sequence[str], folder: Path, seconds: float = SECONDS) -> None:
@@ -130,7 +139,7 @@ def send_with_curl(account: Account, letters: list[Letter]) -> None:
 # ---------------------------------------------------------------------------------------------------- fetchmail
 
 
-def _delivery(account: Account) -> tuple[Path, Path]:
+def delivery(account: Account) -> tuple[Path, Path]:
     """Return a program that writes its standard input to a new file, and the folder of these files."""
     box = account.folder / "mails"
     box.mkdir()
@@ -141,7 +150,7 @@ def _delivery(account: Account) -> tuple[Path, Path]:
 
 
 def read_with_fetchmail(account: Account) -> list[bytes]:
-    deliver, box = _delivery(account)
+    deliver, box = delivery(account)
     tls = {
         "none": "sslproto ''",
         "starttls": f"sslproto 'TLS1.2+' sslcertck sslcertfile {account.ca_file}",
@@ -161,7 +170,7 @@ def read_with_fetchmail(account: Account) -> list[bytes]:
 
 
 def read_with_getmail(account: Account) -> list[bytes]:
-    deliver, box = _delivery(account)  # getmail refuses to deliver into a Maildir as root
+    deliver, box = delivery(account)  # getmail refuses to deliver into a Maildir as root
     tls = f"ca_certs = {account.ca_file}" if account.tls == "implicit" else ""
     (account.folder / "getmailrc").write_text(
         f"""\

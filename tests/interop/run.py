@@ -8,7 +8,7 @@ The exit status is 1 after a failed transfer, 2 for an unknown name.
 
 from __future__ import annotations
 
-import re
+import asyncio
 import sys
 import tempfile
 import time
@@ -18,10 +18,12 @@ from pathlib import Path
 
 from tests.interop import table, upstream
 from tests.interop.claws import CLAWS
+from tests.interop.imap_programs import IMAP_PROGRAMS
+from tests.interop.imap_stand import imap_rows
 from tests.interop.mails import difference, difference_in_content
-from tests.interop.programs import PROGRAMS, Client, Failed, run
+from tests.interop.programs import PROGRAMS, Client, Failed, version_of
 from tests.interop.stand import OUTSIDE, WAYS, Stand, Tls, as_relayed, compared, stand
-from tests.interop.table import Row
+from tests.interop.table import ImapRow, Row
 from tests.interop.thunderbird import THUNDERBIRD
 from tests.system import System
 
@@ -71,7 +73,7 @@ def client_row(stand: Stand, client: Client) -> Row:
     """Test a client in all TLS modes."""
     return Row(
         client.name,
-        _version_of(client),
+        version_of(client.version),
         [reading(stand, client, tls) for tls in WAYS],
         [sending(stand, client, tls) for tls in WAYS],
         client.composes,
@@ -87,20 +89,14 @@ def server_row(system: System, name: str) -> Row:
         return Row(name, "?", [str(error)] * (2 * len(WAYS)), [None] * len(WAYS))
 
 
-def _version_of(client: Client) -> str:
-    """Return the first number with dots in the output of the client's version command; "?" if there is none."""
-    with _folder() as folder:
-        found = re.search(r"\d+\.[\w.]*\d", run(client.version, folder).decode())
-    return found.group() if found else "?"
-
-
 def main(names: list[str]) -> int:
     """Test the named programs, or all of them. Return the exit status."""
-    known = [client.name for client in CLIENTS] + list(upstream.NAMES)
+    known = [one.name for one in (*CLIENTS, *IMAP_PROGRAMS)] + list(upstream.NAMES)
     if unknown := [name for name in names if name not in known]:
         print(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}", file=sys.stderr)
         return 2
     clients, servers = [], []
+    by_imap: list[ImapRow] = []
     with stand() as running:
         for client in CLIENTS:
             if not names or client.name in names:
@@ -108,9 +104,14 @@ def main(names: list[str]) -> int:
         for name in upstream.NAMES:
             if not names or name in names:
                 servers.append(_printed(time.monotonic(), server_row(running.system, name)))
+    if not names or any(program.name in names for program in IMAP_PROGRAMS):
+        by_imap = asyncio.run(imap_rows(names))
+        for row in by_imap:
+            print(f"{row.name} {row.version} by IMAP: {'; '.join(row.problems) or 'no problems'}", flush=True)
     if not names:
-        table.write(clients, servers)
-    return 1 if any(row.problems for row in (*clients, *servers)) else 0
+        table.write(clients, by_imap, servers)
+    rows: list[Row | ImapRow] = [*clients, *by_imap, *servers]
+    return 1 if any(row.problems for row in rows) else 0
 
 
 def _printed(started: float, row: Row) -> Row:

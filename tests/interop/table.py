@@ -32,6 +32,14 @@ clients](mail-clients.md), and runs without a screen. Its ports without TLS, whi
 the test. Claws Mail runs by its command line on a virtual screen, and sends the mails in its queue.
 
 """
+_IMAP = """
+## Mail clients by IMAP
+
+*Read*: from INBOX, every octet compared as above. *Changed*: the three mails are stored in a folder, every octet
+compared; mbsync and offlineimap3 synchronise it with a Maildir: new mails and flags in both directions, mbsync
+deletions, too. Programs with windows are not driven by IMAP here.
+
+"""
 _SERVERS = """
 ## Providers' servers
 
@@ -40,6 +48,7 @@ sender, with a password; every octet compared, except the replaced address and h
 
 """
 _CLIENT_HEAD = ("client", "version", "read: in clear", "STLS", "TLS", "sent: in clear", "STARTTLS", "TLS")
+_IMAP_HEAD = ("client", "version", "read: in clear", "STARTTLS", "TLS", "changed")
 _SERVER_HEAD = (
     *("server", "version", "fetched by POP3: in clear", "STLS", "TLS", "by IMAP: in clear", "STARTTLS", "TLS"),
     *("sent: in clear", "STARTTLS", "TLS"),
@@ -69,18 +78,38 @@ class Row:
         return [self.name, self.version, *map(_cell, self.read), *(_cell(why, star) for why in self.sent)]
 
 
+@dataclass(frozen=True, slots=True)
+class ImapRow:
+    """The results of a client by IMAP. read: as in ``Row``. changed: likewise."""
+
+    name: str
+    version: str
+    read: Sequence[str | None]
+    changed: str | None
+
+    @property
+    def problems(self) -> list[str]:
+        """All problems."""
+        return [why for why in (*self.read, self.changed) if why]
+
+    def cells(self) -> list[str]:
+        """Return the cells of the row in the table."""
+        return [self.name, self.version, *map(_cell, self.read), _cell(self.changed)]
+
+
 def _cell(why: str | None, star: str = "") -> str:
     if why is None:
         return "–"
     return "no: " + " ".join(why.replace("|", "/").split()) if why else f"yes{star}"
 
 
-def write(clients: Iterable[Row], servers: Iterable[Row]) -> None:
+def write(clients: Iterable[Row], by_imap: Iterable[ImapRow], servers: Iterable[Row]) -> None:
     """Write the whole page."""
-    text = _INTRODUCTION + _table(_CLIENT_HEAD, clients) + _SERVERS + _table(_SERVER_HEAD, servers)
+    text = _INTRODUCTION + _table(_CLIENT_HEAD, clients) + _IMAP + _table(_IMAP_HEAD, by_imap)
+    text += _SERVERS + _table(_SERVER_HEAD, servers)
     FILE.write_text(text, encoding="utf-8")
 
 
-def _table(head: Sequence[str], rows: Iterable[Row]) -> str:
+def _table(head: Sequence[str], rows: Iterable[Row | ImapRow]) -> str:
     lines = [head, ["---"] * len(head), *(row.cells() for row in rows)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
