@@ -6,12 +6,13 @@ finds the parts of stored mails, ``search`` has the keys of SEARCH, SORT and THR
 of the selected folder (view.py), which all sessions with the same version share, and moves to a later one where RFC
 3501 allows updates. Texts of mails are streamed.
 
-Consumes: the hints ``changed.<local>``, by a queue of the process alone; they wake sessions in IDLE.
+Consumes: the hints ``changed.<local>``, by a queue of the process alone; they wake sessions in IDLE, and end what the
+process knows of a mailbox (current_folders.py). NOOP, CHECK, IDLE and SELECT ask the database in any case.
 
 Publishes: ``changed.<local>``, after each change by a client.
 
 Tables: reads local_accounts, last_logins, folders, folder_mails, blobs, blob_chunks; writes folders, folder_mails,
-blobs, blob_chunks (APPEND) and maillog (deletions).
+blobs, blob_chunks (APPEND), mail_structures (what FETCH has computed of a mail) and maillog (deletions).
 
 Security: everything that a client or a mail can make long, deep or many has a limit, and each function takes time in
 proportion to its input. Values that come from a client or a mail are quoted or sent as literals. Passwords are accepted

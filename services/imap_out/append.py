@@ -19,9 +19,9 @@ from shared.mime import headers
 from shared.model import Content
 from shared.net.least_rate import LeastRate
 from shared.runtime.served_connection import LEAST_OCTETS_A_SECOND
-from shared.store import blobs, folder_edits
+from shared.store import blobs
 from shared.store.blobs import CHUNK_OCTETS, HEAD_OCTETS, UploadedBlob
-from shared.store.folder_edits import AppendedMail
+from shared.store.folder_batches import AppendedMail
 from shared.store.folders import Folder
 
 READ_OCTETS = 64 * 1024
@@ -126,12 +126,14 @@ class MailUpload:
         moment = arguments.internal_date
         if moment is not None:
             moment = min(max(moment, _FIRST_DATE), _LAST_DATE)
-        mail = AppendedMail(content, bits, keywords, moment, _message_id(self._beginning or bytes(self._buffer)))
-        async with context.change() as connection:
-            appended = await folder_edits.append_mails(connection, context.account.id, self._folder.id, [mail])
+        message_id = _message_id(self._beginning or bytes(self._buffer)) if self._folder.special_use == "sent" else None
+        mail = AppendedMail(context.account.id, self._folder.id, content, bits, keywords, moment, message_id)
+        with context.committed():
+            appended = await context.changes.append_mail(mail)
+        context.announce()
         self._blob_id = None
         context.stats.appended += 1
-        return TaggedAnswer("stored", status.append_uid(appended.folder.uidvalidity, appended.uids[0]))
+        return TaggedAnswer("stored", status.append_uid(appended.uidvalidity, appended.uid))
 
     async def close(self) -> None:
         """Release the memory, and delete a mail that is in no folder. It never fails."""

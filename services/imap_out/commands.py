@@ -47,5 +47,8 @@ SELECTED: dict[str, RunCommand] = {
 BY_NUMBER = frozenset(("FETCH", "STORE", "SEARCH", "SORT", "THREAD"))
 """Commands whose message numbers must not change while they are answered: no EXPUNGE follows (RFC 3501 section 7.4.1,
 RFC 5256 section 3)."""
+ASKING = frozenset(("NOOP", "CHECK"))
+"""Commands by which clients ask what has changed (RFC 3501 sections 6.1.2 and 6.4.1): the database is asked. After the
+other ones the client hears what this process knows (current_folders.py)."""
 WITHOUT_UPDATES = frozenset(("SELECT", "EXAMINE", "IDLE", "EXPUNGE", "MOVE", "LOGOUT"))
 """Commands that no further updates follow: they have sent them."""

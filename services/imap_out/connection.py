@@ -14,6 +14,7 @@ import structlog
 from services.imap_out.responses import status
 from services.imap_out.session import ImapSession
 from shared.runtime.served_connection import (
+    BURST_OCTETS,
     INPUT_OCTETS,
     ConnectionDeadlines,
     ConnectionKeeper,
@@ -53,6 +54,8 @@ class ImapConnection(ServedConnection):
         self._open_session = open_session
         self._task: asyncio.Task[None] | None = None
         self._changed: asyncio.Future[None] | None = None  # set when there is input, or the session is woken
+        self._held: list[bytes] = []  # written by the session, and not sent yet
+        self._held_octets = 0
         self.session: ImapSession | None = None
 
     # ------------------------------------------------------------------------------------------ of the protocol
@@ -95,6 +98,35 @@ class ImapConnection(ServedConnection):
                 self._close()
 
     # ------------------------------------------------------------------------------------------ for the session
+
+    def write(self, data: bytes) -> None:
+        """Send data to the client: together with what follows, before the next wait for the client."""
+        self._held.append(data)
+        self._held_octets += len(data)
+        if self._held_octets >= BURST_OCTETS:
+            self._send_held()
+
+    def _send_held(self) -> None:
+        if self._held:
+            held, self._held, self._held_octets = self._held, [], 0
+            self._send(b"".join(held) if len(held) > 1 else held[0])
+
+    async def drain(self) -> None:
+        """Send what is held, and wait until the client has read most of it.
+
+        :raises ConnectionError: the client has disconnected.
+        """
+        self._send_held()
+        await super().drain()
+
+    async def start_tls(self, reply: bytes) -> None:
+        """Send the reply without TLS, then start TLS. :raises ConnectionError: the client has disconnected."""
+        self._send_held()
+        await super().start_tls(reply)
+
+    def _close(self) -> None:
+        self._send_held()
+        super()._close()
 
     def wake(self) -> None:
         """Let ``wait_for_input`` look again."""
@@ -143,6 +175,7 @@ class ImapConnection(ServedConnection):
 
     async def _wait(self) -> None:
         """Wait for more input, or for ``wake``: the command is not at work meanwhile."""
+        self._send_held()
         if self._is_ending or self._input_ended:
             raise ConnectionResetError("the client has disconnected")
         if self._read_paused:

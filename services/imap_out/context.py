@@ -6,10 +6,13 @@ A command is a function that takes the context and its arguments, and returns th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
+from services.imap_out.current_folders import Look
+from services.imap_out.folder_changes import FolderChanges
 from services.imap_out.folder_store import FolderStore
 from services.imap_out.folder_watch import FolderWatch
 from services.imap_out.grammar.commands import ImapCommand
@@ -17,11 +20,12 @@ from services.imap_out.grammar.errors import CommandError
 from services.imap_out.interfaces import ImapClientInfo, ImapSessionStats, ImapTransport, LoginVerifier
 from services.imap_out.number_sets import NumberSet, indexes_of_numbers, indexes_of_uids, ranges_of
 from services.imap_out.responses import data, fetch, status
-from services.imap_out.view import SYSTEM_FLAGS, FolderState, SelectedFolder, ViewUpdate
+from services.imap_out.view import SYSTEM_FLAGS, FolderState, SelectedFolder, ViewUpdate, split_flags, with_flags
 from shared.db.database import Connection
 from shared.model import Local
 from shared.runtime.served_connection import BURST_OCTETS
 from shared.store import maillog
+from shared.store.folder_batches import FlagChange, StoreResult
 from shared.store.folders import Folder, FolderRefused, SpecialUse
 from shared.store.maillog import MailEvent
 
@@ -58,12 +62,13 @@ class ImapContext:
 
     transport: ImapTransport
     store: FolderStore
+    changes: FolderChanges
     logins: LoginVerifier
     watch: FolderWatch
     client: ImapClientInfo
     tls: bool
     max_mail_octets: int
-    announce_change: Callable[[Local], None]  # tells other sessions that the mailbox has changed, after the commit
+    announce_change: Callable[[Local], None]  # tells other processes that the mailbox has changed, after the commit
     local: Local | None = None
     selected: SelectedFolder | None = None
     enabled: set[str] = field(default_factory=set)
@@ -91,9 +96,7 @@ class ImapContext:
                 self.transport.write(b"".join(out))
                 out, octets = [], 0
                 await self.transport.drain()
-        if out:
-            self.transport.write(b"".join(out))
-            await self.transport.drain()
+        self.transport.write(b"".join(out))
 
     def end_after_answer(self, reason: str) -> None:
         """Close the connection after the answer to this command. :param reason: for the client."""
@@ -141,9 +144,10 @@ class ImapContext:
         if self.folder.read_only:
             raise CommandError("the mailbox was selected read-only", "NO", "READ-ONLY")
 
-    async def sync(self, may_expunge: bool, uid: bool = False, silent: bool = False) -> None:
-        """Take over what has changed in the selected folder, and tell the client. :param silent: only take over.
+    async def sync(self, may_expunge: bool, uid: bool = False, *, asks: bool = True) -> None:
+        """Take over what has changed in the selected folder, and tell the client.
 
+        :param asks: False: if this process knows of no change, the database is not asked.
         :raises Temporary: the database is unavailable.
         :raises ConnectionError: the client has disconnected, or the folder was deleted: the session ends.
         """
@@ -151,7 +155,10 @@ class ImapContext:
         if selected is None:
             return
         try:
-            state = await self.store.load_state(selected.state.folder.id)
+            folder = selected.state.folder
+            state = None if asks else self.store.current_state(folder)
+            if state is None:
+                state = await self.store.load_state(folder)
         except FolderRefused as refusal:
             self.transport.write(status.untagged("BYE", "the selected mailbox was deleted", status.NONEXISTENT))
             self.ended = True
@@ -165,8 +172,7 @@ class ImapContext:
             self.ended = True
             raise ConnectionResetError("the selected folder was restored")
         update = selected.move_to(state, may_expunge)
-        if not silent:
-            await self.send_all(self.describe(update, uid))
+        await self.send_all(self.describe(update, uid))
 
     def describe(self, update: ViewUpdate, uid: bool = False) -> Iterable[bytes]:
         """Yield the responses that tell the client of an update. :param uid: the command is one with UIDs."""
@@ -205,7 +211,7 @@ class ImapContext:
         """
         found = await self.store.find_folder(self.account.id, name)
         if found is None:
-            raise CommandError("there is no such mailbox", "NO", "TRYCREATE" if create else "NONEXISTENT")
+            raise no_mailbox("TRYCREATE" if create else "NONEXISTENT")
         return found
 
     # ------------------------------------------------------------------------------------------ changes
@@ -216,29 +222,71 @@ class ImapContext:
 
         :raises Temporary: the database is unavailable; if only its reply was lost, the change is made.
         """
-        self.committing = True
-        try:
+        with self.committed():
             async with self.store.database.transaction() as connection:
                 yield connection
+        self.announce()
+
+    def announce(self) -> None:
+        """Tell all sessions that the mailbox has changed, after the commit."""
+        self.watch.hint((self.account.id,))
+        self.announce_change(self.account)
+
+    @contextmanager
+    def committed(self) -> Iterator[None]:
+        """Let a change be committed also if the client disconnects meanwhile."""
+        self.committing = True
+        try:
+            yield
         finally:
             self.committing = False
-        self.announce_change(self.account)
+
+    async def store_flags(
+        self,
+        uids: Sequence[int],
+        action: Literal["add", "remove", "replace"],
+        names: Sequence[str],
+        unchanged_since: int | None = None,
+    ) -> StoreResult:
+        """Change flags of mails of the selected folder, and take over its new state.
+
+        :param names: of flags and keywords. :param unchanged_since: as ``FlagChange``.
+        :raises FolderRefused, Temporary, Permanent: as ``FolderChanges.store_flags``.
+        """
+        state = self.folder.state
+        look = self.store.known.begin(self.account.id)
+        change = FlagChange(self.account.id, state.folder.id, uids, action, *split_flags(names), unchanged_since)
+        with self.committed():
+            result = await self.changes.store_flags(change)
+        if result.changed:
+            changed = [(mail.uid, mail.flags, mail.keywords) for mail in result.changed]
+            self._show_own_change(with_flags(state, changed, result.folder), look)
+        return result
 
     async def announce_deletions(self, events: Sequence[MailEvent]) -> None:
         """Log deletions after their commit."""
         self.stats.expunged += len(events)
         await maillog.announce_in_turns(events)
 
-    def show_own_change(self, state: FolderState) -> None:
-        """Take over a state that a command of this session made, tell the client of new keywords, and keep the state
-        for other sessions if nobody else has changed the folder between.
+    def _show_own_change(self, state: FolderState, look: Look) -> None:
+        """Take over a state that a command of this session made, and tell all sessions and the client of new keywords.
+
+        Other sessions get the state, too, if nobody else has changed the folder between.
         """
-        if state.folder is not self.folder.state.folder:
+        complete = state.folder is not self.folder.state.folder
+        if complete:
             self.store.keep_state(state)
+        self.watch.own_change(look, state.folder.id if complete else None)
+        self.announce_change(self.account)
         self.folder.state = state
         words = self.folder.learn_keywords()
         if words is not None:
             self.send(describe_flags(words))
+
+
+def no_mailbox(code: str) -> CommandError:
+    """Return the refusal of a command that names a mailbox which is not there."""
+    return CommandError("there is no such mailbox", "NO", code)
 
 
 def describe_flags(keywords: Sequence[str], read_only: bool = False) -> Iterable[bytes]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.imap_out.context import ImapContext, TaggedAnswer
+from services.imap_out.fetch_rows import FORMS, STRUCTURE_ITEMS, format_item, format_rows
 from services.imap_out.fetch_texts import ReadableMail
 from services.imap_out.grammar.commands import FetchArguments, ImapCommand
 from services.imap_out.grammar.errors import CommandError
@@ -16,13 +16,11 @@ from services.imap_out.number_sets import SAVED, NumberSet, ranges_of
 from services.imap_out.responses import fetch, status
 from services.imap_out.selected import vanished_since
 from services.imap_out.structure.sections import SectionSpan, needs_structure
-from services.imap_out.structure.stored import PartSpan
+from services.imap_out.structure.stored import MailStructure, PartSpan
 from services.imap_out.structure.transfer_decoding import is_known
-from services.imap_out.view import with_flags
 from shared.errors import Permanent
 from shared.runtime.memory_budget import session_share
 from shared.runtime.served_connection import BURST_OCTETS
-from shared.store import folder_edits
 from shared.store.blobs import HEAD_OCTETS
 from shared.store.folder_views import SEEN
 
@@ -31,8 +29,7 @@ MAILS_A_QUERY = 100
 QUERY_OCTETS = 512 * 1024
 """The same: octets of these beginnings."""
 
-_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_STRUCTURE_ITEMS = frozenset(("ENVELOPE", "BODYSTRUCTURE", "BODY", "BINARY[]", "BINARY.SIZE[]"))
+_WITH_STRUCTURE = STRUCTURE_ITEMS | {"BINARY[]", "BINARY.SIZE[]"}
 
 
 async def run_fetch(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
@@ -76,11 +73,8 @@ async def _mark_seen(context: ImapContext, indexes: Sequence[int], items: Iterab
     unseen = [state.uids[index] for index in indexes if not state.flags[index] & SEEN]
     if not unseen:
         return frozenset()
-    async with context.change() as connection:
-        result = await folder_edits.store_flags(connection, context.account.id, state.folder.id, unseen, "add", SEEN)
-    changed = [(mail.uid, mail.flags, mail.keywords) for mail in result.changed]
-    context.show_own_change(with_flags(state, changed, result.folder))
-    return frozenset(uid for uid, _, _ in changed)
+    result = await context.store_flags(unseen, "add", ("\\Seen",))
+    return frozenset(mail.uid for mail in result.changed)
 
 
 @dataclass(slots=True)
@@ -92,22 +86,50 @@ class _Fetch:
     seen: frozenset[int]
     missing: bool = False
     unknown_encoding: bool = False
+    _out: list[bytes] = field(default_factory=list)  # not written yet
+    _octets: int = 0  # of that
 
     async def run(self, indexes: Sequence[int]) -> None:
         """Send the responses."""
-        texts = [item for item in self.items if item.source is not None]
-        if not texts and not any(item.name in _STRUCTURE_ITEMS for item in self.items):
-            await self.context.send_all(map(self._short_response, indexes))
-            return
-        async for index, beginning in self._beginnings(indexes):
-            state = self.context.folder.state
-            mail = ReadableMail(
-                self.context.store, self.context.transport.budget, state.blob_ids[index], state.octets[index], beginning
-            )
-            await self._send(index, mail)
+        names = [item.name for item in self.items]
+        if any(name not in FORMS for name in names):
+            await self._send_texts(indexes)
+        elif STRUCTURE_ITEMS.isdisjoint(names):
+            await self.context.send_all(format_rows(names, self.context.folder.state, indexes, {}))
+        else:
+            await self._send_structures(indexes, names)
 
-    def _short_response(self, index: int) -> bytes:
-        return fetch.response(index + 1, [self._short(index, item) for item in self._all_items(index)])
+    async def _send_structures(self, indexes: Sequence[int], names: Sequence[str]) -> None:
+        """Send responses without texts, but with the structures of the mails."""
+        state, store = self.context.folder.state, self.context.store
+        for start in range(0, len(indexes), MAILS_A_QUERY):
+            group = indexes[start : start + MAILS_A_QUERY]
+            mails = {state.blob_ids[index]: state.octets[index] for index in group}
+            structures = await store.structures.load(mails, self.context.transport.budget)
+            if len(structures) < len(mails):
+                self.missing = True
+                group = [index for index in group if state.blob_ids[index] in structures]
+            await self.context.send_all(format_rows(names, state, group, structures))
+
+    async def _send_texts(self, indexes: Sequence[int]) -> None:
+        """Send responses with texts; many mails are written together."""
+        try:
+            async with aclosing(self._mails(indexes)) as mails:
+                async for index, mail in mails:
+                    await self._send(index, mail)
+                    if self._octets > BURST_OCTETS:
+                        await self._flush()
+        finally:  # a response that has begun has to end
+            if not self.context.in_response:
+                self.context.transport.write(self._taken())
+
+    async def _flush(self) -> None:
+        self.context.transport.write(self._taken())
+        await self.context.transport.drain()
+
+    def _taken(self) -> bytes:
+        out, self._out, self._octets = b"".join(self._out), [], 0
+        return out
 
     def _all_items(self, index: int) -> Sequence[FetchAttribute]:
         if self.seen and self.context.folder.state.uids[index] in self.seen:
@@ -115,28 +137,15 @@ class _Fetch:
             return list(dict.fromkeys((*self.items, FetchAttribute("FLAGS"), *modseq)))
         return self.items
 
-    def _short(self, index: int, item: FetchAttribute) -> bytes:
-        state = self.context.folder.state
-        match item.name:
-            case "UID":
-                return fetch.uid(state.uids[index])
-            case "FLAGS":
-                return fetch.flags(state.flag_names(index))
-            case "MODSEQ":
-                return fetch.modseq(state.versions[index])
-            case "RFC822.SIZE":
-                return fetch.size(state.octets[index])
-        return fetch.internal_date(_EPOCH + dt.timedelta(microseconds=state.dates[index]))
+    # ------------------------------------------------------------------------------------------ what is read
 
-    async def _beginnings(self, indexes: Sequence[int]) -> AsyncIterator[tuple[int, bytes | None]]:
-        """Yield each mail with its beginning, as far as the items need it; many are read together."""
-        context = self.context
+    async def _mails(self, indexes: Sequence[int]) -> AsyncGenerator[tuple[int, ReadableMail], None]:
+        """Yield each mail with its beginning and structure, as far as the items need them; many are read together.
+
+        The caller closes the generator.
+        """
         whole, some = self._needed()
-        if not some:
-            for index in indexes:
-                yield index, None
-            return
-        state, store, budget = context.folder.state, context.store, context.transport.budget
+        state, store, budget = self.context.folder.state, self.context.store, self.context.transport.budget
         position = 0
         while position < len(indexes):
             group: list[int] = []
@@ -149,88 +158,94 @@ class _Fetch:
                 group.append(indexes[position])
                 octets += size
                 position += 1
-            ids = [state.blob_ids[index] for index in group if self._wants_beginning(index, whole)]
+            mails = {state.blob_ids[index]: state.octets[index] for index in group}
             budget.add(octets)
             try:
-                read = store.read_heads(list(dict.fromkeys(ids)), octets) if whole else store.read_headers(ids)
-                found = await read
+                found: Mapping[int, bytes] = {}
+                if whole:  # the pieces of a large one are streamed anyway
+                    found = await store.read_heads([blob for blob in mails if mails[blob] <= HEAD_OCTETS], octets)
+                elif some:
+                    found = await store.read_headers(list(mails))
+                structures: Mapping[int, MailStructure] = {}
+                if self._needs_structure():
+                    structures = await store.structures.load(mails, budget, found if whole else None)
                 for index in group:
-                    yield index, found.get(state.blob_ids[index])
+                    blob_id = state.blob_ids[index]
+                    yield (
+                        index,
+                        ReadableMail(
+                            store, budget, blob_id, mails[blob_id], found.get(blob_id), structures.get(blob_id)
+                        ),
+                    )
             finally:
                 budget.release(octets)
+
+    def _needs_structure(self) -> bool:
+        return any(
+            item.name in _WITH_STRUCTURE or (item.source is not None and needs_structure(item.source))
+            for item in self.items
+        )
 
     def _needed(self) -> tuple[bool, bool]:
         """Return whether whole small mails are needed, and whether their beginnings are."""
         sections = [item.source for item in self.items if item.source is not None]
-        structure = any(item.name in _STRUCTURE_ITEMS for item in self.items) or any(map(needs_structure, sections))
-        bodies = any(section.text in ("", "TEXT") for section in sections)
-        return structure or bodies, structure or bool(sections)
-
-    def _wants_beginning(self, index: int, whole: bool) -> bool:
-        """Whether the beginning of a mail is worth reading: not of a large one whose pieces are streamed anyway."""
-        state = self.context.folder.state
-        if not whole or state.octets[index] <= HEAD_OCTETS:
-            known = self.context.store.known_structure(state.blob_ids[index]) is not None
-            return not (known and all(item.name in _STRUCTURE_ITEMS or item.source is None for item in self.items))
-        return False
+        bodies = any(section.part or section.text in ("", "TEXT") for section in sections)
+        return bodies, bool(sections)
 
     # ------------------------------------------------------------------------------------------ a mail
 
     async def _send(self, index: int, mail: ReadableMail) -> None:
-        """Send the response of one mail: what is short at once, long texts in pieces."""
-        context = self.context
-        out = [fetch.start(index + 1)]
-        octets = 0
+        """Add the response of one mail to what is written next; long texts are streamed."""
+        out = self._out
+        began = len(out)
+        out.append(fetch.start(index + 1))
         blank = b""
         try:
-            if any(item.name in ("ENVELOPE", "BODYSTRUCTURE", "BODY") for item in self.items):
+            if self._needs_structure():
                 await mail.structure()  # before a part of the response is sent
             for item in self._all_items(index):
                 value = await self._value(index, item, mail)
-                if isinstance(value, bytes):
-                    out += (blank, value)
-                    octets += len(value)
-                elif isinstance(value, SectionSpan):
-                    out += (blank, fetch.announced(item, value.end - value.start))
-                    await self._stream(out, mail.pieces(value.start, value.end), binary=False)
-                    out, octets = [], 0
-                elif value is not None:
-                    out += (blank, fetch.announced(item, value.end - value.start, value.has_nul))
-                    await self._stream(out, value.pieces(mail), binary=True)
-                    out, octets = [], 0
-                blank = b" " if value is not None else blank
-                if octets > BURST_OCTETS:
-                    context.transport.write(b"".join(out))
-                    context.in_response = True
-                    out, octets = [], 0
-                    await context.transport.drain()
-        except Permanent:
-            if context.in_response:
+                if value is None:
+                    continue
+                out.append(blank)
+                blank = b" "
+                if isinstance(value, SectionSpan):
+                    out.append(fetch.announced(item, value.end - value.start))
+                    await self._stream(mail.pieces(value.start, value.end), binary=False)
+                elif isinstance(value, _DecodedSpan):
+                    out.append(fetch.announced(item, value.end - value.start, value.has_nul))
+                    await self._stream(value.pieces(mail), binary=True)
+                else:
+                    out += value
+                    self._octets += sum(map(len, value))
+                if self._octets > BURST_OCTETS:
+                    self.context.in_response = True
+                    await self._flush()
+                out = self._out
+        except Exception as failure:
+            if not self.context.in_response:
+                del self._out[began:]
+            if self.context.in_response or not isinstance(failure, Permanent):
                 raise
             self.missing = True
             return
-        context.transport.write(b"".join((*out, fetch.END)))
-        context.in_response = False
-        await context.transport.drain()
+        out.append(fetch.END)
+        self.context.in_response = False
 
     async def _value(
         self, index: int, item: FetchAttribute, mail: ReadableMail
-    ) -> bytes | SectionSpan | _DecodedSpan | None:
-        """Return an item, or the octets to stream; None: it is left out."""
-        match item.name:
-            case "ENVELOPE":
-                return fetch.envelope((await mail.structure()).envelope)
-            case "BODYSTRUCTURE":
-                return fetch.body_structure((await mail.structure()).bodystructure, extended=True)
-            case "BODY":
-                return fetch.body_structure((await mail.structure()).body, extended=False)
-            case "BINARY[]" | "BINARY.SIZE[]":
+    ) -> tuple[bytes, ...] | SectionSpan | _DecodedSpan | None:
+        """Return an item in pieces, or the octets to stream; None: it is left out."""
+        if item.source is not None:
+            if item.name.startswith("BINARY"):
                 return await self._binary(item, mail)
-        if item.source is None:
-            return self._short(index, item)
-        return await self._text(item, item.source, mail)
+            return await self._text(item, item.source, mail)
+        structure = await mail.structure() if item.name in STRUCTURE_ITEMS else None
+        return (format_item(item.name, self.context.folder.state, index, structure),)
 
-    async def _text(self, item: FetchAttribute, section: Section, mail: ReadableMail) -> bytes | SectionSpan:
+    async def _text(
+        self, item: FetchAttribute, section: Section, mail: ReadableMail
+    ) -> tuple[bytes, ...] | SectionSpan:
         span = await mail.span(section)
         stats = self.context.stats
         stats.fetched += 1
@@ -243,25 +258,21 @@ class _Fetch:
         octets = mail.in_memory(span)
         return span if octets is None else fetch.text(item, octets)
 
-    async def _stream(self, before: Sequence[bytes], pieces: AsyncGenerator[bytes, None], binary: bool) -> None:
+    async def _stream(self, pieces: AsyncGenerator[bytes, None], binary: bool) -> None:
         """Send octets in pieces, as the client reads them. :param binary: NULs may be sent (``fetch.announced``)."""
         transport = self.context.transport
         async with aclosing(pieces):
-            started = False
             async for piece in pieces:
-                if not started:  # after the first piece: a failure before it is answered
-                    transport.write(b"".join(before))
-                    self.context.in_response = started = True
+                if self._out:  # after the first piece: a failure before it is answered
+                    transport.write(self._taken())
+                    self.context.in_response = True
                 transport.write(piece.replace(b"\0", b"\x80") if b"\0" in piece and not binary else piece)
                 del piece  # while the client is slow, only the connection holds it
                 await transport.drain()
-            if not started:
-                transport.write(b"".join(before))
-                self.context.in_response = True
 
     # ------------------------------------------------------------------------------------------ BINARY
 
-    async def _binary(self, item: FetchAttribute, mail: ReadableMail) -> bytes | _DecodedSpan | None:
+    async def _binary(self, item: FetchAttribute, mail: ReadableMail) -> tuple[bytes, ...] | _DecodedSpan | None:
         """Return BINARY.SIZE, or what to decode; None if the part's encoding is not known, which fails the command.
 
         The size is known only after decoding, so a part is decoded twice rather than held in memory.
@@ -270,7 +281,7 @@ class _Fetch:
         assert section is not None
         part = await mail.leaf(section) if section.part else None
         if section.part and part is None:
-            return fetch.binary_size(item, 0) if item.name == "BINARY.SIZE[]" else fetch.text(item, b"")
+            return (fetch.binary_size(item, 0),) if item.name == "BINARY.SIZE[]" else fetch.text(item, b"")
         if part is not None and not is_known(part.encoding):
             self.unknown_encoding = True
             return None
@@ -280,7 +291,7 @@ class _Fetch:
                 size += len(piece)
                 has_nul = has_nul or b"\0" in piece
         if item.name == "BINARY.SIZE[]":
-            return fetch.binary_size(item, size)
+            return (fetch.binary_size(item, size),)
         self.context.stats.fetched += 1
         first, count = item.partial or (0, size)
         start = min(first, size)

@@ -24,22 +24,31 @@ class ReadableMail:
     """A mail of which FETCH reads some."""
 
     def __init__(
-        self, store: FolderStore, budget: MemoryBudget, blob_id: int, octets: int, beginning: bytes | None
+        self,
+        store: FolderStore,
+        budget: MemoryBudget,
+        blob_id: int,
+        octets: int,
+        beginning: bytes | None = None,
+        structure: MailStructure | None = None,
     ) -> None:
-        """:param beginning: its first octets, if they are in memory."""
+        """:param beginning: its first octets, if they are in memory. :param structure: if it is in memory."""
         self.octets = octets
         self._store = store
         self._budget = budget
         self._blob_id = blob_id
         self._beginning = beginning or b""
+        self._structure = structure or store.structures.known(blob_id)
 
     async def structure(self) -> MailStructure:
-        """Return the structure. :raises Temporary, Permanent: as ``FolderStore.structure``."""
-        known = self._store.known_structure(self._blob_id)
-        if known is not None:
-            return known
-        whole_head = len(self._beginning) == min(self.octets, HEAD_OCTETS)
-        return await self._store.structure(self._blob_id, self.octets, self._beginning if whole_head else None)
+        """Return the structure. :raises Temporary: the database is unavailable. :raises Permanent: the mail is gone."""
+        if self._structure is None:
+            heads = {self._blob_id: self._beginning} if len(self._beginning) == self.octets else None
+            found = await self._store.structures.load({self._blob_id: self.octets}, self._budget, heads)
+            self._structure = found.get(self._blob_id)
+            if self._structure is None:
+                raise Permanent(f"the bytes of blob {self._blob_id} are gone")
+        return self._structure
 
     async def span(self, section: Section) -> SectionSpan:
         """Return where a section is."""
@@ -54,9 +63,8 @@ class ReadableMail:
         return leaf_span(await self.structure(), section.part)
 
     async def _header_end(self) -> int:
-        known = self._store.known_structure(self._blob_id)
-        if known is not None:
-            return known.parts[0].body_start
+        if self._structure is not None:
+            return self._structure.parts[0].body_start
         end = headers.header_end(self._beginning)
         if end < len(self._beginning) or len(self._beginning) == self.octets:
             return end

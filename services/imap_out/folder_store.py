@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from weakref import WeakSet, WeakValueDictionary
 
 from services.imap_out import view
-from services.imap_out.structure.stored import MailStructure, StructureReader
+from services.imap_out.current_folders import CurrentFolders, Look
+from services.imap_out.structure_store import StructureStore
 from services.imap_out.view import FolderState
 from shared.db.batch_loader import BatchLoader
 from shared.db.database import Database
-from shared.errors import Permanent, Temporary
-from shared.runtime.parsing import Parsing
+from shared.errors import Temporary
 from shared.store import blobs, folder_views, folders
 from shared.store.folder_views import FolderCounts
 from shared.store.folders import Folder, FolderRefused
@@ -25,39 +25,41 @@ MAX_OPEN_MAILS = 3_000_000
 temporarily."""
 MAX_CHANGES = 20_000
 """Changed rows up to which a state is updated; with more changes the whole folder is read."""
-VERSION_SECONDS = 20.0
-"""Timeout of a query for versions: seconds; many sessions may wait for one query."""
+FOLDER_SECONDS = 20.0
+"""Timeout of a query for folders: seconds; many sessions may wait for one query."""
 MAX_READERS = 3
 """Queries of each kind at once: leaves pool connections for changes."""
 HEADER_OCTETS = 16 * 1024
 """Octets in which a header is looked for first; most are shorter."""
-STRUCTURES_OCTETS = 16 * 1024 * 1024
-"""Structures of mails that are kept: octets."""
 MAX_COUNTS = 10_000
 """Folders whose counts are kept."""
 
 
 class FolderStore:
-    """The database as the sessions read it. Each call is a separate transaction."""
+    """The database as the sessions read it. Each call is a separate transaction.
+
+    :ivar known: which cached states are current. :ivar structures: of mails.
+    """
 
     def __init__(
         self, database: Database, max_cached_mails: int = MAX_CACHED_MAILS, max_open_mails: int = MAX_OPEN_MAILS
     ) -> None:
         """:param max_cached_mails: mails in cached states. :param max_open_mails: mails in all states."""
         self.database = database
+        self.known = CurrentFolders()
         self._max_cached_mails = max_cached_mails
         self._max_open_mails = max_open_mails
         self._cached: OrderedDict[int, FolderState] = OrderedDict()  # by folder, oldest use first
         self._cached_mails = 0
         self._live: WeakSet[FolderState] = WeakSet()
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
-        self._versions: BatchLoader[int, int] = BatchLoader(self._read_versions, readers=2)
+        self._folders: BatchLoader[int, Folder] = BatchLoader(self._read_folders, readers=2)
+        self._named: BatchLoader[tuple[int, str], Folder] = BatchLoader(self._read_named, readers=2)
         self._reads = asyncio.Semaphore(MAX_READERS)
         self._heads: BatchLoader[int, bytes] = BatchLoader(self._read_heads, readers=MAX_READERS)
         self._headers: BatchLoader[int, bytes] = BatchLoader(self._read_headers, readers=MAX_READERS)
         self._span_reads = asyncio.Semaphore(MAX_READERS)
-        self._structures: OrderedDict[int, MailStructure] = OrderedDict()  # by blob
-        self._structure_octets = 0
+        self.structures = StructureStore(database, self.read_heads, self.read_span)
         self._counts: OrderedDict[int, tuple[int, FolderCounts]] = OrderedDict()  # by folder, with its version
 
     # ------------------------------------------------------------------------------------------ folders
@@ -69,39 +71,58 @@ class FolderStore:
 
     async def find_folder(self, local_id: int, name: str) -> Folder | None:
         """Return a person's folder. :raises Temporary: the database is unavailable."""
-        async with self.database.statement() as connection:
-            return await folders.find_folder(connection, local_id, name)
+        return (await self._named.get([(local_id, name)])).get((local_id, name))
 
-    async def load_state(self, folder_id: int) -> FolderState:
+    async def _read_named(self, wanted: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Folder]:
+        async with self.database.statement(FOLDER_SECONDS) as connection:
+            return await folders.find_folders(connection, wanted)
+
+    async def open_folder(self, local_id: int, name: str) -> FolderState | None:
+        """Return a person's folder of this name as it is now; None: there is none. :raises: as ``load_state``."""
+        look = self.known.begin(local_id)
+        folder = await self.find_folder(local_id, name)
+        return None if folder is None else await self._bring_to(folder, look)
+
+    async def load_state(self, folder: Folder) -> FolderState:
         """Return a folder as it is now.
 
+        :param folder: as it was once.
         :raises Temporary: the database is unavailable, or too many mails are in the states of sessions.
         :raises FolderRefused: NONEXISTENT: the folder was deleted.
         """
-        lock = self._locks.setdefault(folder_id, asyncio.Lock())
-        async with lock:  # sessions that start together read a large folder once
-            cached = self._cached.get(folder_id)
-            version = (await self._versions.get([folder_id])).get(folder_id)
-            if version is None:
-                raise FolderRefused("NONEXISTENT", "there is no such folder")
-            if cached is None:
-                cached = next((s for s in self._live if s.folder.id == folder_id and s.folder.version == version), None)
-            if cached is None or cached.folder.version > version:  # such a version comes from before a restore
-                current = await self._read(folder_id, None)
-            elif cached.folder.version < version:
-                current = await self._read(folder_id, cached)
-            else:
-                current = cached
-            self.keep_state(current)
-            return current
+        look = self.known.begin(folder.local_id)
+        now = (await self._folders.get([folder.id])).get(folder.id)
+        if now is None:
+            raise FolderRefused("NONEXISTENT", "there is no such folder")
+        return await self._bring_to(now, look)
+
+    def current_state(self, folder: Folder) -> FolderState | None:
+        """Return a folder as it is now, if that is known without a query. :param folder: as it was once."""
+        return self._cached.get(folder.id) if self.known.is_current(folder.local_id, folder.id) else None
+
+    async def _read_folders(self, folder_ids: Sequence[int]) -> dict[int, Folder]:
+        async with self.database.statement(FOLDER_SECONDS) as connection:
+            return await folders.load_folders(connection, folder_ids)
 
     async def versions(self, folder_ids: Sequence[int]) -> dict[int, int]:
         """Return the version of each folder that is there. :raises Temporary: the database is unavailable."""
-        return await self._versions.get(folder_ids)
-
-    async def _read_versions(self, folder_ids: Sequence[int]) -> dict[int, int]:
-        async with self.database.statement(VERSION_SECONDS) as connection:
+        async with self.database.statement(FOLDER_SECONDS) as connection:
             return await folders.load_versions(connection, folder_ids)
+
+    async def _bring_to(self, folder: Folder, look: Look) -> FolderState:
+        """Return the state of a folder at this version or a later one. :param look: has found the version."""
+        lock = self._locks.setdefault(folder.id, asyncio.Lock())
+        async with lock:  # sessions that start together read a large folder once
+            known = self._cached.get(folder.id)
+            if known is None:
+                known = next((s for s in self._live if _is_at(s.folder, folder)), None)
+            if known is None or known.folder.uidvalidity != folder.uidvalidity:  # a restore renews it
+                known = await self._read(folder.id, None)
+            elif known.folder.version < folder.version:
+                known = await self._read(folder.id, known)
+            self.keep_state(known)
+        self.known.record(look, folder.id)
+        return known
 
     async def _read(self, folder_id: int, old: FolderState | None) -> FolderState:
         """Read a folder, or only the changes since an old state."""
@@ -126,7 +147,10 @@ class FolderStore:
 
     def keep_state(self, state: FolderState) -> None:
         """Keep the latest state of a folder for other sessions."""
-        before = self._cached.pop(state.folder.id, None)
+        before = self._cached.get(state.folder.id)
+        if before is not None and _is_before(state.folder, before.folder):
+            return
+        self._cached.pop(state.folder.id, None)
         self._cached_mails -= 0 if before is None else len(before) + 1
         self._live.add(state)
         self._cached[state.folder.id] = state
@@ -188,47 +212,10 @@ class FolderStore:
         async with self._span_reads, self.database.statement() as connection:
             return await blobs.read_span(connection, blob_id, start, length)
 
-    # ------------------------------------------------------------------------------------------ structures
 
-    async def structure(self, blob_id: int, octets: int, head: bytes | None = None) -> MailStructure:
-        """Return the structure of a mail, read once while it is kept.
-
-        :param octets: of the mail. :param head: its first octets, if they are in memory.
-        :raises Temporary: the database is unavailable. :raises Permanent: the bytes are missing.
-        """
-        known = self._structures.get(blob_id)
-        if known is not None:
-            self._structures.move_to_end(blob_id)
-            return known
-        reader, parsing = StructureReader(), Parsing()
-        position = 0
-        while position < octets:
-            piece = head if head is not None and not position else None
-            if piece is None:
-                piece = await self.read_span(blob_id, position, blobs.CHUNK_OCTETS)
-            if not piece:
-                raise Permanent(f"the bytes of blob {blob_id} from {position} on are missing")
-            position += len(piece)
-            await parsing.run(len(piece), reader.feed, piece)
-        found = await parsing.run(min(octets, blobs.HEAD_OCTETS), reader.finish)
-        self._keep_structure(blob_id, found)
-        return found
-
-    def known_structure(self, blob_id: int) -> MailStructure | None:
-        """Return the structure of a mail if it is kept."""
-        return self._structures.get(blob_id)
-
-    def _keep_structure(self, blob_id: int, structure: MailStructure) -> None:
-        if blob_id in self._structures:
-            return
-        self._structures[blob_id] = structure
-        self._structure_octets += _octets_of(structure)
-        while self._structure_octets > STRUCTURES_OCTETS:
-            _, dropped = self._structures.popitem(last=False)
-            self._structure_octets -= _octets_of(dropped)
+def _is_at(one: Folder, other: Folder) -> bool:
+    return (one.id, one.uidvalidity, one.version) == (other.id, other.uidvalidity, other.version)
 
 
-def _octets_of(structure: MailStructure) -> int:
-    """About the memory of a structure."""
-    texts = len(structure.envelope) + len(structure.body) + len(structure.bodystructure)
-    return texts + 300 * len(structure.parts) + 500
+def _is_before(one: Folder, other: Folder) -> bool:
+    return one.uidvalidity == other.uidvalidity and one.version < other.version

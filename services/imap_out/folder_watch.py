@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from services.imap_out.current_folders import Look
 from services.imap_out.folder_store import FolderStore
 from shared.errors import Temporary
 
@@ -60,10 +61,19 @@ class FolderWatch:
             self._watched.pop(watched.local_id, None)
 
     def hint(self, local_ids: Collection[int]) -> None:
-        """Wake the sessions of these people."""
+        """Forget what is known of the mailboxes of these people, and wake their sessions."""
+        self._store.known.hint(local_ids)
         for local_id in local_ids:
-            for watched in self._watched.get(local_id, ()):
-                watched.notify()
+            self._wake(local_id)
+
+    def own_change(self, look: Look, folder_id: int | None) -> None:
+        """As ``hint``, after a change by a session of this process (``CurrentFolders.hint_own``)."""
+        self._store.known.hint_own(look, folder_id)
+        self._wake(look.local_id)
+
+    def _wake(self, local_id: int) -> None:
+        for watched in self._watched.get(local_id, ()):
+            watched.notify()
 
     async def sweep(self) -> None:
         """Compare the versions of all watched folders. :raises Temporary: the database is unavailable."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Callable
 
 import structlog
@@ -10,6 +11,7 @@ from prometheus_client import Gauge
 
 from services.imap_out.connection import ImapConnection
 from services.imap_out.context import ImapContext
+from services.imap_out.folder_changes import FolderChanges
 from services.imap_out.folder_store import FolderStore
 from services.imap_out.folder_watch import FolderWatch
 from services.imap_out.interfaces import ImapClientInfo, LoginVerifier
@@ -50,6 +52,7 @@ class ImapListener(ServedListener):
         self,
         settings: Settings,
         store: FolderStore,
+        changes: FolderChanges,
         logins: LoginVerifier,
         watch: FolderWatch,
         announce_change: Callable[[Local], None],
@@ -61,6 +64,7 @@ class ImapListener(ServedListener):
         self.registry: SessionRegistry[ImapConnection] = SessionRegistry("imap", SESSIONS, settings, max_connections)
         super().__init__("imap", settings, certificate, self.registry, MemoryBudget(PROCESS_OCTETS), ACCOUNT_OCTETS)
         self._store = store
+        self._changes = changes
         self._logins = logins
         self._watch = watch
         self._announce_change = announce_change
@@ -79,6 +83,7 @@ class ImapListener(ServedListener):
             ImapContext(
                 connection,
                 self._store,
+                self._changes,
                 self._logins,
                 self._watch,
                 client,
@@ -124,19 +129,31 @@ async def serve(service: Service) -> None:
     max_connections = listening.limit_by_open_files(MAX_CONNECTIONS)
     store = FolderStore(database)
     watch = FolderWatch(store, lambda: broker.ready)
+    changes = FolderChanges(database)
+    origin = secrets.token_hex(8)
 
     def take_hint(body: bytes) -> None:
         try:
-            watch.hint(read_payload(ChangedItem, body).ids)
+            item = read_payload(ChangedItem, body)
         except Permanent as error:
             log.warning("hint ignored", error=str(error))
+            return
+        if item.origin != origin:
+            watch.hint(item.ids)
+
+    unannounced: dict[int, str] = {}
 
     def announce_change(local: Local) -> None:
-        watch.hint([local.id])
-        broker.publish_behind(publications.changed([(local.id, local.address)]))
+        if not unannounced:  # sessions whose changes were committed together go on in one turn of the loop
+            asyncio.get_running_loop().call_soon(publish_changes)
+        unannounced[local.id] = local.address
+
+    def publish_changes() -> None:
+        broker.publish_behind(publications.changed(unannounced.items(), origin))
+        unannounced.clear()
 
     broker.listen(f"{CHANGED}.#", take_hint)
-    listener = ImapListener(settings, store, logins, watch, announce_change, certificate, max_connections)
+    listener = ImapListener(settings, store, changes, logins, watch, announce_change, certificate, max_connections)
     await listener.open()
     log.info("listening", bind=settings.bind, imap_port=settings.imap_port, imaps_port=settings.imaps_port)
     background = [
@@ -146,11 +163,14 @@ async def serve(service: Service) -> None:
             listener.registry.end_invalid_sessions(database, CHECK_LOGINS_SECONDS),
             certificate.reload_periodically(),
             watch.run(),
+            changes.run(),
+            store.structures.run(),
         )
     ]
     try:
         await service.stopping.wait()
     finally:
         await listener.close()
+        await changes.drain()
         await cancel_tasks(background)
         logins.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from services.imap_out.context import ImapContext, TaggedAnswer, describe_flags
+from services.imap_out.context import ImapContext, TaggedAnswer, describe_flags, no_mailbox
 from services.imap_out.folder_store import MAX_CHANGES
 from services.imap_out.grammar.commands import ImapCommand, SelectArguments
 from services.imap_out.grammar.errors import CommandError
@@ -26,8 +26,9 @@ async def run_select(context: ImapContext, command: ImapCommand) -> TaggedAnswer
     if context.selected is not None:
         context.selected = None
         context.transport.write(status.untagged("OK", "the mailbox before is closed", "CLOSED"))
-    folder = await context.find_folder(arguments.mailbox)
-    state = await context.store.load_state(folder.id)
+    state = await context.store.open_folder(context.account.id, arguments.mailbox)
+    if state is None:
+        raise no_mailbox("NONEXISTENT")
     if arguments.condstore:
         context.enabled.add("CONDSTORE")
     selected = SelectedFolder(state, arguments.read_only)

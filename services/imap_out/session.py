@@ -219,7 +219,8 @@ class ImapSession:
     async def _send_updates(self, command: ImapCommand) -> None:
         by_number = command.name in commands.BY_NUMBER and not command.uid
         try:
-            await self.context.sync(may_expunge=not by_number, uid=command.uid)
+            asks = command.name in commands.ASKING
+            await self.context.sync(may_expunge=not by_number, uid=command.uid, asks=asks)
         except Temporary as failure:  # the command is done; the next one brings the updates
             log.warning("updates not read", error=str(failure), **self._fields())
 

@@ -6,8 +6,6 @@ from services.imap_out.context import ImapContext, TaggedAnswer
 from services.imap_out.grammar.commands import ImapCommand, StoreArguments
 from services.imap_out.number_sets import index_of_uid
 from services.imap_out.responses import status
-from services.imap_out.view import split_flags, with_flags
-from shared.store import folder_edits
 
 
 async def run_store(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
@@ -21,25 +19,11 @@ async def run_store(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
     if not indexes:
         return TaggedAnswer("no mail was named")
     state = context.folder.state
-    bits, keywords = split_flags(arguments.flags)
     uids = [state.uids[index] for index in indexes]
-    async with context.change() as connection:
-        result = await folder_edits.store_flags(
-            connection,
-            context.account.id,
-            state.folder.id,
-            uids,
-            arguments.action,
-            bits,
-            keywords,
-            unchanged_since=arguments.unchanged_since,
-        )
-    changed = [(mail.uid, mail.flags, mail.keywords) for mail in result.changed]
-    if changed:
-        context.show_own_change(with_flags(state, changed, result.folder))
+    result = await context.store_flags(uids, arguments.action, arguments.flags, arguments.unchanged_since)
     refused = set(result.refused)
     if arguments.silent:
-        shown = {uid for uid, _, _ in changed} if context.shows_modseq else set()
+        shown = {mail.uid for mail in result.changed} if context.shows_modseq else set()
     else:
         shown = set(uids) - refused
     await context.send_all(

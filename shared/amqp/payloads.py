@@ -46,7 +46,9 @@ class SubmittedItem(WorkItem):
 
 
 class ChangedItem(WorkItem):
-    """Mailboxes that have changed. ids: of local accounts."""
+    """Mailboxes that have changed. ids: of local accounts. origin: the process that has changed them, if it says so."""
+
+    origin: str = ""
 
 
 E = TypeVar("E", bound=WorkItem)

@@ -62,12 +62,13 @@ def submitted(submissions: Iterable[tuple[int, str]]) -> list[Publication]:
     ]
 
 
-def changed(people: Iterable[tuple[int, str]]) -> list[Publication]:
+def changed(people: Iterable[tuple[int, str]], origin: str = "") -> list[Publication]:
     """Build the hints that the mailboxes of these people have changed, for programs that watch them.
 
     A hint that is lost is published by nobody again: watchers compare versions from time to time, too.
 
     :param people: pairs of the id of the local account and its address.
+    :param origin: names the process, which hears its own hints, too.
     """
     known = list(dict.fromkeys(people))
     hints = []
@@ -75,7 +76,7 @@ def changed(people: Iterable[tuple[int, str]]) -> list[Publication]:
         part = known[start : start + RECIPIENTS_A_MESSAGE]
         key, *copies = [routing_key(CHANGED, address) for _, address in part]
         first_id, *more_ids = [local_id for local_id, _ in part]
-        body = ChangedItem(id=first_id, more_ids=tuple(more_ids)).to_json()
+        body = ChangedItem(id=first_id, more_ids=tuple(more_ids), origin=origin).to_json()
         hints.append(Publication(key, body, tuple(copies), transient=True))
     return hints
 

@@ -314,6 +314,9 @@ class ServedConnection(AdmittedConnection):
 
     def write(self, data: bytes) -> None:
         """Send data to the client."""
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
         if data and self._transport is not None and not self._transport.is_closing():
             self._written += len(data)
             self._transport.write(data)
@@ -342,7 +345,7 @@ class ServedConnection(AdmittedConnection):
 
         :raises ConnectionError: the handshake failed; the connection is closed.
         """
-        self.write(reply)
+        self._send(reply)
         transport = self._transport
         if transport is None or self._is_ending:
             raise ConnectionResetError("the client has disconnected")

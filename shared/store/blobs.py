@@ -86,7 +86,7 @@ class UploadedBlob:
 
 
 async def begin_upload(connection: Connection, octets: int, first: bytes) -> int:
-    """Store the first HEAD_OCTETS of a larger mail, before the others have arrived. Without ``finish_upload`` the purge
+    """Store the first HEAD_OCTETS of a larger mail, before the others have arrived. Without a reference the purge
     deletes it as an orphan.
 
     :param octets: of the whole mail. :return: the id.
@@ -105,9 +105,8 @@ async def add_upload_chunk(connection: Connection, blob_id: int, position: int, 
     )
 
 
-async def finish_upload(connection: Connection, blob: UploadedBlob) -> None:
-    """Store the digest of an uploaded mail, in the transaction that refers to it."""
-    await connection.execute("update blobs set sha256 = %s where id = %s", (blob.sha256, blob.id))
+FINISH_UPLOADS = "update blobs b set sha256 = u.sha256 from uploads u where b.id = u.blob_id"
+"""SQL: stores the digests of the mails in ``uploads``, as a part of the statement that refers to them."""
 
 
 # ---------------------------------------------------------------------------------------------- reading

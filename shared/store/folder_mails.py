@@ -1,7 +1,8 @@
 """The mails in folders: delivery, what POP3 needs, and the purge (tables folder_mails, delivered).
 
-Versions, locks and UIDs: shared/store/folders.py. Mail clients' changes by IMAP are in shared/store/folder_edits.py,
-what they read in shared/store/folder_views.py, the operator's in shared/store/folder_admin.py.
+Versions, locks and UIDs: shared/store/folders.py. Mail clients' changes by IMAP are in shared/store/folder_edits.py
+and shared/store/folder_batches.py, what they read in shared/store/folder_views.py, the operator's in
+shared/store/folder_admin.py.
 """
 
 from __future__ import annotations

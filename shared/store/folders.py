@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.db.arrays import array_literal
 from shared.db.database import Connection
 from shared.errors import Permanent
 
@@ -104,11 +105,17 @@ async def load_folders(connection: Connection, folder_ids: Collection[int]) -> d
 
 async def find_folder(connection: Connection, local_id: int, name: str) -> Folder | None:
     """Return a person's folder of this name."""
+    return (await find_folders(connection, [(local_id, name)])).get((local_id, name))
+
+
+async def find_folders(connection: Connection, wanted: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Folder]:
+    """Return folders by their person and name. :param wanted: pairs of local id and name."""
     cursor = await connection.execute(
-        f"select {_COLUMNS} from folders where local_id = %s and name = %s and deleted_at is null", (local_id, name)
+        f"""select {_COLUMNS} from folders join unnest(%s::bigint[], %s::text[]) as w (local_id, name)
+            using (local_id, name) where deleted_at is null""",
+        (array_literal(local_id for local_id, _ in wanted), array_literal(name for _, name in wanted)),
     )
-    row = await cursor.fetchone()
-    return None if row is None else Folder(*row)
+    return {(row[1], row[2]): Folder(*row) for row in await cursor.fetchall()}
 
 
 async def find_special(connection: Connection, local_id: int, use: SpecialUse) -> Folder:

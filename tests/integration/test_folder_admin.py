@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from shared.db.database import Connection, Database
-from shared.model import Content, Local
+from shared.model import Local
 from shared.store import folder_admin, folder_edits, folder_mails, folder_views, folders
-from shared.store.folder_edits import AppendedMail
 from shared.store.folder_views import SEEN
+from tests.folder_changes import append_mail
 from tests.integration.test_folder_mails import add_mails, add_people
 
 
@@ -14,8 +14,7 @@ async def store(connection: Connection, local: Local, name: str, text: str) -> N
     """Append a mail to a folder, which is made if there is none of this name."""
     folder = await folders.find_folder(connection, local.id, name)
     folder = folder or await folders.create_folder(connection, local.id, name)
-    mail = AppendedMail(Content.from_bytes(f"{text}\r\n".encode()), SEEN, ["work"])
-    await folder_edits.append_mails(connection, local.id, folder.id, [mail])
+    await append_mail(connection, local.id, folder.id, f"{text}\r\n".encode(), SEEN, ["work"])
 
 
 async def held(connection: Connection, local: Local) -> dict[str, list[int]]:

@@ -11,18 +11,18 @@ import pytest
 from services.pop3_out.mailbox_store import DatabaseStore
 from shared.db.database import Connection, Database
 from shared.errors import Permanent
-from shared.model import Content, Local
-from shared.store import folder_admin, folder_edits, folder_mails, folder_views, folders
-from shared.store.folder_edits import AppendedMail, Flagged
+from shared.model import Local
+from shared.store import blobs, folder_admin, folder_edits, folder_mails, folder_views, folders
+from shared.store.folder_batches import Flagged
 from shared.store.folder_views import ANSWERED, DELETED, FLAGGED, SEEN, FolderCounts, View
 from shared.store.folders import Folder, FolderRefused
+from tests.folder_changes import NEW, append_mail, store_flags
 from tests.integration.test_folder_mails import add_mails, add_people
 from tests.integration.test_router_and_mailbox import end_account, waits_for_a_lock
 from tests.polling import until
 from tests.servers import opened
 
 BODIES = (b"1\r\n", b"22\r\n", b"333\r\n", b"4444\r\n")
-NEW = AppendedMail(Content.from_bytes(b"Subject: new\r\n\r\n"))
 
 
 async def alex_with_mail(database: Database, *bodies: bytes) -> tuple[Local, Folder, Folder]:
@@ -140,7 +140,7 @@ async def test_a_deleted_folder_s_mails_come_back_into_the_inbox(database: Datab
         with pytest.raises(FolderRefused):
             await folder_views.load_view(connection, made.id)
         with pytest.raises(FolderRefused):
-            await folder_edits.append_mails(connection, alex.id, made.id, [NEW])
+            await append_mail(connection, alex.id, made.id)
         again = await folders.create_folder(connection, alex.id, "work")
         assert again.uidvalidity > made.uidvalidity and again.id != made.id
         # and undelete puts the mails into INBOX
@@ -171,31 +171,31 @@ async def test_renaming_the_inbox_moves_its_mails(database: Database) -> None:
 async def test_an_appended_mail_keeps_flags_keywords_and_date(database: Database) -> None:
     alex, _, archive = await alex_with_mail(database)
     at = datetime.datetime(2026, 11, 5, 12, 0, 0, 250_000, datetime.UTC)
-    body = Content.from_bytes(b"Subject: x\r\n\r\n" + b"x" * 300_000)
+    body = b"Subject: x\r\n\r\n" + b"x" * 30_000
+    words = ("$Forwarded", 'ti"cket,')
     async with database.transaction() as connection:
-        first = await folder_edits.append_mails(
-            connection, alex.id, archive.id, [AppendedMail(body, SEEN | FLAGGED, ("$Forwarded", 'ti"cket,'), at), NEW]
-        )
-        second = await folder_edits.append_mails(connection, alex.id, archive.id, [NEW])
-    assert (list(first.uids), list(second.uids), second.folder.uidnext) == ([1, 2], [3], 4)
+        first = await append_mail(connection, alex.id, archive.id, body, SEEN | FLAGGED, words, at)
+        second = await append_mail(connection, alex.id, archive.id)
     found = await view(database, archive)
-    assert found.folder == second.folder
-    assert list(found.octets) == [body.octets, 16, 16]
-    assert list(found.flags) == [SEEN | FLAGGED, 0, 0]
-    assert dict(found.keywords) == {1: ("$Forwarded", 'ti"cket,')}
+    assert (first.uid, second.uid, second.uidvalidity) == (1, 2, found.folder.uidvalidity)
+    assert (found.folder.uidnext, found.folder.version) == (3, 3)
+    assert list(found.octets) == [len(body), 16]
+    assert list(found.flags) == [SEEN | FLAGGED, 0]
+    assert dict(found.keywords) == {1: words}
     assert found.dates[0] == round(at.timestamp() * 1e6)
-    assert list(found.versions) == [2, 2, 3]
+    assert list(found.versions) == [2, 3]
     async with database.transaction() as connection:
+        stored = await blobs.heads(connection, found.blob_ids)
+        assert [stored[blob_id] for blob_id in found.blob_ids] == [body, NEW]
         with pytest.raises(FolderRefused, match="keywords"):
-            mail = AppendedMail(NEW.content, keywords=["x" * 101])
-            await folder_edits.append_mails(connection, alex.id, archive.id, [mail])
+            await append_mail(connection, alex.id, archive.id, keywords=["x" * 101])
 
 
 async def test_copy_and_move_cost_rows_and_no_bytes(database: Database) -> None:
     alex, inbox, archive = await alex_with_mail(database, *BODIES)
     async with database.transaction() as connection:
         before = await stored_bytes(connection)
-        await folder_edits.store_flags(connection, alex.id, inbox.id, [2], "add", SEEN, ["x"])
+        await store_flags(connection, alex.id, inbox.id, [2], "add", SEEN, ["x"])
         version = (await folders.load_versions(connection, [inbox.id]))[inbox.id]
         # when mails are copied and moved, some of which are not there
         copied = await folder_edits.copy_mails(connection, alex.id, inbox.id, archive.id, [2, 1, 99])
@@ -236,7 +236,7 @@ async def test_a_mail_that_was_moved_away_is_not_delivered_again(database: Datab
     copies = await add_mails(database, alex, *BODIES[:2])
     async with database.transaction() as connection:
         await folder_edits.move_mails(connection, alex.id, inbox.id, archive.id, [1])
-        await folder_edits.store_flags(connection, alex.id, archive.id, [1], "add", DELETED)
+        await store_flags(connection, alex.id, archive.id, [1], "add", DELETED)
         await folder_edits.expunge_mails(connection, alex.id, archive.id)
         await folder_mails.deliver_copies(connection, copies)
     assert list((await view(database, inbox)).uids) == [2]
@@ -260,9 +260,9 @@ async def test_flags_are_added_removed_and_replaced(
 ) -> None:
     alex, inbox, _ = await alex_with_mail(database, *BODIES)
     async with database.transaction() as connection:
-        await folder_edits.store_flags(connection, alex.id, inbox.id, [1], "replace", SEEN, ["work"])
+        await store_flags(connection, alex.id, inbox.id, [1], "replace", SEEN, ["work"])
         before = (await folders.load_versions(connection, [inbox.id]))[inbox.id]
-        done = await folder_edits.store_flags(connection, alex.id, inbox.id, [1, 99], action, flags, keywords)  # type: ignore[arg-type]
+        done = await store_flags(connection, alex.id, inbox.id, [1, 99], action, flags, keywords)  # type: ignore[arg-type]
         # only what has changed gets a new version
         assert done.changed == ([] if result is None else [Flagged(1, *result)])
         assert done.folder.version == before + (result is not None)
@@ -276,10 +276,8 @@ async def test_a_mail_that_others_changed_since_keeps_its_flags(database: Databa
     alex, inbox, _ = await alex_with_mail(database, *BODIES)
     async with database.transaction() as connection:
         known = (await folders.load_versions(connection, [inbox.id]))[inbox.id]
-        await folder_edits.store_flags(connection, alex.id, inbox.id, [2], "add", FLAGGED)
-        done = await folder_edits.store_flags(
-            connection, alex.id, inbox.id, [1, 2, 3], "add", SEEN, unchanged_since=known
-        )
+        await store_flags(connection, alex.id, inbox.id, [2], "add", FLAGGED)
+        done = await store_flags(connection, alex.id, inbox.id, [1, 2, 3], "add", SEEN, unchanged_since=known)
     assert ([mail.uid for mail in done.changed], done.refused) == ([1, 3], [2])
     assert list((await view(database, inbox)).flags) == [SEEN, FLAGGED, SEEN, 0]
 
@@ -289,7 +287,7 @@ async def test_flags_change_nothing_that_pop3_shows(database: Database) -> None:
     store = DatabaseStore(database)
     before = await store.load_snapshot(alex.id)
     async with database.transaction() as connection:
-        await folder_edits.store_flags(connection, alex.id, inbox.id, [1, 3], "add", SEEN | DELETED)
+        await store_flags(connection, alex.id, inbox.id, [1, 3], "add", SEEN | DELETED)
     after = await store.load_snapshot(alex.id)
     assert (after.uids, after.uidls, after.octets) == (before.uids, before.uidls, before.octets)
 
@@ -297,7 +295,7 @@ async def test_flags_change_nothing_that_pop3_shows(database: Database) -> None:
 async def test_expunge_takes_the_mails_that_are_marked_alone(database: Database) -> None:
     alex, inbox, _ = await alex_with_mail(database, *BODIES)
     async with database.transaction() as connection:
-        await folder_edits.store_flags(connection, alex.id, inbox.id, [1, 2, 4], "add", DELETED)
+        await store_flags(connection, alex.id, inbox.id, [1, 2, 4], "add", DELETED)
         assert (await folder_edits.expunge_mails(connection, alex.id, inbox.id, [2, 3])).uids == [2]
         gone = await folder_edits.expunge_mails(connection, alex.id, inbox.id)
         assert gone.uids == [1, 4] and len(gone.mail_ids) == 2
@@ -335,10 +333,10 @@ async def test_nobody_changes_another_person_s_folder(database: Database) -> Non
         theirs = await folders.find_special(connection, alex.id, "inbox")
         own = await folders.find_special(connection, jim.id, "inbox")
         for change in (
-            folder_edits.append_mails(connection, jim.id, theirs.id, [NEW]),
+            append_mail(connection, jim.id, theirs.id),
             folder_edits.copy_mails(connection, jim.id, theirs.id, own.id, [1]),
             folder_edits.move_mails(connection, jim.id, own.id, theirs.id, None),
-            folder_edits.store_flags(connection, jim.id, theirs.id, [1], "add", SEEN),
+            store_flags(connection, jim.id, theirs.id, [1], "add", SEEN),
             folder_edits.expunge_mails(connection, jim.id, theirs.id),
             folder_edits.delete_folder(connection, jim.id, theirs.id),
             folders.rename_folder(connection, jim.id, theirs.id, "x"),
@@ -371,7 +369,7 @@ async def test_no_client_changes_folders_of_an_account_that_ends(
 
     async def append() -> None:
         async with database.transaction() as connection:
-            await folder_edits.append_mails(connection, alex.id, archive.id, [NEW])
+            await append_mail(connection, alex.id, archive.id)
 
     locked, go_on = asyncio.Event(), asyncio.Event()
     async with opened(database_url) as console:
@@ -400,10 +398,10 @@ async def test_a_purge_of_tombstones_is_known_to_clients_that_come_back(database
     alex, inbox, archive = await alex_with_mail(database, *BODIES)
     async with database.transaction() as connection:
         drafts = await folders.find_special(connection, alex.id, "drafts")
-        await folder_edits.append_mails(connection, alex.id, drafts.id, [NEW])
-        await folder_edits.store_flags(connection, alex.id, drafts.id, [1], "add", DELETED)
+        await append_mail(connection, alex.id, drafts.id)
+        await store_flags(connection, alex.id, drafts.id, [1], "add", DELETED)
         await folder_edits.expunge_mails(connection, alex.id, drafts.id)
-        await folder_edits.store_flags(connection, alex.id, inbox.id, [1], "add", DELETED)
+        await store_flags(connection, alex.id, inbox.id, [1], "add", DELETED)
         gone = (await folder_edits.expunge_mails(connection, alex.id, inbox.id)).folder
         await folder_edits.move_mails(connection, alex.id, inbox.id, archive.id, [2])
         # an expunged draft is not offered for undelete

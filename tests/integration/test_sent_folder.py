@@ -6,10 +6,11 @@ import asyncio
 
 from shared.db.database import Database
 from shared.model import Content, EnvelopeRecipient, Local
-from shared.store import folder_admin, folder_edits, folder_views, folders, submissions, submissions_admin
-from shared.store.folder_edits import AppendedMail
+from shared.store import folder_admin, folder_views, folders, submissions, submissions_admin
+from shared.store.folder_batches import Appended
 from shared.store.folder_views import SEEN, View
 from shared.store.submissions import Submission
+from tests.folder_changes import append_mail
 from tests.integration.test_folder_mails import add_people
 from tests.integration.test_router_and_mailbox import waits_for_a_lock
 from tests.polling import until
@@ -29,11 +30,11 @@ async def submit(database: Database, *mails: Submission) -> list[int | None]:
         return await submissions.record_submissions(connection, mails)
 
 
-async def append(database: Database, author: Local, message_id: str) -> folder_edits.Appended:
+async def append(database: Database, author: Local, message_id: str) -> Appended:
     async with database.transaction() as connection:
         sent = await folders.find_special(connection, author.id, "sent")
-        own = AppendedMail(Content.from_bytes(b"Bcc: boss@company.com\r\n\r\nx\r\n"), SEEN, message_id=message_id)
-        return await folder_edits.append_mails(connection, author.id, sent.id, [own])
+        own = b"Bcc: boss@company.com\r\n\r\nx\r\n"
+        return await append_mail(connection, author.id, sent.id, own, SEEN, message_id=message_id)
 
 
 async def sent_of(database: Database, author: Local) -> View:
@@ -67,9 +68,10 @@ async def test_the_client_s_own_copy_takes_the_place_of_the_filed_one(database: 
     await submit(database, mail(alex, "1@a"), mail(alex, "2@a"))
     # when the client stores its own copy, then the filed one vanishes in the same change
     stored = await append(database, alex, "1@a")
-    assert (list(stored.uids), list(stored.replaced)) == ([3], [1])
+    assert (stored.uid, list(stored.replaced)) == (3, [1])
+    sent = (await sent_of(database, alex)).folder
     async with database.statement() as connection:
-        changed = await folder_views.load_view_changes(connection, stored.folder.id, stored.folder.version - 1, 10)
+        changed = await folder_views.load_view_changes(connection, sent.id, sent.version - 1, 10)
         assert changed is not None
         assert [(row.uid, row.expunged) for row in changed.rows] == [(1, True), (3, False)]
     # and another copy of the same client stays beside it

@@ -1,14 +1,12 @@
-"""FETCH responses (RFC 3501 section 7.4.2, RFC 3516, RFC 7162). Texts of mails are streamed between two pieces."""
+"""FETCH responses (RFC 3501 section 7.4.2, RFC 3516, RFC 7162): flags, and texts, which may be streamed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
 from functools import lru_cache
 
-from services.imap_out.dates import format_internal_date
 from services.imap_out.grammar.fetch_items import FetchAttribute
-from services.imap_out.responses.strings import astring, flag_list, literal
+from services.imap_out.responses.strings import astring, flag_list
 
 END = b")\r\n"
 
@@ -38,36 +36,15 @@ def modseq(value: int) -> bytes:
     return b"MODSEQ (%d)" % value
 
 
-def internal_date(moment: datetime) -> bytes:
-    """Format INTERNALDATE. :param moment: aware."""
-    return b"INTERNALDATE " + format_internal_date(moment)
-
-
-def size(octets: int) -> bytes:
-    """Format RFC822.SIZE."""
-    return b"RFC822.SIZE %d" % octets
-
-
-def envelope(text: bytes) -> bytes:
-    """Format ENVELOPE. :param text: of ``MailStructure``."""
-    return b"ENVELOPE " + text
-
-
-def body_structure(text: bytes, extended: bool) -> bytes:
-    """Format BODYSTRUCTURE, or BODY. :param text: of ``MailStructure``."""
-    return (b"BODYSTRUCTURE " if extended else b"BODY ") + text
-
-
 def binary_size(attribute: FetchAttribute, octets: int) -> bytes:
     """Format BINARY.SIZE (RFC 3516 section 4.2)."""
     return b"%b %d" % (label(attribute), octets)
 
 
-def text(attribute: FetchAttribute, octets: bytes) -> bytes:
-    """Format a text that is in memory."""
-    if attribute.name.startswith("BINARY") and b"\0" in octets:
-        return announced(attribute, len(octets), has_nul=True) + octets
-    return b"%b %b" % (label(attribute), literal(octets))
+def text(attribute: FetchAttribute, octets: bytes) -> tuple[bytes, bytes]:
+    """Format a text that is in memory, in two pieces: the octets are not copied."""
+    has_nul = attribute.name.startswith("BINARY") and b"\0" in octets
+    return announced(attribute, len(octets), has_nul), octets if has_nul else octets.replace(b"\0", b"\x80")
 
 
 def announced(attribute: FetchAttribute, octets: int, has_nul: bool = False) -> bytes:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from services.imap_out.responses.strings import nstring
 from services.imap_out.structure.addresses import EnvelopeAddress, parse_addresses
 from services.imap_out.structure.content_fields import collapsed
 from services.imap_out.structure.mime_parser import MimePart
+
+OFTEN_OCTETS = 200
+"""Longest address field that is remembered: octets."""
 
 
 def format_envelope(mail: MimePart) -> bytes:
@@ -32,7 +36,17 @@ def _text(mail: MimePart, name: str) -> bytes:
 
 
 def _addresses(mail: MimePart, name: str) -> list[EnvelopeAddress]:
-    return [address for raw in mail.fields.get(name, ()) for address in parse_addresses(raw)]
+    return [
+        address
+        for raw in mail.fields.get(name, ())
+        for address in (_parse_often(raw) if len(raw) <= OFTEN_OCTETS else parse_addresses(raw))
+    ]
+
+
+@lru_cache(2_000)
+def _parse_often(raw: bytes) -> Sequence[EnvelopeAddress]:
+    """Parse addresses that other mails have, too: the time of a structure is mostly theirs."""
+    return tuple(parse_addresses(raw))
 
 
 def _address_list(addresses: Sequence[EnvelopeAddress]) -> bytes:

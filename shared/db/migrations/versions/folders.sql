@@ -25,7 +25,8 @@ create table folders (
     deleted_at      timestamptz                      -- a client deleted it; it is purged after its tombstones
 ) with (fillfactor = 50);                            -- rows change often, and no index covers what changes
 
--- Owners: shared/store/folder_mails.py; shared/store/folder_edits.py (by mail clients); shared/store/folder_admin.py
+-- Owners: shared/store/folder_mails.py; shared/store/folder_edits.py and folder_batches.py (by mail clients);
+-- shared/store/folder_admin.py
 -- A mail in a folder. A tombstone (expunged_at) keeps the row, so that clients hear of the deletion and undelete finds
 -- the mail. The same mail in another folder or mailbox is another row, for the same bytes.
 -- folder_id is no foreign key, which would cost each copy one more check: a writer holds the lock of the folder's
