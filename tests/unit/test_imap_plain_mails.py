@@ -1,0 +1,63 @@
+"""services/imap_out/search/plain_mails.py: no text that a mail has is taken for one that it lacks."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from services.imap_out.folding import fold_text
+from services.imap_out.search.body_search import BodySearch
+from services.imap_out.search.mail_texts import header_text
+from services.imap_out.search.plain_mails import lacking_texts, split_texts
+from services.imap_out.structure.stored import read_structure
+from shared.mime import headers
+from tests.imap_mails import MAILS
+
+PLAIN = (
+    b"From: Ann <ann@x.example>\r\nSubject: the long\r\n subject\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Transfer-Encoding: 7bit\r\n\r\nHello World\r\nand all\r\n"
+)
+
+
+def lacking(mail: bytes, *texts: str) -> set[str]:
+    return set(lacking_texts(mail, split_texts([fold_text(text) for text in texts])))
+
+
+def test_a_plain_mail_lacks_what_is_not_in_its_octets() -> None:
+    assert lacking(PLAIN, "hello", "WORLD and", "long subject", "subject: the", "", " ", "ü") == set()
+    assert lacking(PLAIN, "hullo", "world nix", "hello", "subjects: x") == {"hullo", "world nix", "subjects: x"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"7bit", b"quoted-printable"),
+        (b"Encoding:", b"Encoding :"),
+        (b"charset=utf-8", b"charset=utf-7"),
+        (b"charset=utf-8", b"charset*=utf-8''us-ascii"),
+        (b"text/plain", b"text/html"),
+        (b"text/plain", b"text / html"),
+        (b"the long", b"=?utf-8?q?the?= long"),
+        (b"World", b"W\xc3\xb6rld"),
+        (b"World", b"\x1b$B$3$s"),
+        (b"the long", b"the\rlong"),
+    ],
+)
+def test_nothing_is_said_of_a_mail_that_has_to_be_decoded(old: bytes, new: bytes) -> None:
+    mail = PLAIN.replace(old, new)
+    assert mail != PLAIN and lacking(mail, "hullo") == set()
+
+
+@pytest.mark.parametrize("name", MAILS)
+def test_a_full_search_agrees(name: str) -> None:
+    mail = MAILS[name]
+    words = {word.decode("latin-1") for word in re.findall(rb"[!-~]+", mail)}
+    texts = [
+        fold_text(word) for word in (*words, *(word[1:-1] for word in words), *map(str.swapcase, words), "nowhere")
+    ]
+    searching = BodySearch(read_structure((mail,)), texts)
+    searching.feed(mail)
+    searching.finish()
+    header = header_text(mail[: headers.header_end(mail)])
+    assert not [text for text in lacking(mail, *texts) if text in header or text in searching.found]
