@@ -28,7 +28,9 @@ from shared.errors import Permanent, Temporary
 PORTS = range(28_000, 31_000)
 PASSWORD = "secret"
 USERS = 16
-"""Users of each kind, u0 to u15 (mails of 10 KB) and l0 to l15 (large mails)."""
+"""Users of each kind, such as u0 to u15."""
+KINDS = "ula"
+"""Kinds of users: with mails of 10 KB, with large mails, and those whose clients store mails by APPEND."""
 
 _START_SECONDS = 30.0
 # A program that changes its user loses its parent-death signal (prctl(2)): this shell forwards the signal.
@@ -118,8 +120,8 @@ class Dovecot(Baseline):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         (self.imap_port,) = ports.choose(1, f"{folder} imap", PORTS)
-        users = [f"{kind}{number}" for kind in "ul" for number in range(USERS)] + [
-            "big", "source", "some", "few", "fewest", "polled10", "polled1000", "sized10240", "sized75000",
+        users = [f"{kind}{number}" for kind in KINDS for number in range(USERS)] + [
+            "big", "searched", "source", "some", "few", "fewest", "polled10", "polled1000", "sized10240", "sized75000",
         ]  # fmt: skip
         (folder / "mail").mkdir(exist_ok=True)
         shutil.chown(folder / "mail", "mail", "mail")
@@ -244,10 +246,12 @@ def _dovecot(folder: Path, port: int, imap_port: int) -> DovecotServer:
         limits={
             "pop3-login": {"process_min_avail": 2, "client_limit": 2000},
             "pop3": {"process_min_avail": 4, "process_limit": 1200},
+            "imap-login": {"process_min_avail": 2, "client_limit": 2000},
+            "imap": {"process_min_avail": 4, "process_limit": 1200},
             "anvil": {"client_limit": 6000},
             "auth": {"client_limit": 6000},
         },
-        connections_a_process={"pop3-login": None, "pop3": 1000},
+        connections_a_process={"pop3-login": None, "pop3": 1000, "imap-login": None, "imap": 1000},
     )
 
 

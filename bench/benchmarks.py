@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bench import fanout, idle, imap_provider, latency, pipeline, relay, scaling, serving, submission
+from bench import (
+    fanout,
+    idle,
+    imap_idle,
+    imap_provider,
+    imap_serving,
+    latency,
+    pipeline,
+    relay,
+    scaling,
+    serving,
+    submission,
+)
 from bench.environment import Environment
 from bench.table import Line
 
@@ -30,6 +42,16 @@ BENCHMARKS: Sequence[Benchmark] = (
         "poll-large", "serving", "POP3 polls of a large mailbox with nothing new, of a known client", serving.poll_large
     ),
     Benchmark("idle-sessions", "serving", "memory of idle POP3 sessions (PSS)", serving.idle_sessions),
+    Benchmark("imap-poll", "imap-serving", "IMAP polls with nothing new, of known clients", imap_serving.poll),
+    Benchmark("imap-resync", "imap-serving", "QRESYNC of a large mailbox with nothing new", imap_serving.resync),
+    Benchmark("imap-overview", "imap-serving", "envelopes, structures and flags by IMAP", imap_serving.overview),
+    Benchmark("imap-read", "imap-serving", "IMAP FETCH of mails", imap_serving.read),
+    Benchmark("imap-read-large", "imap-serving", "IMAP FETCH of large mails", imap_serving.read_large),
+    Benchmark("imap-append", "imap-serving", "IMAP APPEND, durable", imap_serving.append),
+    Benchmark("imap-store", "imap-serving", "IMAP STORE of single mails", imap_serving.store),
+    Benchmark("imap-search", "imap-serving", "IMAP SEARCH of subjects and bodies", imap_serving.search),
+    Benchmark("imap-arrival", "imap-serving", "from the provider to IDLE, on an idle system", imap_idle.arrival),
+    Benchmark("imap-idle", "imap-serving", "memory of IMAP sessions in IDLE (PSS)", imap_idle.idle_sessions),
     Benchmark("submission", "smtp", "SMTP submission with AUTH, durable", submission.submission),
     Benchmark("pipeline", "pipeline", "from the provider's maildrop to readable by POP3", pipeline.pipeline),
     Benchmark("imap", "pipeline", "from the provider's mailbox by IMAP to readable by POP3", imap_provider.throughput),

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from bench.baselines import PORTS, USERS, Dovecot, Postfix, Sink
+from bench.baselines import KINDS, PORTS, USERS, Dovecot, Postfix, Sink
 from bench.gateway import Gateway, external, person
 from bench.processes import Run, beside, command
 from deploy.machine import ports
@@ -39,10 +39,11 @@ class Environment:
 
     @cached_property
     def gateway(self) -> Gateway:
-        """mailgroup, with the people u0 … and l0 …, USERS of each kind."""
+        """mailgroup, with USERS people of each kind, and those with large mailboxes."""
         gateway = self._stack.enter_context(Gateway(self.folder / "gateway"))
-        people = [person(f"{kind}{number}", OWN) for kind in "ul" for number in range(USERS)]
-        gateway.add([external(OWN, smtp_port=self.sink.port)], [*people, person("big", OWN)])
+        people = [person(f"{kind}{number}", OWN) for kind in KINDS for number in range(USERS)]
+        people += [person("big", OWN), person("searched", OWN)]
+        gateway.add([external(OWN, smtp_port=self.sink.port)], people)
         return gateway
 
     @cached_property

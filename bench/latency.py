@@ -102,7 +102,7 @@ async def _submit(gateway: Gateway) -> tuple[list[float], list[float]]:
     return accepted, relayed
 
 
-class _Source(ScriptedPop3):
+class Source(ScriptedPop3):
     """A provider that records the time of the last RETR."""
 
     asked = 0.0
@@ -117,7 +117,7 @@ async def fetch(gateway: Gateway, mails: int, sharers: int) -> list[float]:
     """Return the seconds from each RETR to the delivery to all sharers of the account."""
     each, run = mails // _ACCOUNTS, next(_runs)
     async with AsyncExitStack() as stack:
-        sources = [_Source() for _ in range(_ACCOUNTS)]
+        sources = [Source() for _ in range(_ACCOUNTS)]
         for source in sources:
             await stack.enter_async_context(source.running())
         names = [f"latency{run}x{number}@provider.example" for number in range(_ACCOUNTS)]
@@ -140,7 +140,7 @@ async def fetch(gateway: Gateway, mails: int, sharers: int) -> list[float]:
     return [seconds for one in found for seconds in one]
 
 
-async def _follow(url: str, source: _Source, readers: list[str], mails: int) -> list[float]:
+async def _follow(url: str, source: Source, readers: list[str], mails: int) -> list[float]:
     """Put one mail after the other into a maildrop, and wait until all readers have it.
 
     The database is queried only after the mail's RETR.

@@ -60,6 +60,7 @@ _ROWS = (
 )
 _REFERENCES = (
     ("blob_chunks", "blob_id", "blobs", "on delete cascade"),
+    ("mail_structures", "blob_id", "blobs", "on delete cascade"),
     ("inbound", "blob_id", "blobs", ""),
     ("submissions", "blob_id", "blobs", ""),
     ("deliveries", "inbound_id", "inbound", "on delete cascade"),
