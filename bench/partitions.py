@@ -64,7 +64,6 @@ _REFERENCES = (
     ("inbound", "blob_id", "blobs", ""),
     ("submissions", "blob_id", "blobs", ""),
     ("deliveries", "inbound_id", "inbound", "on delete cascade"),
-    ("delivered", "inbound_id", "inbound", "on delete cascade"),
     ("folder_mails", "blob_id", "blobs", ""),
     ("uidl_ledger", "inbound_id", "inbound", "on delete set null"),
     ("shared_mails", "mail_id", "inbound", "on delete cascade"),

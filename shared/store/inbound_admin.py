@@ -368,7 +368,8 @@ async def purge_inbound(connection: Connection, blob_ids: Collection[int]) -> in
         f"""with purged as (
                delete from inbound i where blob_id = any(%s::bigint[]) and state in ('delivered', 'discarded')
                    and not exists (select from folder_mails r where r.blob_id = i.blob_id)
-               returning external_id, source, own_copy and state = 'delivered' as own_copy, blob_id, message_id),
+               returning id, external_id, source, own_copy and state = 'delivered' as own_copy, blob_id, message_id),
+           forgotten as (delete from delivered d using purged p where d.inbound_id = p.id),
            ids_from_outside as ({sent_mail.FROM_PURGED}),
            counted as (
                insert into purged_mails (external_id, delivered, own_copies)

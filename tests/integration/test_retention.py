@@ -88,7 +88,7 @@ async def test_deleted_mail_goes_after_the_retention_time_with_its_last_copy(dat
     assert await purge(database, 13) == Counter()
     # and after it copies, mails and bytes are purged, except mails that a person still has
     assert await purge(database, 15) == Counter(copies=7, mails=3, bytes=3)
-    assert await counts(database, "inbound", "blobs", "blob_chunks", "folder_mails") == [2, 2, 2, 3]
+    assert await counts(database, "inbound", "blobs", "blob_chunks", "folder_mails", "delivered") == [2, 2, 2, 3, 4]
     assert [len(await mailbox_of(database, address)) for address in (ALEX, JIM)] == [1, 2]
     # no purged mail returns, and the counts still balance
     async with database.snapshot() as connection:

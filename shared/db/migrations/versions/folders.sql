@@ -52,9 +52,10 @@ create table folder_mails (
     check ((expunged_at is null) = (expunged_as is null))
 ) with (autovacuum_vacuum_scale_factor = 0.02);
 
--- Owner: shared/store/folder_mails.py
+-- Owners: shared/store/folder_mails.py; for the purge shared/store/inbound_admin.py
 -- The mails that were put into a person's INBOX, as long as the mail is kept: a mail that the person moved or expunged
--- is not delivered again.
+-- is not delivered again. inbound_id is no foreign key, which would cost each copy one more check: the purge deletes the
+-- rows with the mail.
 create table delivered (
     inbound_id  bigint not null,
     local_id    bigint not null                      -- of local_accounts
@@ -82,7 +83,6 @@ create unique index folders_name on folders (local_id, name) where deleted_at is
 create unique index folders_special_use on folders (local_id, special_use) where special_use is not null;
 
 alter table delivered add primary key (inbound_id, local_id);
-alter table delivered add foreign key (inbound_id) references inbound on delete cascade;
 
 alter table folder_mails add primary key (folder_id, uid);
 alter table folder_mails add foreign key (blob_id) references blobs;
