@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.db.migrations.sql_file import upgrade_with
 
 revision = "mail_structures"
-down_revision = "folders"
+down_revision = "relay_tokens"
 branch_labels = None
 depends_on = None
 
