@@ -29,6 +29,7 @@ from shared.runtime.process import Service
 from shared.runtime.served_listener import CHECK_LOGINS_SECONDS, MAX_CONNECTIONS, ServedListener
 from shared.runtime.tasks import cancel_tasks
 from shared.settings import Settings
+from shared.store.last_logins import LAST_SECONDS, LastLogins
 
 SESSIONS = Gauge("mailgroup_imap_sessions", "Open IMAP connections.")
 
@@ -124,7 +125,8 @@ class ImapListener(ServedListener):
 async def serve(service: Service) -> None:
     """Serve until the service stops. :raises SettingsError: a port or the certificate cannot be used."""
     settings, database, broker = service.settings, service.database, service.broker
-    logins = Authenticator(database, settings, service.name)
+    last = LastLogins(database, "imap")
+    logins = Authenticator(database, settings, service.name, last=last)
     certificate = server_tls.Certificate(settings)
     max_connections = listening.limit_by_open_files(MAX_CONNECTIONS)
     store = FolderStore(database)
@@ -165,6 +167,7 @@ async def serve(service: Service) -> None:
             watch.run(),
             changes.run(),
             store.structures.run(),
+            last.run(service.wait_for_stop),
         )
     ]
     try:
@@ -173,4 +176,5 @@ async def serve(service: Service) -> None:
         await listener.close()
         await changes.drain()
         await cancel_tasks(background)
+        await last.write(LAST_SECONDS)
         logins.close()

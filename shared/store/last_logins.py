@@ -19,7 +19,7 @@ from shared.db.arrays import array_literal
 from shared.db.database import Connection, Database, storable
 from shared.errors import Temporary
 
-Protocol = Literal["pop3", "smtp"]
+Protocol = Literal["imap", "pop3", "smtp"]
 
 WRITE_SECONDS = 180.0
 """Interval of writes, in seconds. Clients poll more often, so this bounds the writes for each account."""

@@ -43,7 +43,7 @@ async def age(database: Database, login: LastLogin) -> float:
     return float(row[0])
 
 
-@pytest.mark.parametrize("protocol", ["pop3", "smtp"])
+@pytest.mark.parametrize("protocol", ["imap", "pop3", "smtp"])
 async def test_successful_logins_are_written_later_and_refused_ones_never(
     database: Database, tmp_path: Path, protocol: Protocol
 ) -> None:

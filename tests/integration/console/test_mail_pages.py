@@ -334,14 +334,15 @@ def test_a_person_s_page_and_the_api_show_the_last_logins(browser: Browser, url:
         connection.execute(
             """insert into last_logins (local_id, protocol, at, peer)
                select id, protocol, now() - interval '3 hours', '192.0.2.9'
-               from local_accounts, unnest('{pop3,smtp}'::text[]) protocol where address = 'jim@local.com'"""
+               from local_accounts, unnest('{imap,pop3,smtp}'::text[]) protocol where address = 'jim@local.com'"""
         )
     Browser(url).sign_in("jim@local.com", "secret")
     shown = text(browser.get("/local/jim@local.com"))
-    assert "POP3 3 h ago" in shown
-    assert shown.count("from 192.0.2.9") == 2
+    assert "IMAP 3 h ago" in shown and "POP3 3 h ago" in shown
+    assert shown.count("from 192.0.2.9") == 3
     told = browser.get("/api/v1/local-accounts/jim@local.com/logins").json()
     assert [(login["protocol"], login["peer"]) for login in told["last"]] == [
+        ("imap", "192.0.2.9"),
         ("pop3", "192.0.2.9"),
         ("smtp", "192.0.2.9"),
     ]

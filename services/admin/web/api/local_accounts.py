@@ -66,7 +66,7 @@ async def show_local(response: Response, context: PageDep, user: Reader, address
 
 @router.get("/local-accounts/{address}/logins", response_model=AccountLogins, tags=["accounts"])
 async def logins(context: PageDep, user: Reader, address: AddressInPath) -> Any:
-    """Return the last logins of the account by POP3 and SMTP, and its console sessions."""
+    """Return the last logins of the account by IMAP, POP3 and SMTP, and its console sessions."""
     async with context.system.database.transaction() as connection:
         person = await require_local(connection, address)
         last = await last_logins.load_last_logins(connection, person.id)

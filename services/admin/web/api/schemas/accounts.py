@@ -99,7 +99,7 @@ class TagProbeState(BaseModel):
 class LastLoginEntry(BaseModel):
     """The last login of a mail client. peer: its IP address."""
 
-    protocol: Literal["pop3", "smtp"]
+    protocol: Literal["imap", "pop3", "smtp"]
     at: datetime.datetime
     peer: str = Field(examples=["192.168.0.17"])
 
