@@ -25,13 +25,13 @@ PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin", "imap_out")
 """The services in the order of their metrics ports, from METRICS_PORT."""
 SECRET_READERS = {
-    "broker_url": tuple(name for name in SERVICES if name != "pop3_out"),
     "secret_key": ("fetcher", "sender", "admin"),
     "admin_password": ("admin",),
     "alert_webhook": ("admin",),
 }
 """The secrets that not every service needs, and the services that do. No other service gets them: an attacker
-who takes over a service that mail clients reach finds no provider's password there. All services need DATABASE_URL."""
+who takes over a service that mail clients reach finds no provider's password there. All services need DATABASE_URL and
+BROKER_URL."""
 ANYWHERE = ("0.0.0.0", "::")
 """Values of BIND for all addresses."""
 HOST = r"^[A-Za-z0-9_.:-]{1,253}$"

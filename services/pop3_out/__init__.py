@@ -7,7 +7,7 @@ deletes all marked mails, or none. Mails are read ahead, by queries that serve m
 
 Consumes: nothing from the broker.
 
-Publishes: nothing.
+Publishes: ``changed.<local>``, after the commit of deletions; it wakes IMAP sessions in IDLE.
 
 Tables: reads local_accounts, last_logins, folders, folder_mails (INBOX), blobs, blob_chunks; writes folders,
 folder_mails (tombstones), last_logins and maillog.

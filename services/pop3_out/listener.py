@@ -14,6 +14,7 @@ from services.pop3_out.mailbox_store import DatabaseStore
 from services.pop3_out.readahead import ACCOUNT_OCTETS, PROCESS_OCTETS
 from services.pop3_out.replies import STOPPING
 from services.pop3_out.session import Pop3Session
+from shared.amqp import publications
 from shared.auth.authenticator import Authenticator, plaintext_allowed
 from shared.auth.session_registry import SessionRegistry
 from shared.model import Local
@@ -96,12 +97,17 @@ class Pop3Listener(ServedListener):
 
 async def serve(service: Service) -> None:
     """Serve until the service stops. :raises SettingsError: a port or the certificate cannot be used."""
-    settings, database = service.settings, service.database
+    settings, database, broker = service.settings, service.database, service.broker
     last = LastLogins(database, "pop3")
     logins = Authenticator(database, settings, service.name, last=last)
     certificate = server_tls.Certificate(settings)
     max_connections = listening.limit_by_open_files(MAX_CONNECTIONS)
-    listener = Pop3Listener(settings, DatabaseStore(database), logins, certificate, max_connections)
+
+    def announce_change(local: Local) -> None:
+        broker.publish_behind(publications.changed([(local.id, local.address)]))
+
+    store = DatabaseStore(database, announce_change=announce_change)
+    listener = Pop3Listener(settings, store, logins, certificate, max_connections)
     await listener.open()
     log.info("listening", bind=settings.bind, pop3_port=settings.pop3_port, pop3s_port=settings.pop3s_port)
     background = [

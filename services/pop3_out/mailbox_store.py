@@ -40,9 +40,12 @@ class DatabaseStore:
         max_cached_mails: int = MAX_CACHED_MAILS,
         clock: Callable[[], float] = time.monotonic,
         max_open_mails: int = MAX_OPEN_MAILS,
+        announce_change: Callable[[Local], None] | None = None,
     ) -> None:
         """:param max_cached_mails: mails in cached snapshots. :param clock: monotonic seconds.
-        :param max_open_mails: mails in all snapshots, cached or used by sessions."""
+        :param max_open_mails: mails in all snapshots, cached or used by sessions.
+        :param announce_change: tells other processes that a mailbox has changed."""
+        self._announce_change = announce_change
         self._max_open_mails = max_open_mails
         self._database = database
         self._max_cached_mails = max_cached_mails
@@ -159,4 +162,6 @@ class DatabaseStore:
         async with self._database.transaction() as connection:
             deleted = await folder_mails.tombstone_mails(connection, local.id, uids, only_enabled=True)
             events = await inbound.record_deletions(connection, local.address, deleted)
+        if self._announce_change is not None:
+            self._announce_change(local)
         await maillog.announce_in_turns(events)

@@ -29,9 +29,9 @@ STOP_SECONDS = 15.0
 """Default time limit for the work in progress after a stop signal: seconds. A supervisor must wait 45 s before it kills
 the process."""
 
-BrokerUse = Literal["required", "optional", "none"]
+BrokerUse = Literal["required", "optional"]
 """How a service uses the broker. required: it is not ready without it. optional: it publishes what sweeps can publish
-later. none: it has no connection."""
+later, or hints that may be lost."""
 
 log = structlog.get_logger()
 
@@ -84,7 +84,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, service.stopping.set)
-    broker = None if use == "none" else service.broker
+    broker = service.broker
     needed_broker = broker if use == "required" else None
     async with Health(service.settings, service.name, service.database, needed_broker, service.stopping):
         await service.database.open()
@@ -93,15 +93,13 @@ async def _serve(
             log.info("service started", owner=service.owner)
             worker = asyncio.ensure_future(work(service))
             await asyncio.sleep(0)  # work() registers its consumers before its first wait
-            if broker is not None:
-                await broker.open()
+            await broker.open()
             await _finish(service, worker, stop_seconds)
             if checking.done():
                 await checking  # raises why the service had to end
         finally:
             checking.cancel()
-            if broker is not None:
-                await broker.close()
+            await broker.close()
             await service.database.close()
             log.info("service stopped")
 

@@ -11,7 +11,7 @@ import pytest
 from shared.settings import SECRET_READERS, SERVICES
 from tests.system import System
 
-SECRETS = ("database_url", *SECRET_READERS)
+SECRETS = ("database_url", "broker_url", *SECRET_READERS)
 
 
 def environment(pid: int) -> str:

@@ -24,6 +24,9 @@ import psycopg
 import pytest
 
 from deploy.machine import ports
+from shared.amqp.broker import Broker
+from shared.amqp.payloads import ChangedItem, read_payload
+from shared.amqp.topology import CHANGED
 from shared.auth.passwords import hash_password
 from shared.db.database import Database
 from shared.model import Local
@@ -276,6 +279,30 @@ async def test_a_session_that_is_cut_deletes_nothing(server: Running) -> None:
     await asyncio.to_thread(cut)
     await asyncio.sleep(0.3)
     assert await server.left() == 4
+
+
+async def test_a_deletion_is_announced_to_the_other_programs(
+    database_url: str, database: Database, broker_url: str, tmp_path: Path
+) -> None:
+    hints: list[bytes] = []
+    broker = Broker(broker_url, "test")
+    broker.listen(f"{CHANGED}.#", hints.append)
+    await broker.open()
+    try:
+        async with running(database_url, database, tmp_path, BROKER_URL=broker_url) as server:
+            await until(lambda: "broker connected" in server.log.read_text(encoding="utf-8"), 60)
+            await broker.wait_until_ready(60)
+
+            def delete() -> None:
+                client = server.login()
+                client.dele(2)
+                client.quit()
+
+            await asyncio.to_thread(delete)
+            await until(lambda: bool(hints), 60)
+            assert read_payload(ChangedItem, hints[0]).ids == (server.alex.id,)
+    finally:
+        await broker.close()
 
 
 @pytest.mark.parametrize("what", ["disabled", "removed", "password"])

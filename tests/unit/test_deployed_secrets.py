@@ -14,7 +14,7 @@ from shared.settings import SECRET_READERS, SERVICES, Settings, readers_of
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = YAML(typ="safe").load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 BASE = ROOT / "deploy/k8s/base"
-SECRETS = ("database_url", *SECRET_READERS)
+SECRETS = ("database_url", "broker_url", *SECRET_READERS)
 COMPOSE_VOLUMES = {
     "database_url": "database_secret",
     "broker_url": "broker_secret",
@@ -88,7 +88,7 @@ def test_a_service_drops_the_secrets_of_others_that_it_was_given() -> None:
     for name in SERVICES:
         own = given.of_service(name)
         assert {secret for secret in SECRETS if getattr(own, secret) is not None} == needed(name)
-    assert needed("pop3_out") == {"database_url"} and needed("router") == {"database_url", "broker_url"}
+    assert needed("pop3_out") == needed("router") == {"database_url", "broker_url"}
 
 
 def test_the_script_for_the_role_is_the_same_in_both_deployments() -> None:
