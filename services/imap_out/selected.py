@@ -96,10 +96,10 @@ async def run_noop(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
 async def run_close(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
     """CLOSE: expunge without a word, also what others have marked since the last update (RFC 3501 section 6.4.2)."""
     selected = context.folder
-    folder_id = selected.state.folder.id
-    if not selected.read_only and (await context.store.load_state(folder_id)).indexes_with(folder_views.DELETED):
+    folder = selected.state.folder
+    if not selected.read_only and (await context.store.load_state(folder)).indexes_with(folder_views.DELETED):
         async with context.change() as connection:
-            gone = await folder_edits.expunge_mails(connection, context.account.id, folder_id)
+            gone = await folder_edits.expunge_mails(connection, context.account.id, folder.id)
             events = await inbound.record_deletions(connection, context.account.address, gone.mail_ids)
         await context.announce_deletions(events)
     context.selected = None

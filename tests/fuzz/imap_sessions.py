@@ -17,14 +17,18 @@ from typing import Any, cast
 
 from services.imap_out.connection import ImapConnection
 from services.imap_out.context import ImapContext
+from services.imap_out.folder_changes import FolderChanges
 from services.imap_out.folder_store import FolderStore
 from services.imap_out.folder_watch import FolderWatch
 from services.imap_out.interfaces import ImapClientInfo
 from services.imap_out.session import ImapSession
+from services.imap_out.structure.stored import MailStructure
+from services.imap_out.structure_store import StructureStore
 from services.imap_out.view import FolderState
 from shared.db.database import Connection, Database
 from shared.errors import Permanent, Temporary
 from shared.model import Local
+from shared.store.folder_batches import Appended, AppendedMail, FlagChange, StoreResult
 from shared.store.folder_views import FolderCounts
 from shared.store.folders import Folder
 from tests.dialogues.pop3.stand import ALEX, MemoryLogins
@@ -57,11 +61,31 @@ class _NoDatabase:
     statement = transaction
 
 
+class _NoChanges(FolderChanges):
+    """Refuses every change as the database does."""
+
+    async def store_flags(self, change: FlagChange) -> StoreResult:
+        await asyncio.sleep(0)
+        raise Temporary("the database refuses changes")
+
+    async def append_mail(self, mail: AppendedMail) -> Appended:
+        await asyncio.sleep(0)
+        raise Temporary("the database refuses changes")
+
+
+class _MemoryStructures(StructureStore):
+    """Structures that are computed alone."""
+
+    async def _read_stored(self, blob_ids: Sequence[int]) -> dict[int, MailStructure]:
+        return {}
+
+
 class _MemoryFolders(FolderStore):
     """Folders in memory; the first one has all mails."""
 
     def __init__(self) -> None:
         super().__init__(cast(Database, _NoDatabase()))
+        self.structures = _MemoryStructures(self.database, self.read_heads, self.read_span)
 
     async def list_folders(self, local_id: int) -> list[Folder]:
         return list(_FOLDERS.values())
@@ -74,8 +98,11 @@ class _MemoryFolders(FolderStore):
     async def count_mails(self, wanted: Sequence[Folder]) -> dict[int, FolderCounts]:
         return {folder.id: FolderCounts() for folder in wanted}
 
-    async def _read_versions(self, folder_ids: Sequence[int]) -> dict[int, int]:
+    async def versions(self, folder_ids: Sequence[int]) -> dict[int, int]:
         return {folder.id: folder.version for folder in _FOLDERS.values() if folder.id in folder_ids}
+
+    async def _read_folders(self, folder_ids: Sequence[int]) -> dict[int, Folder]:
+        return {folder.id: folder for folder in _FOLDERS.values() if folder.id in folder_ids}
 
     async def _read(self, folder_id: int, old: FolderState | None) -> FolderState:
         folder = next(folder for folder in _FOLDERS.values() if folder.id == folder_id)
@@ -110,7 +137,10 @@ def make_connection(door: Door) -> ImapConnection:
 
     def open_session(connection: ImapConnection, tls: bool) -> ImapSession:
         client = ImapClientInfo(connection.peer, clear_allowed=True)
-        return ImapSession(ImapContext(connection, store, MemoryLogins(), watch, client, tls, 2_000, lambda _: None))
+        changes = _NoChanges(store.database)
+        return ImapSession(
+            ImapContext(connection, store, changes, MemoryLogins(), watch, client, tls, 2_000, lambda _: None)
+        )
 
     return ImapConnection(door, open_session, tls=True)
 

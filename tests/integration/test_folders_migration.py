@@ -97,7 +97,7 @@ def test_code_of_the_version_before_does_not_work_with_folders(
 ) -> None:
     with psycopg.connect(upgraded) as connection:
         row = connection.execute(revisions.SCHEMA_QUERY.encode()).fetchone()
-    assert row == (revisions.known_revisions()[-1], "submissions_author")
+    assert row == (revisions.known_revisions()[-1], "last_logins_imap")
     assert revisions.is_usable(*row)
     monkeypatch.setattr(revisions, "FOLDER", tmp_path / "old")
     assert not revisions.is_usable(*row)

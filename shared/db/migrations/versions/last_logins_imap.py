@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.db.migrations.sql_file import upgrade_with
 
 revision = "last_logins_imap"
-down_revision = "folders"
+down_revision = "mail_structures"
 branch_labels = None
 depends_on = None
 contracts = "unreleased"
