@@ -7,6 +7,7 @@ import poplib
 import re
 import smtplib
 import threading
+import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from tests.system import until
 from tests.token_server import account_fields, token_server
 
 WHO = "anna@customer.example"
+EXPIRY = f'mailgroup_oauth_token_expiry_timestamp_seconds{{external="{TOKENS}"}}'.encode()
 
 
 @dataclass(slots=True)
@@ -105,16 +107,19 @@ def _login() -> Trouble:
 
 
 def _access_token() -> Trouble:
-    """An issuer gives one access token, which expires at once, and then no other."""
+    """An issuer gives access tokens that expire at once, and then no other."""
     held = _Held()
 
     def begin(here: Stand) -> None:
         server = held.stack.enter_context(token_server())
-        server.answers = [(200, {"access_token": "short", "expires_in": 6}), *((503, {}) for _ in range(10_000))]
+        server.answers = [(200, {"access_token": "short", "expires_in": 6})] * 10_000
         oauth = account_fields(server, grant="client_credentials")["oauth"]
         account = {**here.system.external(TOKENS), "oauth": oauth}
         del account["password"]
         here.system.apply({"external_accounts": [account], "local_accounts": [local("Tia", TOKENS)]}, prune=False)
+        page = f"http://127.0.0.1:{here.system.settings.metrics_port_of('fetcher')}/metrics"
+        until(lambda: EXPIRY in urllib.request.urlopen(page, timeout=30).read())
+        server.answers = [(503, {})] * 10_000
 
     def end(here: Stand) -> None:
         for words in (("local", "remove", local("Tia")["address"]), ("external", "remove", TOKENS)):
