@@ -2,8 +2,8 @@
 
 const { MailServices } = ChromeUtils.importESModule("resource:///modules/MailServices.sys.mjs");
 
-// Find the settings of an address as the account set-up does, and add the account. The settings with the wanted socket
-// type are chosen. Settings without TLS are never announced, so their ports are parameters.
+// Find the settings of an address as the account set-up does, and add the account, for POP3. The settings with the wanted
+// socket type are chosen. Settings without TLS are never announced, so their ports are parameters.
 async function setUp(address, name, password, wanted, clearPorts, certificate) {
   const from = path => ChromeUtils.importESModule(`resource:///modules/accountcreation/${path}.sys.mjs`);
   const { FindConfig } = from("FindConfig");
@@ -22,7 +22,8 @@ async function setUp(address, name, password, wanted, clearPorts, certificate) {
     }
     return [best, ...others].find(each => each.socketType == types[tls]);
   };
-  config.incoming = pick(config.incoming, config.incomingAlternatives, wanted, clearPorts[0]);
+  const [first, ...others] = [config.incoming, ...config.incomingAlternatives].filter(each => each.type == "pop3");
+  config.incoming = pick(first, others, wanted, clearPorts[0]);
   config.outgoing = pick(config.outgoing, config.outgoingAlternatives, wanted, clearPorts[1]);
   for (const server of [config.incoming, config.outgoing]) {
     server.username = address;
