@@ -242,7 +242,8 @@ async def rename_folder(connection: Connection, local_id: int, folder_id: int, n
     folder_edits.py.
 
     :return: the folders with new names.
-    :raises FolderRefused: as ``create_folder``; CANNOT: INBOX; NONEXISTENT. :raises Permanent: the account ended.
+    :raises FolderRefused: as ``create_folder``, also for its own name; CANNOT: INBOX; NONEXISTENT.
+    :raises Permanent: the account ended.
     """
     known = await lock_all_folders(connection, local_id, only_enabled=True)
     folder = known.get(folder_id)
@@ -250,6 +251,8 @@ async def rename_folder(connection: Connection, local_id: int, folder_id: int, n
         raise FolderRefused("NONEXISTENT", "there is no such folder")
     if folder.special_use == "inbox":
         raise FolderRefused("CANNOT", "INBOX keeps its name")
+    if name == folder.name:
+        raise FolderRefused("ALREADYEXISTS", "the folder has that name")
     if name.startswith(folder.name + SEPARATOR):
         raise FolderRefused("CANNOT", "a folder cannot be moved below itself")
     moving = [each for each in known.values() if each is folder or each.name.startswith(folder.name + SEPARATOR)]

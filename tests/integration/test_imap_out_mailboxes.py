@@ -53,6 +53,7 @@ async def test_mailboxes_are_made_renamed_listed_and_deleted(server: ImapServerP
     assert b"[ALREADYEXISTS]" in await client.refused(b'CREATE "K&APY-ln"')
     assert b"[CANNOT]" in await client.refused(b'CREATE "a//b"')
     assert b"[USEATTR]" in await client.refused(b"CREATE Mine (USE (\\Sent))")
+    assert b"[ALREADYEXISTS]" in await client.refused(b'RENAME "K&APY-ln" "K&APY-ln"')
     await client.ok(b'RENAME "K&APY-ln" Trips/2026')
     await client.ok(b"UNSUBSCRIBE Trips/2026")
     assert await client.ok(b'LIST "" Trips%') == [b'* LIST (\\Noselect \\HasChildren) "/" Trips']
