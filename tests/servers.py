@@ -16,7 +16,7 @@ from deploy.machine.folders import make_sockets
 from deploy.machine.postgres import SOCKET, USER, Postgres
 from deploy.machine.programs import Process, give
 from deploy.machine.rabbitmq import RabbitMQ
-from shared.db.database import Database
+from shared.db.database import Connection, Database
 from shared.db.migrations.migrate import migrate
 
 _START_SECONDS = 60.0
@@ -102,6 +102,20 @@ async def opened(url: str) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+async def rows_read(connection: Connection, *tables: str) -> int:
+    """Return how many rows of these tables this connection has read since its numbers were last published.
+
+    Compare two values of one transaction: it publishes none meanwhile.
+    """
+    cursor = await connection.execute(
+        """select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int
+           from pg_stat_xact_user_tables where relname = any(%s)""",
+        (list(tables),),
+    )
+    [row] = await cursor.fetchall()
+    return int(row[0])
 
 
 async def make_read_only(database: Database, read_only: bool) -> None:
