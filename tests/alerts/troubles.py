@@ -146,9 +146,16 @@ def _not_polled() -> Trouble:
     return Trouble(("ProviderNotPolled",), begin, end)
 
 
-def _discard(here: Stand, kind: str) -> None:
-    """Discard the mails of ``held list`` or ``parked list``. A change of an account routes held mail once more."""
-    for mail in until(lambda: here.system.json(kind, "list")):
+def _discard(here: Stand, kind: str, external: str) -> None:
+    """Discard the mails of an account in ``held list`` or ``parked list``.
+
+    A change of any account routes held mail once more; it is in no list meanwhile.
+    """
+
+    def listed() -> list[dict[str, Any]]:
+        return [mail for mail in here.system.json(kind, "list") if mail["external"] == external]
+
+    for mail in until(listed):
         done = here.system.run("parked", "discard", str(mail["id"]), "--reason", "provoked")
         assert done.exit_code == 0, done.output
 
@@ -157,7 +164,7 @@ def _held() -> Trouble:
     return Trouble(
         ("MailHeld",),
         lambda here: here.system.provider.put(NOBODY, _mail("held", NOBODY)),
-        lambda here: _discard(here, "held"),
+        lambda here: _discard(here, "held", NOBODY),
     )
 
 
@@ -201,7 +208,7 @@ def _parked() -> Trouble:
     return Trouble(
         ("MailParked",),
         lambda here: here.system.provider.put(SUPPORT, _mail("loop", hops=MAX_HOPS + 1)),
-        lambda here: _discard(here, "parked"),
+        lambda here: _discard(here, "parked", SUPPORT),
     )
 
 
