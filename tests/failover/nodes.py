@@ -63,6 +63,6 @@ class Nodes:
         return self.first.programs()[0]
 
     def replicas(self) -> dict[str, int]:
-        """Return the number of replicas of each queue, by its name."""
-        queues = json.loads(self.first.control("list_queues", "name", "members", "--formatter", "json"))
-        return {queue["name"]: len(queue["members"]) for queue in queues}
+        """Return the number of replicas of each queue that outlives its connection, by its name."""
+        queues = json.loads(self.first.control("list_queues", "name", "members", "durable", "--formatter", "json"))
+        return {queue["name"]: len(queue["members"]) for queue in queues if queue["durable"]}
