@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import time
@@ -148,9 +149,10 @@ def test_a_client_that_reads_nothing_is_disconnected_and_holds_up_no_other(url: 
 
 def test_all_addresses_together_have_a_limit(store: str) -> None:
     with console.running(store, max_connections=5) as url:
-        # when all connections have sent half a header, a new one replaces the oldest
+        # when all connections have sent half a header, a new one replaces the oldest, once those before are gone
         with crowd(url, HALF, 5) as clients:
-            assert b"200" in status(url, "127.0.0.2")
+            while not select.select(clients[:1], [], [], 0)[0]:
+                assert b"200" in status(url, "127.0.0.2")
             assert rest(clients[0]) == b""
             clients[1].sendall(b"x\r\nConnection: close\r\n\r\n")
             assert b"200" in rest(clients[1])
