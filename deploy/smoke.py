@@ -1,6 +1,7 @@
 """Tests the running containers from outside, through their published ports. Needs only python3.
 
-    COMPOSE_PROFILES=demo,observability docker compose up --detach --wait && python3 deploy/smoke.py
+    export COMPOSE_PROFILES=demo,observability,backup
+    docker compose up --detach --wait && python3 deploy/smoke.py
 
 Plays the manual's section 4.3 with the stand-in provider; kills each service's container while mail is in transit;
 stops and starts everything; rotates the key; makes a backup with mail under way, and restores it into a second system
@@ -387,9 +388,16 @@ def expressions() -> dict[str, str]:
 
 
 def without_data() -> str:
-    """Return the places of expressions without data."""
+    """Return the places of expressions without data.
+
+    Only the profile backup has data about backups here, and only Kubernetes has those of its operator.
+    """
+    makes_backups = "backup" in os.environ.get("COMPOSE_PROFILES", "")
+    elsewhere = ("barman_cloud",) if makes_backups else ("barman_cloud", "mailgroup_backup")
     return ", ".join(
-        where for where, expression in expressions().items() if not ask_prometheus("query", query=expression)["result"]
+        where
+        for where, expression in expressions().items()
+        if not any(name in expression for name in elsewhere) and not ask_prometheus("query", query=expression)["result"]
     )
 
 
