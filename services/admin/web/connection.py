@@ -97,8 +97,9 @@ class ConsoleConnection(H11Protocol, AdmittedConnection):
             transport.write(_REFUSED)
             transport.close()
             return
-        self._since = time.monotonic()
         super().connection_made(transport)
+        _, self._progress = self._awaited()
+        self._since = time.monotonic()  # not of the first check: all connections would then be of one age
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Count the connection no longer."""
