@@ -5,7 +5,8 @@
   fanout.py, scaling.py, idle.py) has its measurements and goals.
 - baselines.py (Dovecot, Postfix, smtp-sink), fetchers.py (mpop, fetchmail with maildrop): the programs to compare with.
 - gateway.py: the gateway under test, started as by ``up``. environment.py: all servers, each started on its first use.
-- pop3_load.py, smtp_load.py, delay.py: the load, each in its own process (processes.py); smtp_target.py; mails.py.
+- pop3_load.py, imap_load.py (both with load_sessions.py), smtp_load.py, delay.py: the load, each in its own process
+  (processes.py); smtp_target.py; mails.py.
 - fill.py: a large database.
 - table.py (ratios of pairs, goals), results.py (RESULTS.md), machine.py: the report.
 - purge.py, partitions.py: the purge of old mail beside partitions by age (PURGE.md). sizing.py: mails of 75 KB, and a

@@ -17,7 +17,7 @@ from bench.environment import Environment
 from bench.gateway import DOMAIN
 from bench.mails import fill_maildir, mail
 from bench.processes import Run, generate, measured
-from bench.table import Goal, Line, rate_line
+from bench.table import Goal, Line, rate_line, throughput_line
 
 MAILS, OCTETS = 1_000, 10_240
 LARGE_MAILS, LARGE_OCTETS = 6, 5 * 1024 * 1024
@@ -198,18 +198,7 @@ def read_large(environment: Environment, pairs: int) -> list[Line]:
     anchor, ours = _compared(
         environment, pairs, "read", "l", LARGE_MAILS, octets=LARGE_OCTETS, sessions=USERS, concurrency=16
     )
-    return [
-        Line(
-            "UID FETCH of mails of 5 MB, 16 sessions",
-            tuple(run.octets / run.seconds / 1e6 for run in ours),
-            "MB/s",
-            Goal("≥", 1),
-            tuple(run.octets / run.seconds / 1e6 for run in anchor),
-            "Dovecot",
-            max(run.cpu or 0 for run in (*ours, *anchor)),
-            (ours, anchor),
-        )
-    ]
+    return [throughput_line("UID FETCH of mails of 5 MB, 16 sessions", ours, anchor, Goal("≥", 1), "Dovecot")]
 
 
 # ----------------------------------------------------------------------------------------------------------- changes

@@ -11,13 +11,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import resource
-import statistics
 import sys
-import time
-from typing import Any, cast
+from typing import cast
 
-import uvloop
+from bench import load_sessions
+from bench.load_sessions import options
 
 _END = b"\r\n.\r\n"
 _BUFFER_OCTETS = 256 * 1024
@@ -137,28 +135,6 @@ async def session(wanted: argparse.Namespace, index: int) -> tuple[int, int]:
     return items, client.octets
 
 
-async def load(wanted: argparse.Namespace) -> dict[str, Any]:
-    """Run all sessions, ``--concurrency`` at a time."""
-    items = octets = 0
-    lasted: list[float] = []
-
-    async def work(slot: int) -> None:
-        nonlocal items, octets
-        for index in range(slot, wanted.sessions, wanted.concurrency):
-            began = time.perf_counter()
-            more, came = await session(wanted, index)
-            lasted.append(time.perf_counter() - began)
-            items, octets = items + more, octets + came
-
-    started, busy = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(work(slot) for slot in range(wanted.concurrency)))
-    seconds = time.perf_counter() - started
-    cpu = (time.process_time() - busy) / seconds
-    return {
-        "items": items, "octets": octets, "seconds": seconds, "cpu": cpu, "session": statistics.median(lasted),
-    }  # fmt: skip
-
-
 async def idle(wanted: argparse.Namespace) -> None:
     """Keep the sessions open until standard input ends."""
     clients = [await log_in(wanted, index) for index in range(wanted.sessions)]
@@ -170,25 +146,7 @@ async def idle(wanted: argparse.Namespace) -> None:
 
 def main() -> None:
     """Read the command line and run."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mode", choices=["retr", "poll", "login", "idle"])
-    parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--user", required=True, help="{i} is replaced by the number of the user, from 0")
-    parser.add_argument("--users", type=int, default=1, help="number of users")
-    parser.add_argument("--password", required=True)
-    parser.add_argument("--sessions", type=int, default=1, help="number of sessions; N is of user N modulo --users")
-    parser.add_argument("--concurrency", type=int, default=1, help="sessions at a time")
-    parser.add_argument("--pipeline", type=int, default=1, help="RETR commands sent together")
-    parser.add_argument("--mails", type=int, default=0, help="mails in each mailbox")
-    parser.add_argument("--octets", type=int, default=0, help="octets of each mail")
-    wanted = parser.parse_args()
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, 65_536), limit))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        if wanted.mode == "idle":
-            runner.run(idle(wanted))
-        else:
-            print(json.dumps(runner.run(load(wanted))))
+    load_sessions.run(options(__doc__, ["retr", "poll", "login", "idle"]).parse_args(), session, idle)
 
 
 if __name__ == "__main__":

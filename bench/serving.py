@@ -14,7 +14,7 @@ from bench.environment import Environment
 from bench.gateway import DOMAIN
 from bench.mails import fill_maildir, mail
 from bench.processes import Run, generate, holding, measured, memory, tree
-from bench.table import Goal, Line, rate_line
+from bench.table import Goal, Line, rate_line, throughput_line
 
 MAILS, OCTETS = 1_000, 10_240
 LARGE_MAILS, LARGE_OCTETS = 6, 5 * 1024 * 1024
@@ -91,18 +91,7 @@ def retr_large(environment: Environment, pairs: int) -> list[Line]:
     _ready(environment, "l")
     read = partial(_read, environment, "l", LARGE_MAILS, LARGE_OCTETS, options={"sessions": 16, "concurrency": 16})
     anchor, ours = environment.alternate(pairs, partial(read, "anchor"), partial(read, "ours"))
-    return [
-        Line(
-            "RETR of mails of 5 MB, 16 sessions",
-            tuple(run.octets / run.seconds / 1e6 for run in ours),
-            "MB/s",
-            Goal("≥", 1),
-            tuple(run.octets / run.seconds / 1e6 for run in anchor),
-            "Dovecot",
-            max(run.cpu or 0 for run in (*ours, *anchor)),
-            (ours, anchor),
-        )
-    ]
+    return [throughput_line("RETR of mails of 5 MB, 16 sessions", ours, anchor, Goal("≥", 1), "Dovecot")]
 
 
 def poll(environment: Environment, pairs: int) -> list[Line]:

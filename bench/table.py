@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bench.processes import Run
@@ -123,6 +123,18 @@ def rate_line(
         anchor_name,
         max(busy, default=None),
         (ours, anchor),
+    )
+
+
+def throughput_line(
+    work: str, ours: Sequence[Run], anchor: Sequence[Run], goal: Goal | None, anchor_name: str = ""
+) -> Line:
+    """Return a line of octets by time, in MB/s."""
+    in_mails = rate_line(work, ours, anchor, goal, "MB/s", anchor_name)
+    return replace(
+        in_mails,
+        ours=tuple(run.octets / run.seconds / 1e6 for run in ours),
+        anchor=tuple(run.octets / run.seconds / 1e6 for run in anchor),
     )
 
 
