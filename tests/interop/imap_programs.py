@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import imaplib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.interop import programs
 from tests.interop.mails import Letter
-from tests.interop.programs import delivery, maildir, mails_in, run, run_on_terminal
+from tests.interop.programs import maildir, mails_in, run, run_on_terminal
 from tests.interop.stand import WAYS, Account, Tls, compared
 
 Read = Callable[[Account], list[bytes]]
@@ -65,46 +66,11 @@ def change_with_curl(account: Account, session: imaplib.IMAP4, folder: str, lett
 
 
 def read_with_fetchmail(account: Account) -> list[bytes]:
-    deliver, box = delivery(account)
-    tls = {
-        "none": "sslproto ''",
-        "starttls": f"sslproto 'TLS1.2+' sslcertck sslcertfile {account.ca_file}",
-        "implicit": f"ssl sslcertck sslcertfile {account.ca_file}",
-    }[account.tls]
-    configuration = account.folder / "fetchmailrc"
-    configuration.write_text(
-        f"poll {account.host} protocol imap service {account.port}\n"
-        f"  user '{account.user}' password '{account.password}' mda '{deliver}' keep fetchall {tls}\n"
-    )
-    configuration.chmod(0o600)
-    run(["fetchmail", "-f", str(configuration), "-i", str(account.folder / "ids"), "--invisible"], account.folder)
-    return [file.read_bytes() for file in sorted(box.iterdir())]
+    return programs.read_with_fetchmail(account, "imap")
 
 
 def read_with_getmail(account: Account) -> list[bytes]:
-    deliver, box = delivery(account)
-    tls = f"ca_certs = {account.ca_file}" if account.tls == "implicit" else ""
-    (account.folder / "getmailrc").write_text(
-        f"""\
-[retriever]
-type = SimpleIMAP{"SSL" if account.tls == "implicit" else ""}Retriever
-server = {account.host}
-port = {account.port}
-username = {account.user}
-password = {account.password}
-mailboxes = ("INBOX",)
-{tls}
-[destination]
-type = MDA_external
-path = {deliver}
-allow_root_commands = true
-[options]
-read_all = true
-delete = false
-"""
-    )
-    run(["getmail", "--getmaildir", str(account.folder), "--rcfile", "getmailrc"], account.folder)
-    return [file.read_bytes() for file in sorted(box.iterdir())]
+    return programs.read_with_getmail(account, "SimpleIMAP", 'mailboxes = ("INBOX",)')
 
 
 # --------------------------------------------------------------------------------------------------------- mbsync
@@ -154,14 +120,19 @@ def read_with_mbsync(account: Account) -> list[bytes]:
     return mails_in(_mbsync(account, "INBOX"))
 
 
+def _add_new(box: Path, letters: Sequence[Letter]) -> None:
+    """Put new mails into a Maildir."""
+    for number, letter in enumerate(letters):
+        (box / "new" / f"1.{number}.here").write_bytes(letter.raw.replace(b"\r\n", b"\n"))
+
+
 def change_with_mbsync(account: Account, session: imaplib.IMAP4, folder: str, letters: list[Letter]) -> str:
     """New mails, flags and deletions in both directions."""
     one, two, three = letters
     session.append(folder, "(\\Flagged)", "", one.raw)
     box = _mbsync(account, folder)
     [file] = box.glob("[nc]*/*")
-    for number, letter in enumerate((two, three)):
-        (box / "new" / f"1.{number}.here").write_bytes(letter.raw.replace(b"\r\n", b"\n"))
+    _add_new(box, (two, three))
     file.rename(box / "cur" / (file.name.partition(":2,")[0] + ":2,FRS"))
     _mbsync(account, folder)
     found = stored(session, folder)
@@ -261,8 +232,7 @@ def change_with_offlineimap(account: Account, session: imaplib.IMAP4, folder: st
     session.append(folder, "", "", one.raw)
     box = _offlineimap(account, folder)
     [file] = box.glob("[nc]*/*")
-    for number, letter in enumerate((two, three)):
-        (box / "new" / f"1.{number}.here").write_bytes(letter.raw.replace(b"\r\n", b"\n"))
+    _add_new(box, (two, three))
     file.rename(box / "cur" / (file.name.partition(":2,")[0] + ":2,FS"))
     _offlineimap(account, folder)
     found = stored(session, folder)

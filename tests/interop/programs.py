@@ -149,7 +149,8 @@ def delivery(account: Account) -> tuple[Path, Path]:
     return deliver, box
 
 
-def read_with_fetchmail(account: Account) -> list[bytes]:
+def read_with_fetchmail(account: Account, protocol: str = "pop3") -> list[bytes]:
+    """:param protocol: as in fetchmailrc."""
     deliver, box = delivery(account)
     tls = {
         "none": "sslproto ''",
@@ -158,7 +159,7 @@ def read_with_fetchmail(account: Account) -> list[bytes]:
     }[account.tls]
     configuration = account.folder / "fetchmailrc"
     configuration.write_text(
-        f"poll {account.host} protocol pop3 service {account.port} uidl\n"
+        f"poll {account.host} protocol {protocol} service {account.port} {'uidl' if protocol == 'pop3' else ''}\n"
         f"  user '{account.user}' password '{account.password}' mda '{deliver}' keep fetchall {tls}\n"
     )
     configuration.chmod(0o600)
@@ -169,18 +170,20 @@ def read_with_fetchmail(account: Account) -> list[bytes]:
 # -------------------------------------------------------------------------------------------------------- getmail
 
 
-def read_with_getmail(account: Account) -> list[bytes]:
+def read_with_getmail(account: Account, retriever: str = "SimplePOP3", more: str = "") -> list[bytes]:
+    """:param retriever: its class in getmailrc, without SSLRetriever. :param more: lines of its section."""
     deliver, box = delivery(account)  # getmail refuses to deliver into a Maildir as root
     tls = f"ca_certs = {account.ca_file}" if account.tls == "implicit" else ""
     (account.folder / "getmailrc").write_text(
         f"""\
 [retriever]
-type = SimplePOP3{"SSL" if account.tls == "implicit" else ""}Retriever
+type = {retriever}{"SSL" if account.tls == "implicit" else ""}Retriever
 server = {account.host}
 port = {account.port}
 username = {account.user}
 password = {account.password}
 {tls}
+{more}
 [destination]
 type = MDA_external
 path = {deliver}
