@@ -155,7 +155,7 @@ class ServedConnection(AdmittedConnection):
         raise NotImplementedError
 
     def _farewell(self, reason: str) -> bytes:
-        """Return what the client is told before the server closes the connection by itself; b"": nothing."""
+        """Return what is sent to the client before the server closes the connection by itself; b"": nothing."""
         return b""
 
     @property

@@ -25,7 +25,7 @@ _USES = frozenset((b"\\archive", b"\\drafts", b"\\junk", b"\\sent", b"\\trash", 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a session is told of its folder. kind: EXISTS, EXPUNGE, FETCH, VANISHED, CLOSED or BYE."""
+    """What is reported to a session about its folder. kind: EXISTS, EXPUNGE, FETCH, VANISHED, CLOSED or BYE."""
 
     kind: str
     number: int = 0

@@ -1,4 +1,4 @@
-"""Which mails CLOSE expunges, and which UIDs a client that resynchronizes is told of."""
+"""Which mails CLOSE expunges, and which UIDs are reported to a client that resynchronizes."""
 
 from __future__ import annotations
 
