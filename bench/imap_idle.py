@@ -77,10 +77,10 @@ async def _follow(port: int, source: Source, reader: str) -> list[float]:
     await idling
     for number in range(1, _MAILS + 1):
         source.asked = 0.0
-        told = client.expect(b"* %d EXISTS\r\n* 0 RECENT" % number)
+        reported = client.expect(b"* %d EXISTS\r\n* 0 RECENT" % number)
         source.mails[f"mail{number}"] = mail(_OCTETS, number)
         async with asyncio.timeout(_LONGEST_SECONDS):
-            await told
+            await reported
         found.append(time.perf_counter() - source.asked)
         await asyncio.sleep(_PAUSE_SECONDS * random.random())
     client.close()

@@ -55,7 +55,7 @@ class ImapContext:
     :ivar local: the account that is logged in; None before the login.
     :ivar selected: the selected folder. :ivar enabled: by ENABLE, or by a command that implies it (RFC 7162).
     :ivar ended: the connection is to be closed after the last answer.
-    :ivar farewell: the reason, which BYE then tells the client (RFC 3501 section 3.4); "": it has been told.
+    :ivar farewell: the reason, which BYE then tells the client (RFC 3501 section 3.4); "": BYE was sent already.
     :ivar committing: a change is being committed: the command must not be cancelled.
     :ivar in_response: a part of a response is sent: a failure ends the connection, as no answer can follow.
     """

@@ -1,4 +1,4 @@
-"""The selected folder as a client knows it from what it was told, and the promises that it relies on. Pure."""
+"""The selected folder as a client knows it from the server's responses, and the promises that it relies on. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SELECT = re.compile(rb"(?:SELECT|EXAMINE) ", re.IGNORECASE)
 
 
 class BrokenPromise(AssertionError):
-    """A server has told a client something that contradicts what it said before."""
+    """A server has sent a client something that contradicts what it sent before."""
 
 
 @dataclass(slots=True)
@@ -95,9 +95,9 @@ class ClientView:
             mail.flags = flags
 
     def expect(self, fetched: dict[int, dict[bytes, Value]]) -> None:
-        """Compare what the client was told with what FETCH says now, just after NOOP.
+        """Compare what the client knows with what FETCH says now, just after NOOP.
 
-        :raises BrokenPromise: a change of flags, or a mail, was not told.
+        :raises BrokenPromise: a change of flags, or a mail, was not reported.
         """
         mails = self.mails or []
         if sorted(fetched) != list(range(1, len(mails) + 1)):
@@ -105,4 +105,4 @@ class ClientView:
         for number, items in fetched.items():
             mail = mails[number - 1]
             if mail.flags is not None and mail.flags != items[b"FLAGS"]:
-                raise BrokenPromise(f"mail {number} has {items[b'FLAGS']!r}, but the client was told {mail.flags!r}")
+                raise BrokenPromise(f"mail {number} has {items[b'FLAGS']!r}, but the client knows {mail.flags!r}")

@@ -86,7 +86,7 @@ class Side:
         return await self._finish(session, tag, command)
 
     async def _check(self, session: SideSession) -> Answer:
-        """NOOP brings all updates; then what the client was told is compared with FETCH, and is the answer."""
+        """NOOP brings all updates; then what the client knows is compared with FETCH, and is the answer."""
         await self._command(session, b"NOOP")
         if not session.view.mails:
             return Answer("OK", data={"selected": session.view.mails is not None})

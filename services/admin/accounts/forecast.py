@@ -1,4 +1,4 @@
-"""What happens to the mails at a provider, told before they are fetched. Pure."""
+"""What happens to the mails at a provider, forecast before they are fetched. Pure."""
 
 from __future__ import annotations
 
