@@ -126,10 +126,10 @@ async def make_read_only(database: Database, read_only: bool) -> None:
         [name] = await cursor.fetchone() or ("",)
         await connection.execute(f"alter database {name} set default_transaction_read_only = {read_only}".encode())
         await connection.execute(
-            """select pg_terminate_backend(pid) from pg_stat_activity
+            """select pg_terminate_backend(pid, 60000) from pg_stat_activity
                where datname = current_database() and pid <> pg_backend_pid()"""
         )
-    await database._pool.check()  # without the connections that have ended
+    await database._pool.check()  # drops the connections that have ended: the server has waited for their end
 
 
 class Vhosts:
