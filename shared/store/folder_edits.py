@@ -24,9 +24,9 @@ their change must not delay the mail of all others."""
 FILE_NEW = f"""with_copy as (
         select distinct on (sent.id, new.message_id) sent.id as folder_id, new.*
         from new join sent on sent.local_id = new.author_id
-        where new.envelope_from <> '' and not exists (
-            select from folder_mails r
-            where r.folder_id = sent.id and r.message_id = new.message_id and r.expunged_at is null)
+        where new.envelope_from <> '' and (
+            select r.uid from folder_mails r
+            where r.folder_id = sent.id and r.message_id = new.message_id and r.expunged_at is null limit 1) is null
         order by sent.id, new.message_id, new.place),
     changed_sent as (
         update folders f set version = f.version + 1, uidnext = f.uidnext + n.mails
