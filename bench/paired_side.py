@@ -99,13 +99,13 @@ def relay(environment: Any) -> None:
     gateway, name = environment.gateway, f"author{next(_numbers)}"
     account, author = f"{name}@provider.example", f"{name}@{DOMAIN}"
     gateway.add([external(account, smtp_port=environment.sink.port)], [person(name, account)])
-    _resume(gateway, account, "1 day")
+    _hold(gateway, account, "1 day", failures=1)
     _submit(gateway, author, mails=RELAYED - 1, octets=OCTETS, concurrency=8)
     gateway.await_value(RELAYED - 1, "select count(*) from submissions where state = 'queued'")
     settle(gateway)
     before = environment.sink.count()
     with counted(gateway, RELAYED):
-        _resume(gateway, account, "0 seconds")
+        _hold(gateway, account, "0 seconds", failures=0)
         with smtplib.SMTP("127.0.0.1", gateway.settings.smtp_port) as smtp:
             smtp.login(author, servers.PASSWORD)
             smtp.sendmail(author, "someone@example.net", mail(OCTETS, author=author))
@@ -143,12 +143,14 @@ def _table(gateway: Any, *names: str) -> str:
     return next(name for name in names if gateway.value("select to_regclass(%s)", name) is not None)
 
 
-def _resume(gateway: Any, account: str, within: str) -> None:
+def _hold(gateway: Any, account: str, within: str, failures: int) -> None:
+    """Let the next mail be relayed after this time. The sender's sweep would end a wait without failure and pause."""
     relays = _table(gateway, "relays", "relay_status")
     gateway.connection.execute(
-        f"""update {relays} set next_try_at = now() + %s::interval from external_accounts e
+        f"""update {relays} set next_try_at = now() + %s::interval, failures = %s,
+               paused_at = case when %s > 0 then now() end from external_accounts e
            where e.id = external_id and e.address = %s""",
-        (within, account),
+        (within, failures, failures, account),
     )
 
 

@@ -75,8 +75,10 @@ def _by_postfix(environment: Environment, postfix: Postfix, mails: int) -> Run:
 def _by_us(environment: Environment, account: str, author: str, mails: int) -> Run:
     gateway = environment.gateway
     drain(gateway)
+    # The sender's sweep would end a wait without a failure and a pause.
     gateway.connection.execute(
-        """update relays set next_try_at = now() + interval '1 day' from external_accounts e
+        """update relays set next_try_at = now() + interval '1 day', failures = 1, paused_at = now()
+           from external_accounts e
            where e.id = external_id and e.address = %s""",
         (account,),
     )
@@ -96,7 +98,8 @@ def _by_us(environment: Environment, account: str, author: str, mails: int) -> R
     def work() -> Run:
         began = time.perf_counter()
         gateway.connection.execute(
-            """update relays set next_try_at = now() from external_accounts e
+            """update relays set next_try_at = now(), failures = 0, paused_at = null
+               from external_accounts e
                where e.id = external_id and e.address = %s""",
             (account,),
         )
