@@ -71,6 +71,7 @@ create index concurrently if not exists inbound_shoe on inbound (shoe);
 update inbound set shoe = 1 where id in (select id from inbound where shoe is null order by id limit 1000);
 with some as (select id from inbound where shoe is null limit 500) update inbound set shoe = 1 from some where true;
 alter table inbound validate constraint wearer;
+alter table inbound drop constraint if exists inbound_shoe_fkey;
 """
 CONTRACTING = """
 alter table inbound rename column shoe to boot;
