@@ -105,14 +105,14 @@ async def opened(url: str) -> AsyncIterator[Database]:
 
 
 async def rows_read(connection: Connection, *tables: str) -> int:
-    """Return how many rows of these tables this connection has read since its numbers were last published.
+    """Return how many rows of these tables, or of all, the connection has read since its numbers were last published.
 
     Compare two values of one transaction: it publishes none meanwhile.
     """
     cursor = await connection.execute(
         """select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0))::int
-           from pg_stat_xact_user_tables where relname = any(%s)""",
-        (list(tables),),
+           from pg_stat_xact_user_tables where relname = any(%(tables)s) or %(tables)s = '{}'""",
+        {"tables": list(tables)},
     )
     [row] = await cursor.fetchall()
     return int(row[0])

@@ -50,11 +50,13 @@ def storable(text: str) -> str:
 class Database:
     """A pool of connections, and single ones beside it."""
 
-    def __init__(self, url: str, name: str, connections: int = 5) -> None:
+    def __init__(self, url: str, name: str, connections: int = 5, *, few_rows: bool = False) -> None:
         """Configure the pool without opening it.
 
         :param url: a libpq URL. :param name: application_name, shown in pg_stat_activity.
         :param connections: limit of the pool.
+        :param few_rows: statements find their rows by an index, whatever the size of a table was when the server
+            planned them. It keeps plans: one from a quiet time would read the whole table for each mail of a busy one.
         """
         self._url = url
         self._options: dict[str, Any] = {
@@ -67,6 +69,7 @@ class Database:
             "tcp_user_timeout": 20_000,
             "prepare_threshold": 2,
         }
+        self._few_rows = few_rows
         self._pool: AsyncConnectionPool[WatchedConnection[Row]] = AsyncConnectionPool(
             url,
             connection_class=WatchedConnection,
@@ -74,7 +77,7 @@ class Database:
             min_size=1,
             max_size=connections,
             open=False,
-            configure=_configure,
+            configure=self._configure,
             timeout=20,
             reconnect_timeout=0,
             name=name,
@@ -118,7 +121,7 @@ class Database:
                 if task is not None and task.cancelling():  # Python 3.11: the pool loses cancellations
                     raise asyncio.CancelledError
                 if not connection.gives_numbers:
-                    await _configure(connection)
+                    await self._configure(connection)
                 yield connection
 
     @asynccontextmanager
@@ -140,7 +143,7 @@ class Database:
         """Open a connection outside the pool, until the block ends. :raises Temporary: the connection was lost."""
         with _failures(None):
             async with await WatchedConnection.connect(self._url, **self._options) as connection:
-                await _configure(connection)
+                await self._configure(connection)
                 yield connection
 
     @asynccontextmanager
@@ -149,6 +152,26 @@ class Database:
         async with self.transaction(seconds) as connection:
             await connection.execute("set transaction isolation level repeatable read, read only")
             yield connection
+
+    async def _configure(self, connection: WatchedConnection[Row]) -> None:
+        """Set the server's own limits on this connection, and skip the numbers that a failover lost.
+
+        Statements are not compiled (jit): that takes longer than the few rows of a mail. A bitmap of an index holds the
+        entries of old rows, too, each time; a scan of the index drops them.
+        A connection to a standby stays open while the standby is promoted. So this is repeated before each use, until
+        the connection accepts changes.
+        """
+        plans = "set enable_seqscan = off; set enable_bitmapscan = off;" if self._few_rows else ""
+        cursor = await connection.execute(
+            f"""set idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
+                set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;
+                set jit = off; {plans}
+                {_SKIP_LOST_NUMBERS};
+                select current_setting('transaction_read_only') = 'off'"""
+        )
+        while cursor.nextset():
+            pass
+        connection.gives_numbers = await cursor.fetchone() == (True,)
 
     async def connection_error(self) -> str | None:
         """Return why the server cannot be used, as the server or libpq says it; None if it can.
@@ -195,25 +218,6 @@ _SKIP_LOST_NUMBERS = """
     end $$"""
 """SQL: a promoted standby gives no number that the old primary has given. A database that is not migrated yet has no
 numbers, and a read-only one gives none."""
-
-
-async def _configure(connection: WatchedConnection[Row]) -> None:
-    """Set the server's own limits on this connection, and skip the numbers that a failover lost.
-
-    Statements are not compiled (jit): that takes longer than the few rows of a mail.
-    A connection to a standby stays open while the standby is promoted. So this is repeated before each use, until the
-    connection accepts changes.
-    """
-    cursor = await connection.execute(
-        f"""set idle_in_transaction_session_timeout = {int(IDLE_SECONDS * 1000)};
-            set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3;
-            set jit = off;
-            {_SKIP_LOST_NUMBERS};
-            select current_setting('transaction_read_only') = 'off'"""
-    )
-    while cursor.nextset():
-        pass
-    connection.gives_numbers = await cursor.fetchone() == (True,)
 
 
 async def is_read_only(connection: Connection) -> bool:

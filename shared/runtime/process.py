@@ -56,7 +56,9 @@ class Service:
         self.owner = f"{name}@{socket.gethostname()}:{os.getpid()}:{token}"
         self.database_name = connection_budget.share_name(name, settings.database_connections, token)
         # One connection is beside the pool: that of the check at the start.
-        self.database = Database(settings.database_url, self.database_name, settings.database_connections - 1)
+        self.database = Database(
+            settings.database_url, self.database_name, settings.database_connections - 1, few_rows=name != "admin"
+        )
         self._broker = Broker(settings.broker_url, name) if settings.broker_url is not None else None
         self.stopping = asyncio.Event()
         self.exclusive = asyncio.Lock()

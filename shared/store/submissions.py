@@ -266,7 +266,8 @@ async def find_duplicates(connection: Connection, ids: Sequence[int]) -> dict[in
 
     Their commits may be in another order than their ids, so one that was handed over already counts too. The clock may
     have been set between them, so their times are not compared. A script may give all its mails one Message-ID: the
-    nearest REPEATED_LIMIT on each side are compared.
+    nearest REPEATED_LIMIT on each side are compared. Each comparison is a subquery for one row: no plan makes a join of
+    whole tables of it.
     """
     cursor = await connection.execute(
         """select s.id, max(e.id) from submissions s join blobs m on m.id = s.blob_id
@@ -280,10 +281,10 @@ async def find_duplicates(connection: Connection, ids: Sequence[int]) -> dict[in
                        where later.message_id = s.message_id and later.author_id = s.author_id and later.id > s.id
                        order by later.id limit %(limit)s) later
                    where state <> 'submitted' and id <> all(%(ids)s::bigint[])) e
-               join blobs em on em.id = e.blob_id and em.sha256 = m.sha256
-           where s.id = any(%(ids)s::bigint[]) and exists (
-               select from submission_recipients r join submission_recipients er using (address)
-               where r.submission_id = s.id and er.submission_id = e.id)
+           where s.id = any(%(ids)s::bigint[])
+               and (select em.sha256 from blobs em where em.id = e.blob_id) = m.sha256
+               and (select er.address from submission_recipients r join submission_recipients er using (address)
+                    where r.submission_id = s.id and er.submission_id = e.id limit 1) is not null
            group by s.id""",
         {"ids": array_literal(ids), "limit": REPEATED_LIMIT},
     )

@@ -1,0 +1,100 @@
+"""The database plans a statement while its tables are small, keeps the plan, and then the tables grow."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.sender.submission_worker import SubmissionWorker
+from shared.db.database import Connection, Database
+from shared.model import Content, EnvelopeRecipient
+from shared.store import relay_queue, submissions
+from shared.store.relay_queue import ClaimRequest
+from shared.store.submissions import Submission
+from tests.company import COMPANY, SUPPORT, apply, everyone
+from tests.correspondence import ALEX, ANN, JIM, customer_mail, fetch
+from tests.servers import rows_read
+
+PLANNED = 4
+"""Times that each statement is executed before its plan is kept, at least."""
+GROWTH, BATCH = 600, 200
+MOST_ROWS = 250
+"""Limit of the rows that one mail's statements read; most are rows of its own, some of them several times."""
+
+
+class OneConnection(Database):
+    """A database as a service uses it, with one connection, so that its plans can be kept and its reads counted."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, "mailgroup-test", few_rows=True)
+        self.connection: Connection
+
+    @asynccontextmanager
+    async def statement(self, seconds: float | None = None) -> AsyncIterator[Connection]:
+        yield self.connection
+
+
+@pytest.fixture
+async def quiet(database_url: str) -> AsyncIterator[OneConnection]:
+    """The manual's company on a connection that keeps the first plan of each statement."""
+    database = OneConnection(database_url)
+    async with database.own_connection() as database.connection:
+        await apply(database, COMPANY)
+        await database.connection.execute("set plan_cache_mode = force_generic_plan")
+        yield database
+
+
+async def submit(database: OneConnection, *numbers: int) -> list[int]:
+    """Mails of Alex to a customer and to Jim, as smtp_in commits them; their ids."""
+    externals, people = await everyone(database)
+    recipients = (EnvelopeRecipient(ANN, "relay"), EnvelopeRecipient(JIM, "local", people["Jim"].id))
+    mails = [
+        Submission(
+            people["Alex"].id, externals[SUPPORT].id, Content.from_bytes(b"Message-ID: <%d@us>\r\n\r\nHi\r\n" % number),
+            ALEX, f"{number}@us", False, False, recipients,
+        )
+        for number in numbers
+    ]  # fmt: skip
+    ids = await submissions.record_submissions(database.connection, mails)
+    return [id_ for id_ in ids if id_ is not None]
+
+
+async def send(database: OneConnection, *numbers: int) -> None:
+    """Submissions on their whole way to the claim of the relay."""
+    externals, _ = await everyone(database)
+    ids = await submit(database, *numbers)
+    await SubmissionWorker(database, 5, lambda _: None).handle(ids)
+    async with database.transaction() as connection:
+        request = ClaimRequest(externals[SUPPORT].id, "me", 60.0, prefetch=BATCH, prefetch_octets=1_000_000)
+        claimed = (await relay_queue.claim(connection, request)).mails
+        assert len(claimed) == len(ids)
+        await connection.execute(
+            "update submissions set state = 'done', claim_owner = null, claim_expires = null where id = any(%s)", (ids,)
+        )
+
+
+async def answer(database: OneConnection, *numbers: int) -> None:
+    """Answers of a customer on their whole way into mailboxes."""
+    await fetch(database, *(customer_mail(f"{number}@customer", f"{number}@us") for number in numbers))
+
+
+@pytest.mark.parametrize("work", [send, answer])
+async def test_plan_of_a_quiet_time_reads_few_rows(quiet: OneConnection, work: Callable[..., Awaitable[None]]) -> None:
+    # given plans that were made while there were few mails
+    for number in range(PLANNED):
+        await send(quiet, number)
+        await answer(quiet, number)
+    # and many mails since then
+    for first in range(PLANNED, GROWTH, BATCH):
+        numbers = range(first, first + BATCH)
+        await send(quiet, *numbers)
+        await answer(quiet, *numbers)
+    # when one more comes
+    async with quiet.connection.transaction():
+        before = await rows_read(quiet.connection)
+        await work(quiet, GROWTH * 2)
+        read = await rows_read(quiet.connection) - before
+    # then it is found by the indexes
+    assert read < MOST_ROWS
