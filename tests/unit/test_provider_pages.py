@@ -16,7 +16,15 @@ ROOT = Path(__file__).resolve().parents[2]
 OVERVIEW = ROOT / "docs" / "providers.md"
 PAGES = sorted((ROOT / "docs" / "providers").glob("*.md"))
 WITH_TABLE = [page for page in PAGES if page.stem != "postfix-dovecot"]
-PAGE_OF = {"gmail": "google", "outlook": "microsoft", "gmx": "gmx-webde", "gmxnet": "gmx-webde"}
+PAGE_OF = {
+    "gmail": "google",
+    "outlook": "microsoft",
+    "gmx": "gmx-webde",
+    "gmxnet": "gmx-webde",
+    "webde": "gmx-webde",
+    "zohocom": "zoho",
+    "ionosde": "ionos",
+}
 """Pages of presets, by the key, where they have another name."""
 SECURITY = {"SSL/TLS": "implicit", "STARTTLS": "starttls"}
 Row = tuple[str, str, int, str]  # protocol, host, port, TLS mode
@@ -49,6 +57,14 @@ def test_each_server_of_a_preset_stands_in_its_page(preset: ProviderPreset) -> N
         if isinstance(server, Server)
     }
     assert shown <= table(page.read_text(encoding="utf-8"))
+
+
+def test_the_overview_says_which_providers_are_filled_in() -> None:
+    rows = re.findall(r"^\| \[.*\]\(providers/(\S+)\.md\) \|.*\| (yes|no) \|$", OVERVIEW.read_text("utf-8"), re.M)
+    assert {page for page, _ in rows} == {page.stem for page in WITH_TABLE}
+    assert {page for page, filled_in in rows if filled_in == "yes"} == {
+        PAGE_OF.get(preset.key, preset.key) for preset in PROVIDERS
+    }
 
 
 @pytest.mark.parametrize("page", WITH_TABLE, ids=lambda page: page.stem)

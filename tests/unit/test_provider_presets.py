@@ -14,6 +14,8 @@ from services.admin.accounts.provider_presets import preset_for_address
         ("team@company.onmicrosoft.com", "smtp.office365.com"),
         ("team@gmx.co.uk", "mail.gmx.com"),
         ("team@gmx.de", "mail.gmx.net"),
+        ("team@web.de", "smtp.web.de"),
+        ("team@zoho.com", "smtp.zoho.com"),
     ],
 )
 def test_mailboxes_of_one_company_have_the_servers_of_their_service(address: str, smtp: str) -> None:

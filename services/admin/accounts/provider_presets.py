@@ -22,6 +22,16 @@ class ProviderPreset:
     files_sent: bool = False  # it puts mail that was sent by SMTP into its folder for sent mail itself
 
 
+_ZOHO = (
+    "The free plan has neither POP3 nor IMAP. Allow POP or IMAP in Zoho's settings (Mail Accounts) first. The servers "
+    "are those of the data centre in the USA: in others they end in zoho.eu, zoho.in or the like. With two-factor "
+    "authentication the password has to be an app-specific one."
+)
+_IONOS = (
+    "The servers end in the country of the contract, such as ionos.co.uk or ionos.fr. With two-step verification the "
+    "password has to be an app password, made in the webmail under Login & Security."
+)
+
 PROVIDERS = (
     ProviderPreset(
         "gmail",
@@ -104,6 +114,71 @@ PROVIDERS = (
         Server("smtp.mail.me.com", 587, "starttls"),
         "Apple offers no POP3: mail is fetched by IMAP. The password has to be an app-specific one, made in the Apple "
         "account under Sign-In and Security.",
+    ),
+    ProviderPreset(
+        "webde",
+        "WEB.DE",
+        ("web.de",),
+        Server("pop3.web.de", 995, "implicit"),
+        Server("imap.web.de", 993, "implicit"),
+        Server("smtp.web.de", 587, "starttls"),
+        "Allow access by POP3 and IMAP in WEB.DE's settings first. The login user name is the part before the @. A "
+        "free mailbox allows a POP3 login every 15 minutes: check for new mail every 900 seconds.",
+    ),
+    ProviderPreset(
+        "zoho",
+        "Zoho Mail (own domain)",
+        (),
+        Server("poppro.zoho.com", 995, "implicit"),
+        Server("imappro.zoho.com", 993, "implicit"),
+        Server("smtppro.zoho.com", 465, "implicit"),
+        _ZOHO,
+    ),
+    ProviderPreset(
+        "zohocom",
+        "Zoho Mail (zoho.com)",
+        ("zoho.com", "zohomail.com"),
+        Server("pop.zoho.com", 995, "implicit"),
+        Server("imap.zoho.com", 993, "implicit"),
+        Server("smtp.zoho.com", 465, "implicit"),
+        _ZOHO,
+    ),
+    ProviderPreset(
+        "ionos",
+        "IONOS (ionos.com)",
+        (),
+        Server("pop.ionos.com", 995, "implicit"),
+        Server("imap.ionos.com", 993, "implicit"),
+        Server("smtp.ionos.com", 465, "implicit"),
+        _IONOS,
+    ),
+    ProviderPreset(
+        "ionosde",
+        "IONOS (ionos.de)",
+        (),
+        Server("pop.ionos.de", 995, "implicit"),
+        Server("imap.ionos.de", 993, "implicit"),
+        Server("smtp.ionos.de", 465, "implicit"),
+        _IONOS,
+    ),
+    ProviderPreset(
+        "ovh",
+        "OVHcloud (MX Plan)",
+        (),
+        Server("ssl0.ovh.net", 995, "implicit"),
+        Server("ssl0.ovh.net", 993, "implicit"),
+        Server("ssl0.ovh.net", 465, "implicit"),
+        "Email Pro and Exchange have servers of their own, which the control panel of OVHcloud shows. By POP3, check "
+        "for new mail every 120 seconds.",
+    ),
+    ProviderPreset(
+        "strato",
+        "STRATO",
+        (),
+        Server("pop3.strato.de", 995, "implicit"),
+        Server("imap.strato.de", 993, "implicit"),
+        Server("smtp.strato.de", 465, "implicit"),
+        "The login user name is the main address of the mailbox, not an alias.",
     ),
 )
 
