@@ -18,8 +18,9 @@ from dataclasses import replace
 from functools import partial
 
 import structlog
-from prometheus_client import Counter, Gauge
+from prometheus_client import REGISTRY, Gauge
 
+from services.fetcher.error_counts import ErrorCounts
 from services.fetcher.mailbox_watch import MailboxWatch
 from services.fetcher.memory_budget import OverflowBudget
 from services.fetcher.poll import Polling
@@ -37,9 +38,10 @@ from shared.store import maillog, polls, uidl_ledger
 from shared.store.accounts import load_externals
 from shared.store.polls import LEASE_SECONDS, LeaseLost
 
-ERRORS = Counter("mailgroup_fetch_errors_total", "Failed polls.", ["external", "kind"])
 KINDS = ("refused", "unreachable", "tls", "certificate", "timeout", "protocol", "policy", "busy", "internal")
-"""Values of the label kind."""
+"""Values of the label kind of mailgroup_fetch_errors_total."""
+ERRORS = ErrorCounts(KINDS)
+REGISTRY.register(ERRORS)
 SKIPPED = Gauge("mailgroup_skipped_messages", "Mails that could not be fetched and that no operator has acknowledged.")
 
 MEASURE_SECONDS = 15.0
@@ -125,8 +127,7 @@ async def _measure(service: Service) -> None:
         externals = await load_externals(connection)
     for external in externals:  # an alert on a counter needs its value before the first event
         maillog.FETCHED.labels(external.address)
-        for kind in KINDS:
-            ERRORS.labels(external.address, kind)
+        ERRORS.add_account(external.address)
 
 
 async def _poll_all(service: Service, credentials: Credentials, news: asyncio.Event) -> None:
@@ -235,7 +236,7 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
         if polling.unchanged is not None:
             outcome = replace(outcome, quiet_list=polling.unchanged.digest, quiet_until=polling.unchanged.until)
     else:
-        ERRORS.labels(account.address, kind_of(failure)).inc()
+        ERRORS.count(account.address, kind_of(failure))
         outcome = after_failure(account, poll, result, failure, random.random())
     await _record_outcome(service, account, poll, outcome)
 

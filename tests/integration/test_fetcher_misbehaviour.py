@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 import structlog
+from prometheus_client import REGISTRY
 
 from services.admin.mail import operations
 from services.admin.monitoring.status import find_account_problem
@@ -283,7 +284,8 @@ async def _shows(harness: FetcherHarness, account: int, row: Misbehaviour) -> bo
 
 
 def _count(account: str, kind: str) -> float:
-    return float(scheduler.ERRORS.labels(account, kind)._value.get())
+    counted = REGISTRY.get_sample_value("mailgroup_fetch_errors_total", {"external": account, "kind": kind})
+    return counted or 0.0
 
 
 def _logged(log: list[structlog.typing.EventDict], row: Misbehaviour) -> bool:

@@ -1,0 +1,36 @@
+"""The metric of failed polls."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+
+from services.fetcher.error_counts import ErrorCounts
+
+
+def test_it_shows_what_a_counter_shows() -> None:
+    kinds = ("tls", "busy", "internal")
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    counts = ErrorCounts(kinds)
+    ours.register(counts)
+    counter = Counter("mailgroup_fetch_errors_total", "Failed polls.", ["external", "kind"], registry=theirs)
+    for address in ("a@x.test", 'quo"te@x.test'):
+        counts.add_account(address)
+        for kind in kinds:
+            counter.labels(address, kind)
+    for kind in ("busy", "busy", "internal"):
+        counts.count("a@x.test", kind)
+        counter.labels("a@x.test", kind).inc()
+    shown, expected = [
+        [line for line in generate_latest(registry).decode().splitlines() if "_created" not in line]
+        for registry in (ours, theirs)
+    ]
+    assert shown == expected
+
+
+def test_an_unknown_kind_is_counted_as_the_last_one() -> None:
+    registry = CollectorRegistry()
+    counts = ErrorCounts(("busy", "internal"))
+    registry.register(counts)
+    counts.count("a@x.test", "new")
+    labels = {"external": "a@x.test", "kind": "internal"}
+    assert registry.get_sample_value("mailgroup_fetch_errors_total", labels) == 1
