@@ -104,7 +104,13 @@ class MailboxWatch:
         version = await accounts.load_version(connection)
         if version != self._version or self._known.keys() != set(wanted):
             loaded = await accounts.load_externals(connection, wanted) if wanted else []
-            self._known = {account.id: account for account in loaded if account.imap is not None}
+            before = self._known
+            # An unchanged account stays the same object: its watch has it, and hundreds would be in memory twice.
+            self._known = {
+                account.id: before[account.id] if before.get(account.id) == account else account
+                for account in loaded
+                if account.imap is not None
+            }
             self._version = version
 
     async def _watch(self, account: External) -> None:

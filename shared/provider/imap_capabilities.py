@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 Mechanism = Literal["PLAIN", "CRAM-MD5", "LOGIN", "OAUTHBEARER", "XOAUTH2"]
@@ -17,6 +18,8 @@ _MISSED = {
 """Capabilities that are named if they are missing, with the consequence."""
 MAX_CAPABILITIES = 500
 """Capabilities that are read; servers announce some dozens."""
+SHARED_OCTETS, SHARED = 2_000, 200
+"""Limit of an announcement whose parsed form is kept for further sessions: octets; and how many are kept: 2 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,16 @@ class ImapCapabilities:
 
 
 def parse_capabilities(text: bytes) -> ImapCapabilities:
-    """Parse the names behind CAPABILITY."""
+    """Parse the names behind CAPABILITY. Sessions of one server share the result: hundreds may wait for news."""
+    return _parse_shared(text) if len(text) <= SHARED_OCTETS else _parse(text)
+
+
+@lru_cache(SHARED)
+def _parse_shared(text: bytes) -> ImapCapabilities:
+    return _parse(text)
+
+
+def _parse(text: bytes) -> ImapCapabilities:
     words = text.upper().split(None, MAX_CAPABILITIES)[:MAX_CAPABILITIES]
     return ImapCapabilities(frozenset(word.decode("latin-1") for word in words))
 

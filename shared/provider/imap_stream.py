@@ -78,6 +78,11 @@ class ImapStream(SessionStream):
         self._tags = 0
         self._busy = 0  # octets since other tasks had a turn
 
+    def abort(self) -> None:
+        """End the connection at once."""
+        super().abort()
+        self.on_untagged = _no_data  # its object refers to the stream: the cycle would stay in memory for long
+
     # ------------------------------------------------------------------------------------------ commands
 
     def new_tag(self) -> str:
