@@ -1,10 +1,10 @@
 """Serves the folders of mailboxes to mail clients by IMAP.
 
-Summary: IMAP4rev1 (RFC 3501) with the extensions that ``capabilities.py`` names, on IMAP_PORT (STARTTLS) and IMAPS_PORT
-(TLS from the start). The protocol is pure: ``grammar`` parses commands, ``responses`` formats answers, ``structure``
-finds the parts of stored mails, ``search`` has the keys of SEARCH, SORT and THREAD. A session shows its client a state
-of the selected folder (view.py), which all sessions with the same version share, and moves to a later one where RFC
-3501 allows updates. Texts of mails are streamed.
+Summary: IMAP4rev1 (RFC 3501), IMAP4rev2 (RFC 9051) and the extensions that ``capabilities.py`` names, on IMAP_PORT
+(STARTTLS) and IMAPS_PORT (TLS from the start). The protocol is pure: ``grammar`` parses commands, ``responses`` formats
+answers, ``structure`` finds the parts of stored mails, ``search`` has the keys of SEARCH, SORT and THREAD. A session
+shows its client a state of the selected folder (view.py), which all sessions with the same version share, and moves to
+a later one where RFC 3501 allows updates. Texts of mails are streamed.
 
 Consumes: the hints ``changed.<local>``, by a queue of the process alone; they wake sessions in IDLE, and end what the
 process knows of a mailbox (current_folders.py). NOOP, CHECK, IDLE and SELECT ask the database in any case.

@@ -29,7 +29,10 @@ AUTHENTICATED: dict[str, RunCommand] = {
     "DELETE": mailboxes.run_delete,
     "RENAME": mailboxes.run_rename,
     "SUBSCRIBE": mailboxes.run_subscribe,
-    "UNSUBSCRIBE": mailboxes.run_subscribe,
+    "UNSUBSCRIBE": mailboxes.run_unsubscribe,
+    "GETQUOTA": mailboxes.run_get_quota,
+    "GETQUOTAROOT": mailboxes.run_get_quota_root,
+    "SETQUOTA": mailboxes.run_set_quota,
 }
 SELECTED: dict[str, RunCommand] = {
     "CHECK": selected.run_noop,

@@ -106,7 +106,12 @@ class ImapContext:
     @property
     def utf8(self) -> bool:
         """Whether names of mailboxes are UTF-8."""
-        return "UTF8=ACCEPT" in self.enabled
+        return "UTF8=ACCEPT" in self.enabled or self.rev2
+
+    @property
+    def rev2(self) -> bool:
+        """Whether the client has enabled IMAP4rev2 (RFC 9051 section 6.3.1)."""
+        return "IMAP4rev2" in self.enabled
 
     @property
     def shows_modseq(self) -> bool:
@@ -184,17 +189,21 @@ class ImapContext:
                     yield data.expunge(number)
         if update.exists is not None:
             yield data.exists(update.exists)
-            yield data.recent()
+            if not self.rev2:
+                yield data.recent()
         if update.keywords is not None:
             yield from describe_flags(update.keywords)
         for index in update.changed:
             yield self.flags_response(index, uid)
 
     def flags_response(self, index: int, uid: bool = False, with_flags: bool = True) -> bytes:
-        """Format the FETCH response with the flags of a mail (RFC 7162 section 3.2: with MODSEQ, and UID)."""
+        """Format the FETCH response with the flags of a mail.
+
+        RFC 7162 section 3.2: with MODSEQ, and UID; RFC 9051 section 7.5.2: with UID.
+        """
         state = self.folder.state
         items = []
-        if uid or "QRESYNC" in self.enabled:
+        if uid or self.rev2 or "QRESYNC" in self.enabled:
             items.append(fetch.uid(state.uids[index]))
         if with_flags:
             items.append(fetch.flags(state.flag_names(index)))

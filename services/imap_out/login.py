@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import binascii
 
-from services.imap_out.capabilities import IMPLIED, capabilities, capability_code
+from services.imap_out.capabilities import IMPLIED, can_be_enabled, capabilities, capability_code
 from services.imap_out.context import ImapContext, TaggedAnswer
 from services.imap_out.grammar.commands import AuthenticateArguments, EnableArguments, ImapCommand, LoginArguments
 from services.imap_out.grammar.errors import CommandError
@@ -122,7 +122,7 @@ async def run_enable(context: ImapContext, command: ImapCommand) -> TaggedAnswer
     """ENABLE (RFC 5161): what is unknown is ignored."""
     arguments = command.arguments
     assert isinstance(arguments, EnableArguments)
-    names = [name for name in arguments.capabilities if name in IMPLIED]
+    names = can_be_enabled(arguments.capabilities)
     for name in names:
         context.enabled |= IMPLIED[name]
     context.transport.write(data.enabled(names))

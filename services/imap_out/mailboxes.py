@@ -1,4 +1,4 @@
-"""LIST, LSUB, STATUS, NAMESPACE, CREATE, DELETE, RENAME, SUBSCRIBE (RFC 3501 sections 6.3.3 to 6.3.10)."""
+"""LIST, LSUB, STATUS, NAMESPACE, CREATE, DELETE, RENAME, SUBSCRIBE (RFC 3501 sections 6.3.3 to 6.3.10), GETQUOTA."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from services.imap_out.grammar.commands import (
     ImapCommand,
     ListArguments,
     MailboxArguments,
+    QuotaArguments,
     RenameArguments,
     StatusArguments,
 )
@@ -19,6 +20,9 @@ from services.imap_out.responses import data
 from shared.store import folder_edits, folders, inbound
 from shared.store.folder_views import FolderCounts
 from shared.store.folders import Folder
+
+QUOTA_ROOT = ""
+"""The name of the one quota root of an account (RFC 9208 section 3.2)."""
 
 
 async def run_namespace(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
@@ -35,7 +39,10 @@ async def run_list(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
         context.transport.write(data.mailbox_list(("\\Noselect",), ""))  # the delimiter (RFC 3501 section 6.3.8)
         return TaggedAnswer("listed")
     known = await context.store.list_folders(context.account.id)
-    listed = list_mailboxes(arguments, [_listable(folder) for folder in known])
+    mailboxes = [_listable(folder) for folder in known]
+    if "SUBSCRIBED" in arguments.selects | arguments.returns:
+        mailboxes += await _lost_mailboxes(context)
+    listed = list_mailboxes(arguments, mailboxes)
     by_name = {folder.name: folder for folder in known}
     counts: dict[int, FolderCounts] = {}
     if _needs_counts(arguments.status):
@@ -54,7 +61,7 @@ async def run_lsub(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
     arguments = command.arguments
     assert isinstance(arguments, ListArguments)
     known = await context.store.list_folders(context.account.id)
-    listed = list_subscribed(arguments, [_listable(folder) for folder in known])
+    listed = list_subscribed(arguments, [*map(_listable, known), *await _lost_mailboxes(context)])
     await context.send_all(data.mailbox_list(one.attributes, one.name, context.utf8, command="LSUB") for one in listed)
     return TaggedAnswer("listed")
 
@@ -63,6 +70,13 @@ def _listable(folder: Folder) -> ListableMailbox:
     return ListableMailbox(
         folder.name, subscribed=folder.subscribed, special_use=SPECIAL_USES.get(folder.special_use, ())
     )
+
+
+async def _lost_mailboxes(context: ImapContext) -> list[ListableMailbox]:
+    """Return the subscribed names whose mailboxes are deleted."""
+    async with context.store.database.statement() as connection:
+        names = await folders.list_lost_names(connection, context.account.id)
+    return [ListableMailbox(name, exists=False, subscribed=True) for name in names]
 
 
 async def run_status(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
@@ -96,6 +110,37 @@ def _status(context: ImapContext, folder: Folder, items: Sequence[str], counts: 
     return data.mailbox_status(folder.name, {item: values[item] for item in items}, context.utf8)
 
 
+async def run_get_quota_root(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
+    """GETQUOTAROOT (RFC 9208 section 4.1.3): all mailboxes have one root."""
+    arguments = command.arguments
+    assert isinstance(arguments, MailboxArguments)
+    folder = await context.find_folder(arguments.mailbox)
+    context.transport.write(data.quota_root(folder.name, [QUOTA_ROOT], context.utf8))
+    await _send_quota(context)
+    return TaggedAnswer("limits listed")
+
+
+async def run_get_quota(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
+    """GETQUOTA (RFC 9208 section 4.1.2)."""
+    arguments = command.arguments
+    assert isinstance(arguments, QuotaArguments)
+    if arguments.root != QUOTA_ROOT:
+        raise CommandError("there is no such quota root", "NO", "NONEXISTENT")
+    await _send_quota(context)
+    return TaggedAnswer("limits listed")
+
+
+async def run_set_quota(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
+    """SETQUOTA, which is not announced (RFC 9208 section 4.1.1)."""
+    raise CommandError("limits cannot be changed", "NO", "NOPERM")
+
+
+async def _send_quota(context: ImapContext) -> None:
+    """Send QUOTA. Only the number of mailboxes has a limit: mail has none, so STORAGE is no resource here."""
+    known = await context.store.list_folders(context.account.id)
+    context.transport.write(data.quota(QUOTA_ROOT, {"MAILBOX": (len(known), folders.MAX_FOLDERS)}))
+
+
 async def run_create(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
     """CREATE. A name that ends with the delimiter announces that others will be made below it."""
     arguments = command.arguments
@@ -108,7 +153,7 @@ async def run_create(context: ImapContext, command: ImapCommand) -> TaggedAnswer
 
 
 async def run_delete(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
-    """DELETE: undelete brings the mails back."""
+    """DELETE: undelete brings the mails back. The name stays subscribed (RFC 3501 section 6.3.9)."""
     arguments = command.arguments
     assert isinstance(arguments, MailboxArguments)
     folder = await context.find_folder(arguments.mailbox)
@@ -127,19 +172,39 @@ async def run_rename(context: ImapContext, command: ImapCommand) -> TaggedAnswer
     assert isinstance(arguments, RenameArguments)
     folder = await context.find_folder(arguments.mailbox)
     new_name = arguments.new_name.removesuffix(data.DELIMITER)
+    renamed: list[Folder] = []
     async with context.change() as connection:
         if folder.special_use == "inbox":
             await folder_edits.rename_inbox(connection, context.account.id, new_name)
         else:
-            await folders.rename_folder(connection, context.account.id, folder.id, new_name)
+            renamed = await folders.rename_folder(connection, context.account.id, folder.id, new_name)
+    if context.rev2:  # RFC 9051 section 7.3.1
+        context.send(
+            data.mailbox_list(
+                SPECIAL_USES.get(each.special_use, ()),
+                each.name,
+                utf8=True,
+                old_name=folder.name + each.name[len(new_name) :],
+            )
+            for each in sorted(renamed, key=lambda each: each.name)
+        )
     return TaggedAnswer("renamed")
 
 
 async def run_subscribe(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
-    """SUBSCRIBE and UNSUBSCRIBE."""
+    """SUBSCRIBE."""
     arguments = command.arguments
     assert isinstance(arguments, MailboxArguments)
     folder = await context.find_folder(arguments.mailbox)
     async with context.store.database.transaction() as connection:
-        await folders.subscribe_folder(connection, context.account.id, folder.id, command.name == "SUBSCRIBE")
-    return TaggedAnswer("done")
+        await folders.subscribe_folder(connection, context.account.id, folder.id)
+    return TaggedAnswer("subscribed")
+
+
+async def run_unsubscribe(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
+    """UNSUBSCRIBE: also of a name without a mailbox, which clients send after DELETE and RENAME."""
+    arguments = command.arguments
+    assert isinstance(arguments, MailboxArguments)
+    async with context.store.database.transaction() as connection:
+        await folders.unsubscribe_name(connection, context.account.id, arguments.mailbox)
+    return TaggedAnswer("unsubscribed")

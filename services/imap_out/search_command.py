@@ -52,6 +52,8 @@ async def run_search(context: ImapContext, command: ImapCommand) -> TaggedAnswer
     assert isinstance(arguments, SearchArguments)
     selected = context.folder
     returns = arguments.returns
+    if returns is None and context.rev2:
+        returns = frozenset(("ALL",))  # RFC 9051 section 6.4.4: the answer is always ESEARCH
     if returns is not None and "SAVE" in returns:
         saved, selected.saved = selected.saved, ()  # a search that fails saves nothing (RFC 5182 section 2.1)
         found = await _find(context, arguments.key, saved)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from services.imap_out.context import ImapContext, TaggedAnswer, describe_flags, no_mailbox
+from services.imap_out.context import SPECIAL_USES, ImapContext, TaggedAnswer, describe_flags, no_mailbox
 from services.imap_out.folder_store import MAX_CHANGES
 from services.imap_out.grammar.commands import ImapCommand, SelectArguments
 from services.imap_out.grammar.errors import CommandError
@@ -12,6 +12,7 @@ from services.imap_out.number_sets import LAST, NumberSet, index_of_uid, indexes
 from services.imap_out.responses import data, status
 from services.imap_out.view import FolderState, SelectedFolder
 from shared.store import folder_edits, folder_views, inbound
+from shared.store.folders import Folder
 
 _ALL = NumberSet(((1, 2**32 - 2),))
 
@@ -34,13 +35,11 @@ async def run_select(context: ImapContext, command: ImapCommand) -> TaggedAnswer
     selected = SelectedFolder(state, arguments.read_only)
     context.selected = selected
     selected.learn_keywords()
-    unseen = state.first_unseen()
     context.send(
         (
             *describe_flags(sorted(state.all_keywords()), arguments.read_only),
             data.exists(len(state)),
-            data.recent(),
-            *(() if unseen is None else (status.untagged("OK", "first unseen mail", f"UNSEEN {unseen}"),)),
+            *_of_revision(context, state.folder, state.first_unseen()),
             status.untagged("OK", "valid", f"UIDVALIDITY {state.folder.uidvalidity}"),
             status.untagged("OK", "next", f"UIDNEXT {state.folder.uidnext}"),
             status.untagged("OK", "highest", status.highest_modseq(state.folder.version)),
@@ -51,6 +50,19 @@ async def run_select(context: ImapContext, command: ImapCommand) -> TaggedAnswer
     if arguments.read_only:
         return TaggedAnswer("examined", status.READ_ONLY)
     return TaggedAnswer("selected", status.READ_WRITE)
+
+
+def _of_revision(context: ImapContext, folder: Folder, unseen: int | None) -> Iterable[bytes]:
+    """Yield what SELECT sends in one revision only: LIST in RFC 9051 section 6.3.2, RECENT and UNSEEN in RFC 3501.
+
+    :param unseen: the number of the first mail without \\Seen.
+    """
+    if context.rev2:
+        yield data.mailbox_list(SPECIAL_USES.get(folder.special_use, ()), folder.name, utf8=True)
+        return
+    yield data.recent()
+    if unseen is not None:
+        yield status.untagged("OK", "first unseen mail", f"UNSEEN {unseen}")
 
 
 async def send_changes(context: ImapContext, modseq: int, known: NumberSet) -> None:

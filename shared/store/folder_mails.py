@@ -307,10 +307,12 @@ async def purge_mailboxes(connection: Connection, local_ids: Sequence[int], limi
 
 
 async def purge_folders(connection: Connection, before: datetime, limit: int) -> int:
-    """Purge folders that clients deleted before this time and whose tombstones are purged. :return: their number."""
+    """Purge folders that clients deleted before this time, whose tombstones are purged and whose names nobody is
+    subscribed to. :return: their number.
+    """
     cursor = await connection.execute(
         """delete from folders where id in (
-               select id from folders f where deleted_at < %s
+               select id from folders f where deleted_at < %s and not subscribed
                    and not exists (select from folder_mails r where r.folder_id = f.id)
                order by id limit %s for update skip locked)""",
         (before, limit),

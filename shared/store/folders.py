@@ -33,8 +33,8 @@ MAX_FOLDERS = 1_000
 MAX_NAME = 255
 """Limit of a name: characters."""
 
-Reason = Literal["NONEXISTENT", "ALREADYEXISTS", "CANNOT", "LIMIT"]
-"""Response codes of IMAP (RFC 5530)."""
+Reason = Literal["NONEXISTENT", "ALREADYEXISTS", "CANNOT", "LIMIT", "OVERQUOTA"]
+"""Response codes of IMAP (RFC 5530, RFC 9208 section 4.3)."""
 
 
 class FolderRefused(Permanent):
@@ -204,7 +204,7 @@ async def lock_all_folders(connection: Connection, local_id: int, *, only_enable
 async def create_folder(connection: Connection, local_id: int, name: str) -> Folder:
     """Create a folder. Its superior names need not exist.
 
-    :raises FolderRefused: ALREADYEXISTS; LIMIT: too many folders, or a long name; CANNOT: an empty level.
+    :raises FolderRefused: ALREADYEXISTS; OVERQUOTA: too many folders; LIMIT: a long name; CANNOT: an empty level.
     :raises Permanent: the account ended.
     """
     known = await lock_all_folders(connection, local_id, only_enabled=True)
@@ -216,7 +216,7 @@ def _check_new_name(name: str, known: Collection[Folder]) -> None:
     if any(folder.name == name or _is_inbox(name) for folder in known):
         raise FolderRefused("ALREADYEXISTS", f"there is a folder {name}")
     if len(known) >= MAX_FOLDERS:
-        raise FolderRefused("LIMIT", f"an account has {MAX_FOLDERS} folders at most")
+        raise FolderRefused("OVERQUOTA", f"an account has {MAX_FOLDERS} folders at most")
     if len(name) > MAX_NAME:
         raise FolderRefused("LIMIT", f"a name has {MAX_NAME} characters at most")
     if not all(name.split(SEPARATOR)):
@@ -239,7 +239,7 @@ async def _insert(connection: Connection, local_id: int, name: str) -> Folder:
 
 async def rename_folder(connection: Connection, local_id: int, folder_id: int, name: str) -> list[Folder]:
     """Rename a folder and those below it; they keep uses, UIDs and subscriptions. For INBOX: ``rename_inbox`` of
-    folder_edits.py.
+    folder_edits.py. A new name that is subscribed without a folder stays subscribed.
 
     :return: the folders with new names.
     :raises FolderRefused: as ``create_folder``, also for its own name; CANNOT: INBOX; NONEXISTENT.
@@ -261,24 +261,53 @@ async def rename_folder(connection: Connection, local_id: int, folder_id: int, n
     for each in renamed.values():
         _check_new_name(each, staying)
     cursor = await connection.execute(
-        f"""update folders set name = n.name from unnest(%s::bigint[], %s::text[]) as n (folder_id, name)
+        f"""update folders set name = n.name, subscribed = subscribed or exists (
+                select from folders gone where gone.local_id = folders.local_id and gone.name = n.name
+                    and gone.deleted_at is not null and gone.subscribed)
+            from unnest(%s::bigint[], %s::text[]) as n (folder_id, name)
             where id = n.folder_id returning {_COLUMNS.replace(" name,", " folders.name,")}""",
         (list(renamed), list(renamed.values())),
     )
     return [Folder(*row) for row in await cursor.fetchall()]
 
 
-async def subscribe_folder(connection: Connection, local_id: int, folder_id: int, subscribed: bool) -> None:
-    """Subscribe a person to a folder, or end that (RFC 9051 section 6.3.7).
+async def subscribe_folder(connection: Connection, local_id: int, folder_id: int) -> None:
+    """Subscribe a person to a folder (RFC 9051 section 6.3.7).
 
     :raises FolderRefused: NONEXISTENT. :raises Permanent: the account ended.
     """
     await lock_folders(connection, local_id, [folder_id], only_enabled=True)
-    await connection.execute("update folders set subscribed = %s where id = %s", (subscribed, folder_id))
+    await connection.execute("update folders set subscribed = true where id = %s", (folder_id,))
+
+
+async def unsubscribe_name(connection: Connection, local_id: int, name: str) -> None:
+    """End the subscription of a name, whether or not there is a folder of that name (RFC 9051 section 6.3.8).
+
+    :raises Permanent: the account ended.
+    """
+    await lock_all_folders(connection, local_id, only_enabled=True)
+    await connection.execute(
+        "update folders set subscribed = false where local_id = %s and name = %s and subscribed", (local_id, name)
+    )
+
+
+async def list_lost_names(connection: Connection, local_id: int) -> list[str]:
+    """List the names that a person is subscribed to although their folders are deleted, in order."""
+    cursor = await connection.execute(
+        """select distinct name from folders gone
+           where local_id = %s and deleted_at is not null and subscribed and not exists (
+               select from folders f where f.local_id = gone.local_id and f.name = gone.name and f.deleted_at is null)
+           order by name""",
+        (local_id,),
+    )
+    return [row[0] for row in await cursor.fetchall()]
 
 
 async def hide_folder(connection: Connection, local_id: int, folder_id: int) -> None:
-    """Delete a locked folder whose mails are tombstones; the row is kept as long as these.
+    """Delete a locked folder whose mails are tombstones; the row is kept as long as these, or its subscription.
+
+    The server must not end a subscription (RFC 3501 section 6.3.9); of an account it keeps the latest MAX_FOLDERS names
+    without a folder.
 
     :raises FolderRefused: CANNOT: a standard folder, which an account always has.
     """
@@ -286,8 +315,16 @@ async def hide_folder(connection: Connection, local_id: int, folder_id: int) -> 
     if folder.special_use is not None:
         raise FolderRefused("CANNOT", f"{folder.name} cannot be deleted")
     await connection.execute(
-        "update folders set deleted_at = now(), subscribed = false where id = %s and local_id = %s",
-        (folder_id, local_id),
+        "update folders set deleted_at = now() where id = %s and local_id = %s", (folder_id, local_id)
+    )
+    await connection.execute(
+        """update folders set subscribed = false where id in (
+               select id from (
+                   select id, row_number() over (partition by name order by deleted_at desc, id desc) as of_name,
+                       row_number() over (order by deleted_at desc, id desc) as of_all
+                   from folders where local_id = %s and deleted_at is not null and subscribed) gone
+               where of_name > 1 or of_all > %s)""",
+        (local_id, MAX_FOLDERS),
     )
 
 

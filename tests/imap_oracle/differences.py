@@ -90,8 +90,8 @@ ALLOWED: tuple[Allowed, ...] = (
     ),
     Allowed(
         "UNSUBSCRIBE ",
-        "RFC 3501 section 6.3.7: NO says that the name cannot be unsubscribed; ours says it of a missing mailbox, since"
-        " DELETE ends the subscription, too. Dovecot keeps names without a mailbox.",
+        "RFC 3501 section 6.3.7: NO says that the name cannot be unsubscribed; ours never says it, as a client may end"
+        " a subscription after DELETE or RENAME.",
         lambda answer: Answer(""),
     ),
     Allowed(

@@ -71,7 +71,7 @@ async def test_an_account_has_the_standard_folders_and_makes_others(database: Da
             made.id: FolderCounts(),
         }
         assert await folders.load_versions(connection, [inbox.id, made.id]) == {inbox.id: 2, made.id: 1}
-        await folders.subscribe_folder(connection, alex.id, made.id, False)
+        await folders.unsubscribe_name(connection, alex.id, made.name)
         assert not (await folders.load_folders(connection, [made.id]))[made.id].subscribed
 
 
@@ -126,6 +126,39 @@ async def test_a_renamed_folder_takes_those_below_it_along(database: Database) -
             with pytest.raises(FolderRefused) as refused:
                 await folders.rename_folder(connection, alex.id, folder_id, name)
             assert refused.value.reason == "CANNOT"
+
+
+async def test_a_subscription_outlives_its_folder_up_to_a_limit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alex, _, _ = await alex_with_mail(database)
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
+
+    async def make_and_delete(name: str) -> None:
+        async with database.transaction() as connection:
+            made = await folders.create_folder(connection, alex.id, name)
+            await folder_edits.delete_folder(connection, alex.id, made.id)
+
+    for name in ("a", "a", "b", "c"):
+        await make_and_delete(name)
+    async with database.transaction() as connection:
+        assert await folders.list_lost_names(connection, alex.id) == ["a", "b", "c"]
+        # the purge leaves one row for each name
+        assert await folder_mails.purge_folders(connection, later, 10) == 1
+        assert await folders.list_lost_names(connection, alex.id) == ["a", "b", "c"]
+        await folders.unsubscribe_name(connection, alex.id, "b")
+        assert await folder_mails.purge_folders(connection, later, 10) == 1
+        # a folder that gets a subscribed name is subscribed
+        made = await folders.create_folder(connection, alex.id, "d")
+        await folders.unsubscribe_name(connection, alex.id, "d")
+        [renamed] = await folders.rename_folder(connection, alex.id, made.id, "c")
+        assert renamed.subscribed
+        assert await folders.list_lost_names(connection, alex.id) == ["a"]
+    monkeypatch.setattr(folders, "MAX_FOLDERS", 9)
+    for number in range(10):
+        await make_and_delete(f"n{number}")
+    async with database.transaction() as connection:
+        assert await folders.list_lost_names(connection, alex.id) == [f"n{number}" for number in range(1, 10)]
 
 
 async def test_a_deleted_folder_s_mails_come_back_into_the_inbox(database: Database) -> None:
@@ -340,7 +373,7 @@ async def test_nobody_changes_another_person_s_folder(database: Database) -> Non
             folder_edits.expunge_mails(connection, jim.id, theirs.id),
             folder_edits.delete_folder(connection, jim.id, theirs.id),
             folders.rename_folder(connection, jim.id, theirs.id, "x"),
-            folders.subscribe_folder(connection, jim.id, theirs.id, False),
+            folders.subscribe_folder(connection, jim.id, theirs.id),
         ):
             with pytest.raises(FolderRefused) as refused:
                 await change

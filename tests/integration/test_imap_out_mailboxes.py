@@ -76,6 +76,35 @@ async def _size(client: ImapClient) -> int:
     return int(status.removeprefix(b"* STATUS INBOX (SIZE ").rstrip(b")"))
 
 
+async def test_a_deleted_mailbox_stays_subscribed(server: ImapServerProcess) -> None:
+    """RFC 3501 section 6.3.9: the server must not end a subscription."""
+    client = await server.login(None)
+    for name in (b"Trips", b"Trips/2026", b"Old"):
+        await client.ok(b"CREATE " + name)
+    await client.ok(b"UNSUBSCRIBE Trips")
+    for name in (b"Trips", b"Trips/2026", b"Old"):
+        await client.ok(b"DELETE " + name)
+    assert await client.ok(b'LSUB "" Tr*') == [b'* LSUB () "/" Trash', b'* LSUB (\\Noselect) "/" Trips/2026']
+    assert await client.ok(b'LSUB "" Tri%') == [b'* LSUB (\\Noselect) "/" Trips']
+    assert await client.ok(b'LIST "" Tri*') == []
+    assert await client.ok(b'LIST (SUBSCRIBED) "" (Tri* Old) RETURN (STATUS (MESSAGES))') == [
+        b'* LIST (\\NonExistent \\Subscribed \\HasNoChildren) "/" Old',
+        b'* LIST (\\NonExistent \\Subscribed \\HasNoChildren) "/" Trips/2026',
+    ]
+    # made again, it is there, and subscribed
+    await client.ok(b"CREATE Trips/2026")
+    assert await client.ok(b'LSUB "" Trips/*') == [b'* LSUB () "/" Trips/2026']
+    # Thunderbird ends the subscription of the old name after RENAME, and that of a mailbox that it has deleted
+    await client.ok(b"RENAME Trips/2026 Travels")
+    await client.ok(b"SUBSCRIBE Travels")
+    for name in (b"Trips/2026", b"Old", b"Never"):
+        await client.ok(b"UNSUBSCRIBE " + name)
+    assert await client.ok(b'LSUB "" *') == [
+        *(b'* LSUB () "/" ' + name for name in (b"INBOX", b"Archive", b"Drafts", b"Junk", b"Sent", b"Trash")),
+        b'* LSUB () "/" Travels',
+    ]
+
+
 async def test_renaming_inbox_moves_its_mails(server: ImapServerProcess) -> None:
     client = await server.login()
     await client.ok(b"RENAME INBOX Old")
@@ -90,6 +119,52 @@ async def test_names_are_utf_8_after_enable(server: ImapServerProcess) -> None:
     assert await client.ok(b'LIST "" K%') == ['* LIST (\\HasNoChildren) "/" "Käse"'.encode()]
     other = await server.login(None)
     assert await other.ok(b'LIST "" K%') == [b'* LIST (\\HasNoChildren) "/" K&AOQ-se']
+
+
+async def test_a_client_enables_imap4rev2(server: ImapServerProcess) -> None:
+    client, other = await server.login(None), await server.login()
+    assert any(b" IMAP4rev2 " in line for line in await client.ok(b"CAPABILITY"))
+    assert await client.ok(b"ENABLE imap4rev2") == [b"* ENABLED IMAP4rev2"]
+    # names are UTF-8
+    await client.ok('CREATE "Käse"'.encode())
+    await client.ok('CREATE "Käse/Gouda"'.encode())
+    # SELECT sends LIST, and neither RECENT nor UNSEEN (RFC 9051 section 6.3.2)
+    shown = await client.ok(b"SELECT Sent")
+    assert b'* LIST (\\Sent) "/" Sent' in shown
+    shown = await client.ok(b"SELECT INBOX")
+    assert shown[0].startswith(b"* OK [CLOSED]") and b'* LIST () "/" INBOX' in shown and b"* 4 EXISTS" in shown
+    assert not any(b"RECENT" in line or b"UNSEEN" in line for line in shown)
+    # every SEARCH is answered by ESEARCH (section 6.4.4)
+    assert await client.ok(b"SEARCH SUBJECT offer") == [b'* ESEARCH (TAG "a8") ALL 1,3']
+    assert await client.ok(b"UID SEARCH SUBJECT nothing") == [b'* ESEARCH (TAG "a9") UID']
+    assert await client.ok(b"FETCH 1 BODY.PEEK[TEXT]<0.4294967296>") == [b"* 1 FETCH (BODY[TEXT]<0> {8}\r\ntext 1\r\n)"]
+    # what others change comes with UIDs and without RECENT (section 7.5.2)
+    await other.ok(b"STORE 2 +FLAGS.SILENT (\\Flagged)")
+    await add_mails(server.database, server.alex, b"Subject: new\r\n\r\n")
+    assert await client.ok(b"NOOP") == [b"* 5 EXISTS", b"* 2 FETCH (UID 2 FLAGS (\\Flagged))"]
+    # RENAME names the mailboxes and what they were called (section 7.3.1)
+    assert await client.ok('RENAME "Käse" Cheese'.encode()) == [
+        '* LIST () "/" Cheese ("OLDNAME" ("Käse"))'.encode(),
+        '* LIST () "/" Cheese/Gouda ("OLDNAME" ("Käse/Gouda"))'.encode(),
+    ]
+
+
+async def test_the_number_of_mailboxes_is_the_quota(server: ImapServerProcess) -> None:
+    client = await server.login(None)
+    assert any(line.endswith(b" QUOTA QUOTA=RES-MAILBOX") for line in await client.ok(b"CAPABILITY"))
+    quota = b'* QUOTA "" (MAILBOX %d 1000)'
+    assert await client.ok(b"GETQUOTAROOT INBOX") == [b'* QUOTAROOT INBOX ""', quota % 6]
+    await client.ok(b"CREATE Trips")
+    assert await client.ok(b'GETQUOTA ""') == [quota % 7]
+    assert b"[NONEXISTENT]" in await client.refused(b"GETQUOTA other")
+    assert b"[NONEXISTENT]" in await client.refused(b"GETQUOTAROOT nothing")
+    assert b"[NOPERM]" in await client.refused(b'SETQUOTA "" (MAILBOX 9)')
+    async with server.database.transaction() as connection:
+        await connection.execute(
+            "insert into folders (local_id, name, uidvalidity) select %s, n::text, n from generate_series(1, 993) n",
+            (server.alex.id,),
+        )
+    assert b"[OVERQUOTA]" in await client.refused(b"CREATE More")
 
 
 async def test_a_session_ends_when_its_mailbox_is_deleted(server: ImapServerProcess) -> None:

@@ -26,7 +26,7 @@ _MACROS = {"FAST": _FAST, "ALL": (*_FAST, "ENVELOPE"), "FULL": (*_FAST, "ENVELOP
 _NAME = re.compile(rb"[A-Za-z0-9.]++")
 _SECTION = re.compile(rb"([0-9.]*)([A-Za-z.]*)")
 _NUMBERS = re.compile(rb"(?:[1-9]\d{0,8}(?:\.[1-9]\d{0,8})*)?")
-_PARTIAL = re.compile(rb"<(\d{1,10})\.(\d{1,10})>")
+_PARTIAL = re.compile(rb"<(\d{1,19})\.(\d{1,19})>")
 _TEXTS = frozenset(("", "HEADER", "HEADER.FIELDS", "HEADER.FIELDS.NOT", "TEXT", "MIME"))
 
 
@@ -136,6 +136,6 @@ def _read_fields(reader: ArgumentReader) -> tuple[bytes, ...]:
 
 def _read_partial(reader: ArgumentReader) -> tuple[int, int]:
     found = reader.match(_PARTIAL)
-    if found is None or not 0 < int(found[2]) < 2**32 or int(found[1]) >= 2**32:
+    if found is None or not 0 < int(found[2]) < 2**63 or int(found[1]) >= 2**63:  # RFC 9051 section 9, number64
         raise CommandError("FETCH: the octets of a partial section are malformed: <first.count>, with a count from 1")
     return int(found[1]), int(found[2])
