@@ -4,8 +4,8 @@ Summary: changes accounts, shows the state of the system and the history of each
 and starts the whole system on one machine.
 
 Consumes: nothing.
-Publishes: routed mail for the notices and alerts that it stores; the sweeps of the services find its other changes
-within seconds.
+Publishes: routed mail for the notices and alerts that it stores, and ``changed.<local>`` after it has changed a mailbox
+(undelete, give, hand-over); the sweeps of the services find its other changes within seconds.
 Tables: reads all of them; writes alerts, alert_posts, leases, console_users, console_sessions, api_tokens, audit,
 oauth_requests, applied_passwords, search_index, shared_mails, unknown_names, search_progress, external_accounts,
 local_accounts, states of inbound and submissions, and inbound (alerts as mail); purges old rows from all of them.

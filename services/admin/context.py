@@ -6,11 +6,14 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
+from shared.amqp import publications
 from shared.amqp.broker import Broker
 from shared.auth.passwords import HashingPool
 from shared.data_folder import find_holder
@@ -19,9 +22,14 @@ from shared.db.migrations.revisions import check_revision
 from shared.errors import Permanent, Temporary
 from shared.provider.vault import Vault
 from shared.settings import Settings, load
+from shared.store import accounts
 
+HINT_SECONDS = 2.0
+"""Limits the wait of a command for the broker, for a hint: seconds. Without broker, watchers look every two seconds."""
 START_SECONDS = 300.0
 """Limits the wait for a system that is starting: seconds; ``up`` gives each of its parts 120 s."""
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +60,23 @@ class AdminContext:
             yield broker
         finally:
             await broker.close()
+
+    async def announce_changes(self, addresses: Collection[str]) -> None:
+        """Publish that the mailboxes of these people have changed, after the commit: it wakes their mail clients.
+
+        A hint that cannot be published is left out, since watchers also look from time to time. Never fails.
+        """
+        if not addresses or (self.connected is None and self.settings.broker_url is None):
+            return
+        try:
+            async with self.database.statement() as connection:
+                people = await accounts.locals_by_login(connection, list(addresses))
+            async with self.broker() as broker:
+                if self.connected is None:
+                    await broker.wait_until_ready(HINT_SECONDS)
+                await broker.publish(publications.changed((each.id, each.address) for each in people.values()))
+        except (Temporary, Permanent) as failure:
+            log.info("hint not published", addresses=list(addresses), error=str(failure))
 
 
 def _say(line: str) -> None:

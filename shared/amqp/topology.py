@@ -3,7 +3,7 @@
     fetcher  ──fetched.<external>──▶ queue router ──▶ router  ──routed.<local>──▶ queue mailbox ──▶ mailbox
     smtp_in  ──submitted.<external>▶ queue sender ──▶ sender  ──routed.<local>──▶ queue mailbox
                                                       sender  ──fetched.<external>▶ queue router
-    mailbox, smtp_in ──changed.<local>──▶ no queue of ours: programs that watch mailboxes bind their own
+    mailbox, smtp_in, pop3_out, imap_out, admin ──changed.<local>──▶ imap_out: a queue of each process, while it runs
     rejected by a consumer ──▶ exchange mail.dead ──▶ queue mail.dead-letters
 
 A message holds ids and addresses (shared/amqp/payloads.py), never bytes of a mail. The database is the truth: the sweep

@@ -46,7 +46,7 @@ def hand_over(
         )
         return [f"local account {to}: has {counted(count)} of {address}, as new mail"]
 
-    run_change(data, json, change, seconds=operations.HAND_OVER_SECONDS)
+    run_change(data, json, change, seconds=operations.HAND_OVER_SECONDS, mailboxes=[to])
 
 
 def sign_out(address: Address, data: Data = None, json: Json = False) -> None:

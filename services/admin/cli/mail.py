@@ -284,13 +284,19 @@ def act_on_mails(
     data: Path | None,
     json: bool,
     act: Callable[[database.Connection], Awaitable[operations.OperationResult]],
+    mailbox: str | None = None,
 ) -> None:
-    """Run an operation in one transaction and print its result; exit status 1 if it left any of the named mails."""
+    """Run an operation in one transaction and print its result; exit status 1 if it left any of the named mails.
+
+    :param mailbox: address of the person whose mailbox it changes.
+    """
 
     async def work() -> None:
-        async with context.open_context(data) as system, system.database.transaction() as connection:
-            found = await act(connection)
-            await audit.record_mails(connection, audit.operator(), word, found.done)
+        async with context.open_context(data) as system:
+            async with system.database.transaction() as connection:
+                found = await act(connection)
+                await audit.record_mails(connection, audit.operator(), word, found.done)
+            await system.announce_changes([mailbox] if mailbox and found.done else [])
         if json:
             print_json({word.replace(" ", "_"): found.done, "left": found.left})
         else:
@@ -400,7 +406,9 @@ def undelete(
     """
     if ids:
         wanted = ids
-        act_on_mails("brought back", data, json, lambda connection: operations.undelete(connection, address, wanted))
+        act_on_mails(
+            "brought back", data, json, lambda connection: operations.undelete(connection, address, wanted), address
+        )
         return
 
     def cells(row: dict[str, Any]) -> tuple[object, ...]:

@@ -43,4 +43,5 @@ def retire(
         days = system.settings.retention_days
         return await retirement.retire(connection, wanted, system.vault, system.passwords, audit.operator(), days)
 
-    run_change(data, json, change, seconds=retirement.RETIRE_SECONDS)
+    mailboxes = [mailbox_to] if mailbox_to else []
+    run_change(data, json, change, seconds=retirement.RETIRE_SECONDS, mailboxes=mailboxes)

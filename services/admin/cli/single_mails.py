@@ -84,7 +84,7 @@ def give(
         await audit.record_mails(connection, audit.operator(), "gave a mail", [id_], f"to {to}")
         return [f"mail {id_}: {to} has it{f', and {away_from} no longer' if away_from else ''}"]
 
-    run_change(data, json, change)
+    run_change(data, json, change, mailboxes=[to, away_from] if away_from else [to])
 
 
 def resend(ids: Ids, data: Data = None, json: Json = False) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,16 +24,26 @@ Read = Callable[["database.Connection"], Awaitable[list[dict[str, Any]]]]
 """Reads the rows of a list, as their JSON objects."""
 
 
-def run_change(data: Path | None, json: bool, change: Change, nothing: str = "", seconds: float | None = None) -> None:
+def run_change(
+    data: Path | None,
+    json: bool,
+    change: Change,
+    nothing: str = "",
+    seconds: float | None = None,
+    mailboxes: Collection[str] = (),
+) -> None:
     """Make a change in one transaction, and print its lines.
 
     :param nothing: printed instead of no lines. :param seconds: limit of the transaction; None: as of every other.
+    :param mailboxes: addresses of the people whose mailboxes it changes.
     """
 
     async def work() -> None:
         limit = database.TRANSACTION_SECONDS if seconds is None else seconds
-        async with context.open_context(data) as system, system.database.transaction(limit) as connection:
-            lines = await change(system, connection)
+        async with context.open_context(data) as system:
+            async with system.database.transaction(limit) as connection:
+                lines = await change(system, connection)
+            await system.announce_changes(mailboxes)
         if json:
             print_json({"changed": [str(line) for line in lines]})
         else:

@@ -201,6 +201,7 @@ async def undelete_mails(context: PageContext, person: Local, ids: list[int], us
         await audit.record_mails(connection, user, "brought back deleted mail", undeleted, f"of {person.address}")
     if not undeleted:
         return "Nothing was chosen that could be brought back."
+    await context.system.announce_changes([person.address])
     back = counted(len(undeleted), verbs=("is", "are"))
     return f"{back} back; the mail client gets {'it' if len(undeleted) == 1 else 'them'} as new mail at its next check."
 

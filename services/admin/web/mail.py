@@ -98,6 +98,8 @@ async def act(request: Request, context: PageDep, user: Administrator, id: Id) -
                     f"{to} has it now{f', and {away} no longer' if away else ''}; the mail client gets it as new mail."
                 )
                 await audit.record_mails(connection, user.name, "gave a mail", [id], f"to {to}")
+        if not again:
+            await context.system.announce_changes([to, away] if away else [to])
     except Permanent as error:
         said = str(error)
     return await context.redirect(user, f"/mail/{id}", said)

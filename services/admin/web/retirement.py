@@ -69,6 +69,7 @@ async def retire(request: Request, context: PageDep, user: Administrator, addres
         back = context.path_to("/local", person.address)
         question = Question(f"{verb} {of}?", plan.effects, f"{verb} {of}", back)
         return await ask(request, context, user, form, question)
+    await system.announce_changes([wanted.mailbox_to] if wanted.mailbox_to else [])
     to = "/local" if wanted.then == "remove" else context.path_to("/local", person.address)
     return await context.redirect(user, to, *(line.on_page for line in lines))
 

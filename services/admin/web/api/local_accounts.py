@@ -118,6 +118,7 @@ async def retire_local(context: PageDep, user: Administrator, address: AddressIn
         wanted = Retirement(context.storable(address), given.mailbox_to, given.delegate, given.then)
         days = system.settings.retention_days
         lines = await retirement.retire(connection, wanted, system.vault, system.passwords, user.name, days)
+    await system.announce_changes([given.mailbox_to] if given.mailbox_to else [])
     return {"changed": [str(line) for line in lines]}
 
 
@@ -158,6 +159,7 @@ async def hand_over(context: PageDep, user: Administrator, address: AddressInPat
         await audit.record_change(
             connection, user.name, "handed mail over", person.address, f"{counted(count)} to {given.to}"
         )
+    await context.system.announce_changes([given.to])
     return {"changed": [f"local account {given.to}: has {counted(count)} of {person.address}, as new mail"]}
 
 
@@ -176,4 +178,5 @@ async def undelete(context: PageDep, user: Administrator, address: AddressInPath
         await require_local(connection, address)
         done = await operations.undelete(connection, context.storable(address), chosen.ids)
         await audit.record_mails(connection, user.name, "brought back deleted mail", done.done, f"of {address}")
+    await context.system.announce_changes([context.storable(address)] if done.done else [])
     return done

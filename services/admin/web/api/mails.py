@@ -77,6 +77,7 @@ async def give(context: PageDep, user: Administrator, id: Id, given: CopyRequest
     async with context.system.database.transaction() as connection:
         await operations.give_copy(connection, id, given.to, given.away_from)
         await audit.record_mails(connection, user.name, "gave a mail", [id], f"to {given.to}")
+    await context.system.announce_changes([given.to, given.away_from] if given.away_from else [given.to])
     return {"changed": [f"mail {id}: {given.to} has it"]}
 
 
