@@ -79,6 +79,39 @@ async def test_a_large_mail_comes_and_goes_in_little_memory(server: ImapServerPr
     assert peak(server) - before < 16 * MIB
 
 
+async def test_a_hundred_thousand_mails_are_listed_in_little_memory(server: ImapServerProcess) -> None:
+    async with server.database.transaction() as connection:
+        await connection.execute("delete from folder_mails")
+        await connection.execute(
+            """with m as (insert into blobs (octets, sha256, head)
+                          select 4, ''::bytea, 'x'::bytea from generate_series(1, 100000) returning id)
+               insert into folder_mails (folder_id, uid, mail_id, blob_id, octets, version)
+               select f.id, row_number() over (order by m.id), nextval('mail_ids'), m.id, 4, 1000 from m, folders f
+               where f.local_id = %s and special_use = 'inbox'""",
+            (server.alex.id,),
+        )
+        await connection.execute(
+            "update folders set version = 1000, uidnext = 100001 where local_id = %s and special_use = 'inbox'",
+            (server.alex.id,),
+        )
+    client = await server.login(user="jim")  # the first login costs memory
+    before = forget_peak(server)
+    client = await server.login(None, "QRESYNC")
+    shown = b" ".join(await client.ok(b"SELECT INBOX"))
+    assert b"* 100000 EXISTS" in shown
+    validity = re.search(rb"UIDVALIDITY (\d+)", shown)
+    assert validity is not None
+    assert len(await client.ok(b"FETCH 1:* (UID FLAGS RFC822.SIZE INTERNALDATE)")) == 100_000
+    [found] = await client.ok(b"UID SEARCH NOT DELETED")
+    assert found.count(b" ") == 100_001
+    # further sessions share the state, and a poll with nothing new sends nothing
+    for _ in range(5):
+        other = await server.login(None, "QRESYNC")
+        answers = await other.ok(b"SELECT INBOX (QRESYNC (%b 1000))" % validity[1])
+        assert not any(b"FETCH" in line or b"VANISHED" in line for line in answers)
+    assert peak(server) - before < 64 * MIB
+
+
 async def test_clients_that_do_not_read_hold_little_memory(server: ImapServerProcess) -> None:
     first = await server.login()
     mail = b"Subject: large\r\n\r\n" + b"0123456789abcdef" * (MIB // 2)
