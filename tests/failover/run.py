@@ -6,7 +6,7 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -50,6 +50,7 @@ class FailoverDrive(Drive):
     """One case. All people read during the run, so that the driver knows which mails a lost commit had shown."""
 
     readers = MappingProxyType({address: address == READER for address in PEOPLE.values()})
+    imap_readers: Mapping[str, bool] = MappingProxyType({})  # its books know of no lost commit
 
     def __init__(self, stand: FailoverStand, seed: int) -> None:
         most = replace(SHORT, mails=MOST, submissions=MOST, seconds=MOST / RATE)

@@ -25,6 +25,7 @@ from tests.faults import clients
 from tests.faults.books import Copies, Findings, Submitted, digest, judge, relays_expected, token
 from tests.faults.clients import Gone, Refused, copies
 from tests.faults.faults import Faults
+from tests.faults.imap_people import ImapPeople
 from tests.faults.mails import ACCOUNTS, BY_IMAP, CUSTOMERS, HELP, PEOPLE, SALES, incoming, outgoing
 from tests.faults.plan import FULL, SHORT, Plan
 from tests.faults.seen import Listings, Relayed, failed_recipients, is_alarm, is_notice, reported_mail
@@ -33,7 +34,7 @@ from tests.faults.steps import not_reached
 from tests.servers import scratch
 
 READER = PEOPLE["Tom"]
-"""The person who reads and deletes mail during the run. The mailboxes of the others are read at the end."""
+"""The person who reads and deletes mail by POP3 during the run. The mailboxes of the others are read at the end."""
 SENDING = 12
 """Limit of submissions at the same time."""
 
@@ -61,6 +62,8 @@ class Drive:
 
     readers: Mapping[str, bool] = MappingProxyType({READER: True})
     """The addresses that read while mail is offered, and whether they delete what they have read."""
+    imap_readers: Mapping[str, bool] = MappingProxyType({READER: False, PEOPLE["Pat"]: True})
+    """The addresses that work by IMAP meanwhile, READER beside POP3, and whether they move mail out of INBOX."""
 
     def __init__(self, stand: Stand, plan: Plan, seed: int) -> None:
         self.lines: list[str] = []  # the report, to be printed
@@ -83,6 +86,7 @@ class Drive:
         self._listings = Listings()
         self._unexplained = 0  # mails that waited for a retry that was too far away
         self._refusals: list[str] = []  # permanent ones, of sessions that read
+        self._imap = ImapPeople(stand.system.settings.imap_port, seed, self.imap_readers, plan.settle_seconds)
 
     @property
     def passed(self) -> bool:
@@ -103,9 +107,11 @@ class Drive:
             healed = time.monotonic()
             self._offering = False
             await asyncio.gather(*beside)
+            await self._imap.read_archives()
             backlog = await asyncio.to_thread(self._missing)
             await self._settle()
             await self._settle_copies()
+            await self._imap.compare(self._mailboxes, self._submitted.values())
             settled = time.monotonic()
             await self._await_steps()
         finally:
@@ -163,7 +169,10 @@ class Drive:
 
     def _beside(self) -> list[Coroutine[Any, Any, None]]:
         """Return the coroutines that run while mail is offered."""
-        return [self._read_all_the_time(address) for address in self.readers]
+        return [
+            *(self._read_all_the_time(address) for address in self.readers),
+            *(self._imap.work_while(address, lambda: self._offering) for address in self.imap_readers),
+        ]
 
     async def _read_all_the_time(self, address: str) -> None:
         while self._offering:
@@ -258,6 +267,7 @@ class Drive:
         while (steps := not_reached(self._stand.reached)) and time.monotonic() < deadline:
             with suppress(Gone):
                 await self._read(READER, delete=True)
+            await self._imap.work_once()
             await asyncio.sleep(0.5)
         self.not_reached = steps
 
@@ -283,9 +293,13 @@ class Drive:
         return copies(
             {
                 address: {uidl: mail for uidl, mail in got.items() if not (is_notice(mail) or is_alarm(mail))}
-                for address, got in self._mailboxes.items()
+                for address, got in self._all_mail().items()
             }
         )
+
+    def _all_mail(self) -> dict[str, dict[bytes, bytes]]:
+        """Return the mails that each person got, also those that were moved out of INBOX."""
+        return {address: got | self._imap.archived.get(address, {}) for address, got in self._mailboxes.items()}
 
     def _relayed(self) -> Relayed:
         """Return the mails at the providers; each mail is read only once."""
@@ -327,10 +341,12 @@ class Drive:
         outstanding = sum(each.outstanding for each in self._submitted.values())
         self.lines += inward.lines("into mailboxes") + outward.lines("relayed") + notices.lines("notices")
         self.lines += filed.lines("copies in the provider's folder for sent mail")
-        alarms = sum(is_alarm(mail) for got in self._mailboxes.values() for mail in got.values())
+        alarms = sum(is_alarm(mail) for got in self._all_mail().values() for mail in got.values())
         status = self._await_status()
-        refusals = self._refusals + [
-            f"{each.token}: {reply}" for each in self._submitted.values() for reply in each.refusals
+        refusals = [
+            *self._refusals,
+            *self._imap.refusals,
+            *(f"{each.token}: {reply}" for each in self._submitted.values() for reply in each.refusals),
         ]
         changed = self._changed_listings()
         self.lines += [
@@ -340,12 +356,13 @@ class Drive:
             *refusals[:10],
             f"mails that came back or vanished: {changed.total()}",
             *(f"  {uidl} in {address}" for uidl, address in list(changed)[:10]),
+            *self._imap.lines(),
             f"alarms that the gateway mailed: {alarms}",
             f"the gateway's own status: {'ok' if status['ok'] else status['problems']}",
         ]
         self.clean = (
             all(findings.clean for findings in (inward, outward, notices, filed))
-            and not (refusals or changed or self._unexplained)
+            and not (refusals or changed or self._imap.wrong or self._unexplained)
             and bool(status["ok"])
         )
         self.lines += self._stories(outward)
@@ -390,7 +407,7 @@ class Drive:
         that nobody knows the outcome: both tries ended without an answer, so such a mail may be missing."""
         found: Copies = Counter()
         unknown: Copies = Counter()
-        for address, got in self._mailboxes.items():
+        for address, got in self._all_mail().items():
             for mail in filter(is_notice, got.values()):
                 of = reported_mail(mail)
                 for name in failed_recipients(mail):

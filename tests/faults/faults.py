@@ -16,7 +16,7 @@ from tests.faults.steps import STEPS, order
 from tests.scripted_pop3 import Answer, cut, say
 from tests.scripted_smtp import CLOSE, SWALLOW
 
-SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender")
+SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "imap_out", "smtp_in", "sender")
 STEP_SECONDS = 5.0
 """Wait for a service to reach the step at which it is to die: seconds; then it is killed at a random moment."""
 

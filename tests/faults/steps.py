@@ -106,6 +106,16 @@ STEPS = (
         tombstones_not_committed=">shared.store.folder_mails:tombstone_mails",
         mailbox_read=">shared.store.folder_mails:load_contents",
     ),
+    *_steps(
+        "imap_out",
+        folder_read=">shared.store.folder_views:load_view",
+        flags_written_not_committed=">shared.store.folder_batches:store_flags",
+        mails_appended_not_committed=">shared.store.folder_batches:append_mails",
+        copied_not_committed=">shared.store.folder_edits:copy_mails",
+        moved_not_committed=">shared.store.folder_edits:move_mails",
+        expunged_not_committed=">shared.store.folder_edits:expunge_mails",
+        committed_not_answered="<services.imap_out.context:ImapContext.announce",
+    ),
 )
 
 

@@ -5,6 +5,7 @@ The tests compare the mails that they offered with the mails in the mailboxes, r
 
 from __future__ import annotations
 
+import imaplib
 import os
 import poplib
 import random
@@ -220,12 +221,26 @@ def test_mail_in_both_directions_reaches_every_step_of_the_faults(system: System
     session.pass_("secret")
     session.dele(1)
     session.quit()
+    use_imap(system, PEOPLE["Kim"])
     # then every step is reached
     until(lambda: at_customer(system, "steps-out") == Counter(["steps-out"]))
     until(lambda: not system.provider.mail_of(help_))
     with suppress(AssertionError):
         until(lambda: not_reached(reached) == [])
     assert not_reached(reached) == []
+
+
+def use_imap(system: System, address: str) -> None:
+    """Make every kind of change by IMAP."""
+    with imaplib.IMAP4("127.0.0.1", system.settings.imap_port, timeout=60) as session:
+        session.login(address, "secret")
+        for number in (1, 2):
+            draft = f"Subject: draft {number}\r\n\r\n".encode()
+            assert session.append("Drafts", r"(\Draft)", "", draft)[0] == "OK"
+        session.select("Drafts")
+        for command in (("STORE", "1", "+FLAGS", r"(\Deleted)"), ("COPY", "2", "Archive"), ("MOVE", "2", "Trash")):
+            assert session.uid(*command)[0] == "OK"
+        assert session.expunge()[0] == "OK"
 
 
 def _queue(system: System, name: str) -> int:
