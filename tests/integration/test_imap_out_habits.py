@@ -95,6 +95,28 @@ async def test_an_iphone_pipelines_behind_done_and_appends_a_draft(server: ImapS
     assert b"* 1 EXISTS" in (await client.finish(b"b4"))[0]
 
 
+async def test_an_iphone_idles_in_several_folders_and_finds_what_it_sent(server: ImapServerProcess) -> None:
+    """It keeps a connection for each folder with new mail, and others for what its user does."""
+    folders = (b"INBOX", b"Sent", b"Archive", b"Trash")
+    idling = {name: await server.login(name.decode()) for name in folders}
+    tags = {name: await client.idle() for name, client in idling.items()}
+    working = [await server.login("Sent") for _ in range(4)]
+    sent = b"From: alex@local.com\r\nMessage-ID: <sent@iphone>\r\nSubject: sent\r\n\r\nfrom my phone\r\n"
+    assert b"APPENDUID" in await working[0].append(sent, b"Sent (\\Seen)")
+    assert await working[0].ok(b"UID SEARCH HEADER Message-ID <sent@iphone>") == [b"* SEARCH 1"]
+    assert b"* 1 EXISTS" in await working[1].ok(b"NOOP")
+    await working[2].ok(b"SELECT INBOX")
+    await working[2].ok(b'UID MOVE 3 "Archive"')
+    # each connection hears of its own folder alone
+    assert await idling[b"Sent"].response() == b"* 1 EXISTS"
+    assert await idling[b"Archive"].response() == b"* 1 EXISTS"
+    assert await idling[b"INBOX"].response() == b"* 3 EXPUNGE"
+    for name, client in idling.items():
+        client.send(b"DONE\r\n")
+        untagged, answer = await client.finish(tags[name])
+        assert answer.startswith(b"OK") and set(untagged) <= {b"* 0 RECENT"}
+
+
 # ---------------------------------------------------------------------------------------------- Outlook
 
 
@@ -125,11 +147,74 @@ async def test_outlook_finds_its_folders_and_reads_by_uid(server: ImapServerProc
     assert b"APPENDUID" in answer
 
 
+async def test_outlook_for_phones_syncs_slowly_and_breaks_off_in_idle(server: ImapServerProcess) -> None:
+    client = await server.login(None)
+    uses = await client.ok(b'LIST "" "*" RETURN (SPECIAL-USE SUBSCRIBED CHILDREN)')
+    assert b'* LIST (\\Subscribed \\HasNoChildren \\Sent) "/" Sent' in uses
+    await client.ok(b"SELECT INBOX")
+    # one mail after the other, the latest first, while the mailbox changes
+    other = await server.login("INBOX")
+    await other.ok(b"UID STORE 2 +FLAGS.SILENT (\\Deleted)")
+    await other.ok(b"EXPUNGE")
+    fields = b"BODY.PEEK[HEADER.FIELDS (DATE FROM TO CC SUBJECT MESSAGE-ID REFERENCES IN-REPLY-TO CONTENT-TYPE)]"
+    [response] = [line for line in await client.ok(b"UID FETCH 3 (UID FLAGS %b)" % fields) if b"HEADER.FIELDS" in line]
+    assert response.startswith(b"* 3 FETCH (UID 3 FLAGS () BODY[HEADER.FIELDS (DATE FROM ")
+    assert await client.ok(b"UID FETCH 2 (UID FLAGS %b)" % fields) == []
+    [response] = await client.ok(b"UID FETCH 1 (UID FLAGS %b)" % fields)
+    assert response.startswith(b"* 1 FETCH (UID 1 ")
+    # it leaves in IDLE without DONE, and comes back at once
+    for _ in range(5):
+        leaving = await server.login("INBOX")
+        await leaving.idle()
+        await leaving.close()
+    again = await server.login("INBOX", "QRESYNC")
+    assert len(await again.ok(b"UID FETCH 1:* (UID FLAGS)")) == 2
+    await other.ok(b"UID STORE 3 +FLAGS.SILENT (\\Seen)")  # nobody who has left is in its way
+
+
+# ---------------------------------------------------------------------------------------------- K-9 and FairEmail
+
+
+async def test_k9_and_fairemail_ask_for_what_they_show(server: ImapServerProcess) -> None:
+    client = await server.connect()
+    await client.ok(b'LOGIN "alex@local.com" "%b"' % PASSWORD.encode())
+    await client.ok(b"NAMESPACE")
+    await client.ok(b'LIST "" "*" RETURN (SPECIAL-USE)')
+    assert len(await client.ok(b'LSUB "" "*"')) == 6
+    await client.ok(b'SELECT "INBOX"')
+    assert await client.ok(b"UID SEARCH 1:3 NOT DELETED") == [b"* SEARCH 1 2 3"]
+    fields = (
+        b"UID FLAGS INTERNALDATE RFC822.SIZE BODY.PEEK[HEADER.FIELDS (date subject from content-type to cc reply-to"
+        b" message-id references in-reply-to list-unsubscribe sender X-K9mail-Identity X-Chat-Version)]"
+    )
+    assert (await items_of(client, b"UID FETCH 3 (%b)" % fields))[:3] == [b"UID", b"FLAGS", b"RFC822.SIZE"]
+    assert len(await client.ok(b"UID FETCH 3,2,1 (UID BODYSTRUCTURE)")) == 3
+    [response] = await client.ok(b"UID FETCH 2 (UID BODY.PEEK[1.MIME] BODY.PEEK[1]<0.32768>)")
+    assert b"BODY[1.MIME]" in response and b"BODY[1]<0>" in response
+    # push: IDLE is left for a poll and begun again, without a pause
+    for _ in range(3):
+        tag = await client.idle()
+        client.send(b"DONE\r\nx UID SEARCH UNSEEN\r\ny NOOP\r\n")
+        assert (await client.finish(tag))[1].startswith(b"OK")
+        assert (await client.finish(b"x"))[0] == [b"* SEARCH 1 2 3"]
+        await client.finish(b"y")
+    # FairEmail counts, and looks for what it has to delete
+    assert await client.ok(b'STATUS "Sent" (UIDNEXT UIDVALIDITY MESSAGES UNSEEN)') != []
+    assert await client.ok(b"UID SEARCH SINCE 1-Jan-2020 UNDELETED UNFLAGGED") == [b"* SEARCH 1 2 3"]
+    await client.ok(b"UID STORE 3 +FLAGS ($MDNSent \\Seen)")
+    await client.ok(b"UID STORE 1,2 FLAGS.SILENT (\\Seen)")
+    await client.ok(b"CHECK")
+    assert await client.ok(b"UID SEARCH KEYWORD $MDNSent") == [b"* SEARCH 3"]
+
+
 # ---------------------------------------------------------------------------------------------- Thunderbird
 
 
 async def test_thunderbird_gets_uids_first_and_its_header_fields(server: ImapServerProcess) -> None:
     client = await server.login(None)
+    # compression is not announced, and a client that asks all the same goes on without it
+    assert not any(b"COMPRESS" in line for line in await client.ok(b"CAPABILITY"))
+    await client.refused(b"COMPRESS DEFLATE", b"BAD")
     await client.ok(b"enable UTF8=ACCEPT")
     await client.ok(b'list (subscribed) "" "*" return (special-use)')
     await client.ok(b'select "INBOX" (CONDSTORE)')
