@@ -44,6 +44,8 @@ MAILS_IN_TURN = 2_000
 """Mails that are tested with the view alone before other sessions have their turn: some milliseconds."""
 HEADERS_A_QUERY = 100
 """Headers that are read together."""
+FACT_OCTETS = 100
+"""About what SORT and THREAD know of a mail: octets; with many mails, they are put in order in a thread."""
 
 
 async def run_search(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
@@ -93,12 +95,15 @@ async def run_sort(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
     state = context.folder.state
     found = await _find(context, arguments.key, context.folder.saved)
     facts: list[SortFacts] = []
+    parsing = Parsing()
     if needs_header(arguments.order):
         async for index, header in _headers(context, state, found):
-            facts.append(read_sort_facts(header, _arrival(state, index), state.octets[index]))
+            arrival, octets = _arrival(state, index), state.octets[index]
+            facts.append(await parsing.run(len(header), read_sort_facts, header, arrival, octets))
     else:
         facts = [SortFacts(_arrival(state, index), state.octets[index], 0.0) for index in found]
-    ordered = [found[position] for position in sort_mails(arguments.order, facts)]
+    positions = await parsing.run(FACT_OCTETS * len(facts), sort_mails, arguments.order, facts)
+    ordered = [found[position] for position in positions]
     modseq = None
     if has_modseq(arguments.key):
         context.enabled.add("CONDSTORE")
@@ -114,11 +119,13 @@ async def run_thread(context: ImapContext, command: ImapCommand) -> TaggedAnswer
     state = context.folder.state
     found = await _find(context, arguments.key, context.folder.saved)
     facts = []
+    parsing = Parsing()
     async for index, header in _headers(context, state, found):
         number = state.uids[index] if command.uid else index + 1
-        facts.append(read_thread_facts(header, number, _arrival(state, index)))
+        facts.append(await parsing.run(len(header), read_thread_facts, header, number, _arrival(state, index)))
     join = thread_by_references if arguments.algorithm == "REFERENCES" else thread_by_subject
-    context.transport.write(format_threads(join(facts)))
+    threads = await parsing.run(FACT_OCTETS * len(facts), lambda: format_threads(join(facts)))
+    context.transport.write(threads)
     return TaggedAnswer("threaded")
 
 

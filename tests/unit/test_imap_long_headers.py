@@ -1,0 +1,40 @@
+"""SORT and THREAD read long headers beside the event loop, which serves the other sessions meanwhile."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from services.imap_out import search_command
+from tests.fuzz import imap_sessions
+from tests.fuzz.imap_sessions import ImapDoor, connected
+from tests.fuzz.sessions import Wire
+from tests.polling import until
+
+
+async def test_long_headers_are_read_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_loop: list[bool] = []
+
+    def recording(read: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any) -> Any:
+            on_loop.append(threading.current_thread() is threading.main_thread())
+            return read(*arguments)
+
+        return run
+
+    # given a mail with a long header, and one with a short header
+    monkeypatch.setitem(imap_sessions._MAILS, 1, b"Subject: x\r\nReferences:" + b" <a@b>" * 3_000 + b"\r\n\r\n")
+    for name in ("read_thread_facts", "read_sort_facts"):
+        monkeypatch.setattr(search_command, name, recording(getattr(search_command, name)))
+    door, wire = ImapDoor(), Wire()
+    connection = connected(door, wire)
+    # when they are put into threads, and sorted
+    connection.data_received(imap_sessions._LOGIN + b"b SELECT INBOX\r\nc THREAD REFERENCES UTF-8 ALL\r\n")
+    connection.data_received(b"d SORT (SUBJECT) UTF-8 ALL\r\n")
+    await until(lambda: b"\r\nd OK" in wire.out)
+    # then the long one is read in a thread
+    assert on_loop == [False, True, False, True]
+    connection.connection_lost(None)
