@@ -1,8 +1,9 @@
 """Checks the logins of mail clients (POP3 and SMTP): password check, cache of verified passwords, throttling.
 
-Every login reads the account from the database, so a disabled account or a changed password is refused at once. A
-verified password is cached for minutes, as a keyed hash over the password and the stored hash; the key is random for
-each process. Mail clients log in every few minutes, and each check would cost 30 ms of a core.
+Every login asks the database whether accounts have changed since the account was read, so a disabled account or a
+changed password is refused at once. A verified password is cached for minutes, as a keyed hash over the password and
+the stored hash; the key is random for each process. Mail clients log in every few minutes, and each check would cost
+30 ms of a core.
 
 While an attacker guesses, a login takes less than a second wherever it can be distinguished from a guess:
 
@@ -46,7 +47,7 @@ LOGINS = Counter(
 CACHE_SECONDS = 600.0
 """Lifetime of a verified password in the cache: seconds after its last use."""
 CACHE_SIZE = 10_000
-"""Verified passwords in the cache; the least recently used ones leave it first."""
+"""Verified passwords in the cache, and accounts; the least recently used ones leave it first."""
 WAIT_SECONDS = 30.0
 """Time limit for a login's turn while guesses are throttled: seconds."""
 READ_SECONDS = 20.0
@@ -121,6 +122,8 @@ class Authenticator:
         self._throttle = Throttle(clock)
         self._key = secrets.token_bytes(32)
         self._cache: OrderedDict[bytes, float] = OrderedDict()  # digest -> expiry
+        self._read_accounts: OrderedDict[str, tuple[str, Local]] = OrderedDict()  # with the version of all accounts
+        self._versions: BatchLoader[None, str] = BatchLoader(self._read_version, readers=2)
 
     async def verify(self, address: str, password: str, peer: str) -> Local | None:
         """Return the account; None for a wrong password, an unknown address or a disabled account.
@@ -136,6 +139,14 @@ class Authenticator:
         return local
 
     async def _verify(self, address: str, password: str, peer: str) -> Local | None:
+        version, known = self._read_accounts.get(address, ("", None))
+        if (
+            known is not None
+            and self._is_cached(known, password)
+            and (await self._versions.get([None]))[None] == version
+        ):
+            self._count("ok", address, peer)
+            return known
         local, peers = await self._account(address)
         if local is not None and local.enabled and self._is_cached(local, password):
             self._count("ok", address, peer)
@@ -161,7 +172,7 @@ class Authenticator:
             self._count("refused", address, peer)
             return None
         self._throttle.record_success(network, account)
-        self._store(local, password)
+        self._store(self._digest(local, password))
         self._count("ok", address, peer)
         return local
 
@@ -177,7 +188,20 @@ class Authenticator:
 
     async def _read(self, addresses: Sequence[str]) -> dict[str, tuple[Local, Sequence[str]]]:
         async with self._database.statement(READ_SECONDS) as connection:
-            return await accounts.load_logins(connection, addresses, last_logins.PEERS)
+            found = await accounts.load_logins(
+                connection, addresses, f"array_prepend({accounts.VERSION}, {last_logins.PEERS})"
+            )
+        for address, (local, (version, *_)) in found.items():
+            if local.enabled:
+                self._read_accounts[address] = version, local
+                self._read_accounts.move_to_end(address)
+        while len(self._read_accounts) > CACHE_SIZE:
+            self._read_accounts.popitem(last=False)
+        return {address: (local, peers) for address, (local, (_, *peers)) in found.items()}
+
+    async def _read_version(self, _: Sequence[None]) -> dict[None, str]:
+        async with self._database.statement(READ_SECONDS) as connection:
+            return {None: await accounts.load_version(connection)}
 
     def _digest(self, local: Local, password: str) -> bytes:
         parts = (str(local.id), local.password_hash, password)
@@ -191,11 +215,10 @@ class Authenticator:
         digest = self._digest(local, password)
         if self._cache.get(digest, 0.0) <= self._clock():
             return False
-        self._store(local, password)
+        self._store(digest)
         return True
 
-    def _store(self, local: Local, password: str) -> None:
-        digest = self._digest(local, password)
+    def _store(self, digest: bytes) -> None:
         self._cache[digest] = self._clock() + CACHE_SECONDS
         self._cache.move_to_end(digest)
         while len(self._cache) > CACHE_SIZE:

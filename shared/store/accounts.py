@@ -89,6 +89,10 @@ def _local(row: Row) -> Local:
     )
 
 
+VERSION = "(select version::text from accounts_version)"
+"""SQL: the version of all accounts, which every change renews."""
+
+
 async def load_version(connection: Connection) -> str:
     """Return the version of all accounts, which every change renews. Read it before the accounts that it describes."""
     cursor = await connection.execute("select version::text from accounts_version")
