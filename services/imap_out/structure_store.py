@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
 
 import structlog
 
-from services.imap_out.structure.stored import MailStructure, StructureReader, decode_structure, read_structure
+from services.imap_out.mails_ahead import ReadHeads, read_groups
+from services.imap_out.structure.stored import MailStructure, StructureReader, decode_structure, read_whole
 from shared.db.arrays import array_literal
 from shared.db.batch_loader import BatchLoader
 from shared.db.database import Connection, Database
@@ -33,9 +35,6 @@ READ_OCTETS = 512 * 1024
 """Mails that are read and parsed together: octets; some hundredths of a second in a thread."""
 MAX_READERS = 3
 """Queries for structures at once: leaves pool connections for changes."""
-
-ReadHeads = Callable[[Sequence[int], int], Awaitable[Mapping[int, bytes]]]
-"""Reads the first HEAD_OCTETS of mails: their blob ids, and the octets of all together. Missing ones are left out."""
 
 log = structlog.get_logger()
 
@@ -93,21 +92,28 @@ class StructureStore:
         in_memory = {blob_id: heads[blob_id] for blob_id in small if blob_id in heads}
         if in_memory:
             found |= await parsing.run(sum(map(len, in_memory.values())), _read_all, in_memory)
-        most = min(READ_OCTETS, session_share(budget))
-        for group in _groups({blob_id: octets for blob_id, octets in small.items() if blob_id not in in_memory}, most):
-            octets = sum(small[blob_id] for blob_id in group)
-            budget.add(octets)
-            try:
-                found |= await parsing.run(octets, _read_all, await self._read_heads(group, octets))
-            finally:
-                budget.release(octets)
+        reserved = min(2 * READ_OCTETS, session_share(budget))  # one group is parsed while the next one is read
+        rest = {blob_id: octets for blob_id, octets in small.items() if blob_id not in in_memory}
+
+        async def read(group: Sequence[int]) -> Mapping[int, bytes]:
+            return await self._read_heads(group, sum(small[blob_id] for blob_id in group))
+
+        budget.add(reserved)
+        try:
+            async with aclosing(read_groups(_groups(rest, reserved // 2), read)) as groups:
+                async for group, found_heads in groups:
+                    octets = sum(small[blob_id] for blob_id in group)
+                    found |= await parsing.run(octets, _read_all, found_heads)
+                    del found_heads
+        finally:
+            budget.release(reserved)
         for blob_id, octets in mails.items():
             if octets > HEAD_OCTETS:
                 structure = await self._read_large(blob_id, octets, parsing)
                 if structure is not None:
                     found[blob_id] = structure
         self._keep(found)
-        self._unsaved |= {blob: each for blob, each in found.items() if _octets_of(each) <= MAX_STORED_OCTETS}
+        self._unsaved |= {blob: each for blob, each in found.items() if each.octets <= MAX_STORED_OCTETS}
         while len(self._unsaved) > MAX_UNSAVED:
             self._unsaved.popitem()
         self._filled.set()
@@ -131,10 +137,10 @@ class StructureStore:
         for blob_id, structure in structures.items():
             if blob_id not in self._known:
                 self._known[blob_id] = structure
-                self._octets += _octets_of(structure)
+                self._octets += structure.octets
         while self._octets > CACHE_OCTETS:
             _, dropped = self._known.popitem(last=False)
-            self._octets -= _octets_of(dropped)
+            self._octets -= dropped.octets
 
     # ------------------------------------------------------------------------------------------ in the database
 
@@ -161,7 +167,7 @@ class StructureStore:
 
 
 def _read_all(heads: Mapping[int, bytes]) -> dict[int, MailStructure]:
-    return {blob_id: read_structure((octets,)) for blob_id, octets in heads.items()}
+    return {blob_id: read_whole(octets) for blob_id, octets in heads.items()}
 
 
 def _groups(mails: Mapping[int, int], most: int) -> Iterator[list[int]]:
@@ -176,12 +182,6 @@ def _groups(mails: Mapping[int, int], most: int) -> Iterator[list[int]]:
         total += octets
     if group:
         yield group
-
-
-def _octets_of(structure: MailStructure) -> int:
-    """About the memory of a structure."""
-    texts = len(structure.envelope) + len(structure.body) + len(structure.bodystructure)
-    return texts + 300 * len(structure.parts) + 500
 
 
 # ---------------------------------------------------------------------------------------------- table mail_structures

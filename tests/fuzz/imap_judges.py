@@ -20,7 +20,7 @@ from services.imap_out.search.body_search import BodySearch
 from services.imap_out.search.evaluation import body_texts, necessary_texts, need_of
 from services.imap_out.search.sorting import read_sort_facts
 from services.imap_out.search.threading import format_threads, read_thread_facts, thread_by_references
-from services.imap_out.structure.stored import decode_structure, read_structure
+from services.imap_out.structure.stored import decode_structure, read_structure, read_whole
 from shared.provider.imap_responses import Literal, Part, parse_values
 
 _LIMITS = InputLimits(line_octets=4_096, literal_octets=1_000, literals=5, mail_octets=1_000, dropped_octets=10_000)
@@ -80,7 +80,7 @@ def judge_structure(data: bytes) -> None:
     structure = read_structure([data])
     step = 1 + len(data) % 61
     pieces = [data[start : start + step] for start in range(0, len(data), step)]
-    assert read_structure(pieces) == structure == decode_structure(structure.encode())
+    assert read_structure(pieces) == structure == decode_structure(structure.encode()) == read_whole(data)
     for index, part in enumerate(structure.parts):
         assert 0 <= part.start <= part.body_start <= part.body_end <= len(data)
         around = structure.parts[part.parent] if index else part

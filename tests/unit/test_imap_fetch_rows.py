@@ -14,7 +14,7 @@ from shared.store.folder_views import ANSWERED, SEEN, View
 from shared.store.folders import Folder
 
 DATE = round(dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC).timestamp() * 1_000_000)
-STRUCTURES = {blob_id: MailStructure(b"(e%d)" % blob_id, b"(b)", b"(bs)", ()) for blob_id in (70, 80, 90)}
+STRUCTURES = {blob_id: MailStructure(b"(e%d)" % blob_id, b"(b)", b"(bs)", b"[]") for blob_id in (70, 80, 90)}
 
 
 def state(keywords: bool) -> FolderState:

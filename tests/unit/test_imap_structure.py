@@ -15,7 +15,7 @@ from services.imap_out.structure.addresses import GROUP_END, EnvelopeAddress, pa
 from services.imap_out.structure.content_fields import parse_content_type, parse_disposition
 from services.imap_out.structure.mime_parser import MAX_DEPTH, MAX_PARTS
 from services.imap_out.structure.sections import SectionSpan, filter_header, find_part, leaf_span, section_span
-from services.imap_out.structure.stored import MailStructure, decode_structure, read_structure
+from services.imap_out.structure.stored import MailStructure, decode_structure, read_structure, read_whole
 from tests.imap_mails import MAILS
 
 # RFC 3501 section 8: the mail behind the sample of FETCH
@@ -84,6 +84,7 @@ def test_the_structure_does_not_depend_on_the_pieces(name: str) -> None:
     for size in (1, 2, 7, 61):
         assert read_structure(cut(MAILS[name], size)) == whole
     assert decode_structure(whole.encode()) == whole
+    assert read_whole(MAILS[name]) == whole
 
 
 def test_a_structure_of_another_version_is_computed_again() -> None:
@@ -147,7 +148,7 @@ def test_binary_wants_a_part_without_parts() -> None:
     leaf = leaf_span(structure, (2,))
     assert leaf is not None and (leaf.kind, leaf.encoding) == ("application/pdf", "base64")
     assert leaf_span(structure, (1,)) is None and leaf_span(structure, (7,)) is None
-    assert find_part(structure, ()) == 0
+    assert find_part(structure.parts, ()) == 0
 
 
 @pytest.mark.parametrize(

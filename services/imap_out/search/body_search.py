@@ -88,8 +88,9 @@ class BodySearch:
 
 
 def _regions(structure: MailStructure) -> Iterable[_Region]:
-    for part in structure.parts:
-        if part.parent >= 0 and structure.parts[part.parent].form == "message" and part.start < part.body_start:
+    parts = structure.parts
+    for part in parts:
+        if part.parent >= 0 and parts[part.parent].form == "message" and part.start < part.body_start:
             yield _Region(part.start, part.body_start, "header", "7bit", charsets.GUESSED)
         if part.form == "leaf" and part.kind.startswith(("text/", "message/")) and part.body_start < part.body_end:
             kind = "html" if part.kind == "text/html" else "text"

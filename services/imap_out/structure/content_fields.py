@@ -6,12 +6,15 @@ The values are the octets of the mail, not decoded: FETCH BODYSTRUCTURE returns 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_PARAMETERS = 50
 """Parameters of one field that are read."""
 MAX_VALUE = 8_192
 """Octets of one field's value that are read."""
+OFTEN_OCTETS = 100
+"""Longest Content-Type that is remembered: octets."""
 
 _FOLD = re.compile(rb"[\r\n]+")
 _BLANKS = re.compile(rb"[ \t\r\n]+")
@@ -42,6 +45,16 @@ class ContentField(NamedTuple):
 
 def parse_content_type(raw: bytes) -> ContentField | None:
     """Parse ``type/subtype; name=value``; None if there is no type."""
+    return _parse_often(raw) if len(raw) <= OFTEN_OCTETS else _parse_content_type(raw)
+
+
+@lru_cache(500)
+def _parse_often(raw: bytes) -> ContentField | None:
+    """Parse what other parts have, too."""
+    return _parse_content_type(raw)
+
+
+def _parse_content_type(raw: bytes) -> ContentField | None:
     text = _cleaned(raw)
     kind = _TOKEN.match(text)
     if kind is None:

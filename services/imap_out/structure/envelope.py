@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 from services.imap_out.responses.strings import nstring
-from services.imap_out.structure.addresses import EnvelopeAddress, parse_addresses
+from services.imap_out.structure.addresses import parse_addresses
 from services.imap_out.structure.content_fields import collapsed
 from services.imap_out.structure.mime_parser import MimePart
 
@@ -17,12 +16,12 @@ OFTEN_OCTETS = 200
 def format_envelope(mail: MimePart) -> bytes:
     """Format the envelope of a mail. Sender and Reply-To are From where they are missing or empty."""
     author = _addresses(mail, "from")
-    senders = [_addresses(mail, name) or author for name in ("sender", "reply-to")]
-    others = [_addresses(mail, name) for name in ("to", "cc", "bcc")]
+    sender, reply_to = (_addresses(mail, name) or author for name in ("sender", "reply-to"))
     parts = [
         _text(mail, "date"),
         _text(mail, "subject"),
-        *(_address_list(one) for one in (author, *senders, *others)),
+        *(b"(%b)" % one if one else b"NIL" for one in (author, sender, reply_to)),
+        *(b"(%b)" % one if (one := _addresses(mail, name)) else b"NIL" for name in ("to", "cc", "bcc")),
         _text(mail, "in-reply-to"),
         _text(mail, "message-id"),
     ]
@@ -35,21 +34,19 @@ def _text(mail: MimePart, name: str) -> bytes:
     return nstring(collapsed(found[-1]) if found else None)
 
 
-def _addresses(mail: MimePart, name: str) -> list[EnvelopeAddress]:
-    return [
-        address
-        for raw in mail.fields.get(name, ())
-        for address in (_parse_often(raw) if len(raw) <= OFTEN_OCTETS else parse_addresses(raw))
-    ]
+def _addresses(mail: MimePart, name: str) -> bytes:
+    """Format the addresses of all fields of this name, one after the other."""
+    found = mail.fields.get(name)
+    if not found:
+        return b""
+    return b"".join([_format_often(raw) if len(raw) <= OFTEN_OCTETS else _format(raw) for raw in found])
 
 
 @lru_cache(2_000)
-def _parse_often(raw: bytes) -> Sequence[EnvelopeAddress]:
-    """Parse addresses that other mails have, too: the time of a structure is mostly theirs."""
-    return tuple(parse_addresses(raw))
+def _format_often(raw: bytes) -> bytes:
+    """Format addresses that other mails have, too: the time of a structure is mostly theirs."""
+    return _format(raw)
 
 
-def _address_list(addresses: Sequence[EnvelopeAddress]) -> bytes:
-    if not addresses:
-        return b"NIL"
-    return b"(" + b"".join(b"(" + b" ".join(map(nstring, address)) + b")" for address in addresses) + b")"
+def _format(raw: bytes) -> bytes:
+    return b"".join([b"(" + b" ".join(map(nstring, address)) + b")" for address in parse_addresses(raw)])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from services.imap_out.grammar.fetch_items import Section
-from services.imap_out.structure.stored import MailStructure, PartSpan
+from services.imap_out.structure.stored import MailStructure, PartSpan, children
 from shared.mime import headers
 
 
@@ -44,17 +44,18 @@ def section_span(section: Section, header_end: int, octets: int, structure: Mail
     start, body_start, end = 0, header_end, octets
     is_mail = True
     if section.part:
-        index = find_part(structure, section.part) if structure is not None else None
-        if structure is None or index is None:
+        parts = structure.parts if structure is not None else ()
+        index = find_part(parts, section.part)
+        if index is None:
             return NOTHING
-        part = structure.parts[index]
+        part = parts[index]
         if section.text in ("", "MIME"):
             # a mail that is no multipart is its own part 1, with its own header (RFC 3501 section 6.4.5)
             start, end = (part.start, part.body_start) if section.text else (part.body_start, part.body_end)
             return SectionSpan(start, end)
         is_mail = part.form == "message"
         if is_mail:
-            mail = structure.parts[structure.children(index)[0]]
+            mail = parts[children(parts, index)[0]]
             start, body_start, end = mail.start, mail.body_start, mail.body_end
     if not is_mail:
         return NOTHING
@@ -68,25 +69,27 @@ def section_span(section: Section, header_end: int, octets: int, structure: Mail
     return SectionSpan(start, body_start, frozenset(section.fields), section.text.endswith(".NOT"))
 
 
-def find_part(structure: MailStructure, numbers: Collection[int]) -> int | None:
+def find_part(parts: Sequence[PartSpan], numbers: Collection[int]) -> int | None:
     """Return the index of a part by its numbers; None if there is none.
 
     A mail that is no multipart has one part, 1, which is its body; so has a mail within a mail. Other servers give
     every other part without parts the same one, so clients may count on it.
     """
+    if not parts:
+        return None
     index = 0
     is_mail, is_own = True, False  # the part is a mail; its number 1, which is itself, has been named
     for number in numbers:
-        part = structure.parts[index]
+        part = parts[index]
         if part.form == "message" and not is_mail:
-            index = structure.children(index)[0]
-            part = structure.parts[index]
+            index = children(parts, index)[0]
+            part = parts[index]
             is_mail, is_own = True, False
         if part.form == "multipart":
-            children = structure.children(index)
-            if number > len(children):
+            within = children(parts, index)
+            if number > len(within):
                 return None
-            index, is_mail, is_own = children[number - 1], False, False
+            index, is_mail, is_own = within[number - 1], False, False
         elif number == 1 and not is_own:
             is_mail, is_own = False, True
         else:
@@ -96,8 +99,9 @@ def find_part(structure: MailStructure, numbers: Collection[int]) -> int | None:
 
 def leaf_span(structure: MailStructure, numbers: Collection[int]) -> PartSpan | None:
     """Return the part whose decoded octets BINARY wants; None if it is none, or has parts in it."""
-    index = find_part(structure, numbers)
-    part = structure.parts[index] if index is not None else None
+    parts = structure.parts
+    index = find_part(parts, numbers)
+    part = parts[index] if index is not None else None
     return part if part is not None and part.form != "multipart" else None
 
 

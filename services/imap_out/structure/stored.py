@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from services.imap_out.structure.body_structure import format_structure
 from services.imap_out.structure.content_fields import parse_token
 from services.imap_out.structure.envelope import format_envelope
-from services.imap_out.structure.mime_parser import MimeParser, MimePart
+from services.imap_out.structure.mime_parser import MimeParser, MimePart, parse_whole
 
-VERSION = 1
+VERSION = 2
 """Form of the kept structure; one of another version is computed again."""
+_HEAD = struct.Struct(">BIII")
+"""Begins the kept structure: its version, and the octets of the three texts, which follow before the parts."""
 
 
 class PartSpan(NamedTuple):
@@ -31,31 +34,48 @@ class PartSpan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class MailStructure:
-    """The structure of a mail. The first three are as FETCH sends them, in every session."""
+    """The structure of a mail. The first three are as FETCH sends them, in every session. encoded_parts: as JSON."""
 
     envelope: bytes
     body: bytes
     bodystructure: bytes
-    parts: tuple[PartSpan, ...]  # each one behind the part around it, in the order of the mail
+    encoded_parts: bytes
+
+    @property
+    def parts(self) -> tuple[PartSpan, ...]:
+        """The parts, each one behind the part around it, in the order of the mail; decoded with each use."""
+        return tuple(PartSpan(*part) for part in json.loads(self.encoded_parts))
+
+    @property
+    def octets(self) -> int:
+        """About the memory of the structure."""
+        return len(self.envelope) + len(self.body) + len(self.bodystructure) + len(self.encoded_parts) + 300
 
     def encode(self) -> bytes:
         """Return the form that is stored."""
-        texts = (text.decode("latin-1") for text in (self.envelope, self.body, self.bodystructure))
-        return json.dumps([VERSION, *texts, self.parts], separators=(",", ":")).encode("ascii")
-
-    def children(self, index: int) -> list[int]:
-        """Return the indexes of the parts directly in this one."""
-        return [number for number, part in enumerate(self.parts) if part.parent == index]
+        head = _HEAD.pack(VERSION, len(self.envelope), len(self.body), len(self.bodystructure))
+        return b"".join((head, self.envelope, self.body, self.bodystructure, self.encoded_parts))
 
 
 def decode_structure(stored: bytes) -> MailStructure | None:
     """Return a structure from its stored form; None if it is of another version."""
-    version, *values = json.loads(stored)
-    if version != VERSION:
+    if stored[:1] != bytes((VERSION,)):
         return None
-    envelope, body, bodystructure, parts = values
-    spans = tuple(PartSpan(*part) for part in parts)
-    return MailStructure(envelope.encode("latin-1"), body.encode("latin-1"), bodystructure.encode("latin-1"), spans)
+    _, envelope, body, bodystructure = _HEAD.unpack_from(stored)
+    body_start = _HEAD.size + envelope
+    bodystructure_start = body_start + body
+    parts_start = bodystructure_start + bodystructure
+    return MailStructure(
+        stored[_HEAD.size : body_start],
+        stored[body_start:bodystructure_start],
+        stored[bodystructure_start:parts_start],
+        stored[parts_start:],
+    )
+
+
+def children(parts: Sequence[PartSpan], index: int) -> list[int]:
+    """Return the indexes of the parts directly in the one at an index."""
+    return [number for number, part in enumerate(parts) if part.parent == index]
 
 
 class StructureReader:
@@ -68,13 +88,16 @@ class StructureReader:
 
     def finish(self) -> MailStructure:
         """Return the structure, after all octets."""
-        mail = self._parser.finish()
-        return MailStructure(
-            format_envelope(mail),
-            format_structure(mail, extended=False),
-            format_structure(mail, extended=True),
-            tuple(_spans(mail, -1, [])),
-        )
+        return _structure_of(self._parser.finish())
+
+
+def _structure_of(mail: MimePart) -> MailStructure:
+    return MailStructure(
+        format_envelope(mail),
+        format_structure(mail, extended=False),
+        format_structure(mail, extended=True),
+        json.dumps(list(_spans(mail, -1, [])), separators=(",", ":")).encode("ascii"),
+    )
 
 
 def read_structure(pieces: Iterable[bytes]) -> MailStructure:
@@ -83,6 +106,11 @@ def read_structure(pieces: Iterable[bytes]) -> MailStructure:
     for piece in pieces:
         reader.feed(piece)
     return reader.finish()
+
+
+def read_whole(octets: bytes) -> MailStructure:
+    """Return the structure of the mail that these octets are, as ``read_structure``."""
+    return _structure_of(parse_whole(octets))
 
 
 def _spans(part: MimePart, parent: int, known: list[None]) -> Iterator[PartSpan]:
