@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Literal
 
 from services.imap_out.grammar.commands import (
@@ -31,7 +32,7 @@ from services.imap_out.grammar.commands import (
     ThreadArguments,
 )
 from services.imap_out.grammar.errors import CommandError
-from services.imap_out.grammar.fetch_items import read_items
+from services.imap_out.grammar.fetch_items import FetchAttribute, read_items
 from services.imap_out.grammar.list_options import STATUS_ITEMS, read_list, read_lsub
 from services.imap_out.grammar.reader import LITERAL, ArgumentReader
 from services.imap_out.grammar.search_keys import read_charset, read_keys, read_order, read_returns, read_search
@@ -41,6 +42,8 @@ MAX_ID_FIELDS = 30
 """Fields of ID (RFC 2971 section 3.3)."""
 MAX_ID_OCTETS = 1024
 """Longest value of ID that is kept: octets (RFC 2971 section 3.3)."""
+OFTEN_OCTETS = 200
+"""Longest items of FETCH that are remembered: octets; clients ask for the same of many mails."""
 
 _TAG = re.compile(rb'[^ (){%*"\\+\x00-\x1f\x7f-\xff]{1,100}')
 _NAME = re.compile(rb"(?i:(UID) ++)?([A-Za-z][A-Za-z0-9]{0,30}+)(?![^ ])")
@@ -281,6 +284,24 @@ def _read_fetch(reader: ArgumentReader) -> Arguments:
     reader.space("the set of mails")
     numbers = reader.numbers()
     reader.space("the items of FETCH")
+    rest = reader.text[reader.position :]
+    if len(rest) > OFTEN_OCTETS or LITERAL in rest:
+        return FetchArguments(numbers, *_read_wanted(reader))
+    reader.position = len(reader.text)
+    return FetchArguments(numbers, *_read_often(rest))
+
+
+@lru_cache(200)
+def _read_often(rest: bytes) -> tuple[tuple[FetchAttribute, ...], int | None, bool]:
+    """Read what clients ask of one mail after the other."""
+    reader = ArgumentReader(rest)
+    wanted = _read_wanted(reader)
+    reader.end()
+    return wanted
+
+
+def _read_wanted(reader: ArgumentReader) -> tuple[tuple[FetchAttribute, ...], int | None, bool]:
+    """Read the items of FETCH and its modifiers: CHANGEDSINCE and VANISHED."""
     items = read_items(reader)
     changed_since, vanished = None, False
     if reader.skips_space():
@@ -298,7 +319,7 @@ def _read_fetch(reader: ArgumentReader) -> Arguments:
             reader.skips_space()
     if vanished and changed_since is None:
         raise CommandError("VANISHED needs CHANGEDSINCE (RFC 7162 section 3.2.6)")
-    return FetchArguments(numbers, items, changed_since, vanished)
+    return items, changed_since, vanished
 
 
 def _read_store(reader: ArgumentReader) -> Arguments:
