@@ -9,12 +9,14 @@ from weakref import WeakSet, WeakValueDictionary
 
 from services.imap_out import view
 from services.imap_out.current_folders import CurrentFolders, Look
+from services.imap_out.search.plain_mails import PlainMails
 from services.imap_out.structure_store import StructureStore
 from services.imap_out.view import FolderState
 from shared.db.batch_loader import BatchLoader
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.store import blobs, folder_views, folders
+from shared.store.blobs import SoughtText
 from shared.store.folder_views import FolderCounts
 from shared.store.folders import Folder, FolderRefused
 
@@ -39,6 +41,7 @@ class FolderStore:
     """The database as the sessions read it. Each call is a separate transaction.
 
     :ivar known: which cached states are current. :ivar structures: of mails.
+    :ivar plain: mails whose octets tell what SEARCH does not find in them.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class FolderStore:
         self._headers: BatchLoader[int, bytes] = BatchLoader(self._read_headers, readers=MAX_READERS)
         self._span_reads = asyncio.Semaphore(MAX_READERS)
         self.structures = StructureStore(database, self.read_heads, self.read_span)
+        self.plain = PlainMails()
         self._counts: OrderedDict[int, tuple[int, FolderCounts]] = OrderedDict()  # by folder, with its version
 
     # ------------------------------------------------------------------------------------------ folders
@@ -203,6 +207,14 @@ class FolderStore:
     async def _read_headers(self, blob_ids: Sequence[int]) -> dict[int, bytes]:
         async with self.database.statement() as connection:
             return await blobs.prefixes(connection, blob_ids, HEADER_OCTETS)
+
+    async def find_texts(self, blob_ids: Sequence[int], texts: Sequence[SoughtText]) -> dict[int, list[bool]]:
+        """Return which of these texts may be in mails (``blobs.find_texts``).
+
+        :raises Temporary: the database is unavailable.
+        """
+        async with self._span_reads, self.database.statement() as connection:
+            return await blobs.find_texts(connection, blob_ids, texts)
 
     async def read_span(self, blob_id: int, start: int, length: int) -> bytes:
         """Return up to ``length`` bytes of a mail from ``start`` on; b"" at its end.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from array import array
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 
 from services.imap_out.context import ImapContext, TaggedAnswer
 from services.imap_out.fetch_texts import ReadableMail
 from services.imap_out.grammar.commands import ImapCommand, SearchArguments, SortArguments, ThreadArguments
 from services.imap_out.grammar.keys import SearchKey
+from services.imap_out.mails_ahead import read_groups
 from services.imap_out.responses import data
 from services.imap_out.search.body_search import BodySearch
 from services.imap_out.search.evaluation import (
@@ -24,7 +25,7 @@ from services.imap_out.search.evaluation import (
     has_modseq,
     need_of,
 )
-from services.imap_out.search.mail_texts import SearchedMail
+from services.imap_out.search.mail_texts import SearchedMail, UnreadMail
 from services.imap_out.search.plain_mails import lacking_texts, split_texts
 from services.imap_out.search.sorting import SortFacts, needs_header, read_sort_facts, sort_mails
 from services.imap_out.search.threading import (
@@ -38,7 +39,7 @@ from services.imap_out.view import FolderState, flag_bit
 from shared.errors import Permanent
 from shared.mime import headers
 from shared.runtime.parsing import Parsing
-from shared.store.blobs import HEAD_OCTETS
+from shared.store.blobs import HEAD_OCTETS, SoughtText
 
 MAILS_IN_TURN = 2_000
 """Mails that are tested with the view alone before other sessions have their turn: some milliseconds."""
@@ -46,6 +47,10 @@ HEADERS_A_QUERY = 100
 """Headers that are read together."""
 FACT_OCTETS = 100
 """About what SORT and THREAD know of a mail: octets; with many mails, they are put in order in a thread."""
+UNREAD_A_QUERY = 1_000
+"""Mails that the database looks into together: some hundredths of a second."""
+MAX_SOUGHT_WORDS = 50
+"""Words of all texts of a key for which the database is asked."""
 
 
 async def run_search(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
@@ -97,9 +102,10 @@ async def run_sort(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
     facts: list[SortFacts] = []
     parsing = Parsing()
     if needs_header(arguments.order):
-        async for index, header in _headers(context, state, found):
-            arrival, octets = _arrival(state, index), state.octets[index]
-            facts.append(await parsing.run(len(header), read_sort_facts, header, arrival, octets))
+            async with aclosing(_headers(context, state, found)) as mails:
+                async for index, header in mails:
+                    arrival, octets = _arrival(state, index), state.octets[index]
+                    facts.append(await parsing.run(len(header), read_sort_facts, header, arrival, octets))
     else:
         facts = [SortFacts(_arrival(state, index), state.octets[index], 0.0) for index in found]
     positions = await parsing.run(FACT_OCTETS * len(facts), sort_mails, arguments.order, facts)
@@ -120,9 +126,10 @@ async def run_thread(context: ImapContext, command: ImapCommand) -> TaggedAnswer
     found = await _find(context, arguments.key, context.folder.saved)
     facts = []
     parsing = Parsing()
-    async for index, header in _headers(context, state, found):
-        number = state.uids[index] if command.uid else index + 1
-        facts.append(await parsing.run(len(header), read_thread_facts, header, number, _arrival(state, index)))
+    async with aclosing(_headers(context, state, found)) as mails:
+        async for index, header in mails:
+            number = state.uids[index] if command.uid else index + 1
+            facts.append(await parsing.run(len(header), read_thread_facts, header, number, _arrival(state, index)))
     join = thread_by_references if arguments.algorithm == "REFERENCES" else thread_by_subject
     threads = await parsing.run(FACT_OCTETS * len(facts), lambda: format_threads(join(facts)))
     context.transport.write(threads)
@@ -196,14 +203,42 @@ class _MailSearch:
 
     async def run(self, indexes: Sequence[int]) -> list[int]:
         """Return the indexes of those of these mails that match. :raises Temporary: the database is unavailable."""
-        found = []
-        async for group in _beginnings(self._context, self._state, indexes):
-            octets = sum(len(beginning) for _, beginning in group)
-            matching, undecided = await self._parsing.run(octets, self._compare, group)
-            found += matching
-            if undecided:
-                found += await self._search_bodies(undecided)
+        found, unknown = await self._test_unread(indexes)
+        async with aclosing(_beginnings(self._context, self._state, unknown)) as groups:
+            async for group in groups:
+                octets = sum(len(beginning) for _, beginning in group)
+                matching, undecided = await self._parsing.run(octets, self._compare, group)
+                found += matching
+                if undecided:
+                    found += await self._search_bodies(undecided)
         return found
+
+    async def _test_unread(self, indexes: Sequence[int]) -> tuple[list[int], Sequence[int]]:
+        """Test plain mails, in whose octets the database looks for the texts.
+
+        :return: the indexes of mails that match; and of those that have to be read.
+        """
+        blob_ids, store = self._state.blob_ids, self._context.store
+        sought = [SoughtText(words, text not in self._in_bodies) for text, words in self._texts.items()]
+        if not any(text.words for text in sought) or sum(len(text.words) for text in sought) > MAX_SOUGHT_WORDS:
+            return [], indexes
+        found: list[int] = []
+        unknown = [index for index in indexes if blob_ids[index] not in store.plain]
+        plain = [index for index in indexes if blob_ids[index] in store.plain]
+        for start in range(0, len(plain), UNREAD_A_QUERY):
+            group = plain[start : start + UNREAD_A_QUERY]
+            having = await store.find_texts([blob_ids[index] for index in group], sought)
+            for index in group:
+                there = having.get(blob_ids[index])
+                lacking = (
+                    {text for text, may in zip(self._texts, there, strict=True) if not may} if there else self._texts
+                )
+                matches = self._test(index, UnreadMail(lacking))
+                if matches is None:
+                    unknown.append(index)
+                elif matches:
+                    found.append(index)
+        return found, sorted(unknown)
 
     def _compare(self, group: Sequence[tuple[int, bytes]]) -> tuple[list[int], dict[int, bytes]]:
         """Compare what can be known without the bodies. :param group: indexes and the beginnings of the mails.
@@ -214,6 +249,8 @@ class _MailSearch:
         for index, beginning in group:
             whole = len(beginning) == self._state.octets[index]
             lacking = lacking_texts(beginning, self._texts) if whole else frozenset[str]()
+            if lacking:
+                self._context.store.plain.add(self._state.blob_ids[index])
             header = beginning[: headers.header_end(beginning)]
             in_body = frozenset[str]() if whole and lacking.issuperset(self._in_bodies) else None
             matches = self._test(index, SearchedMail(header, in_body, lacking))
@@ -276,28 +313,36 @@ class _MailSearch:
 
 async def _headers(
     context: ImapContext, state: FolderState, indexes: Sequence[int]
-) -> AsyncIterator[tuple[int, bytes]]:
-    """Yield the header of each mail; a mail whose octets are purged has none."""
-    async for group in _beginnings(context, state, indexes):
-        for index, beginning in group:
-            yield index, beginning[: headers.header_end(beginning)]
+) -> AsyncGenerator[tuple[int, bytes], None]:
+    """Yield the header of each mail; a mail whose octets are purged has none. The caller closes the generator."""
+    async with aclosing(_beginnings(context, state, indexes)) as groups:
+        async for group in groups:
+            for index, beginning in group:
+                yield index, beginning[: headers.header_end(beginning)]
 
 
 async def _beginnings(
     context: ImapContext, state: FolderState, indexes: Sequence[int]
-) -> AsyncIterator[list[tuple[int, bytes]]]:
-    """Yield the beginnings of mails in groups: at least the header, as far as HEAD_OCTETS; b"": the mail is purged."""
+) -> AsyncGenerator[list[tuple[int, bytes]], None]:
+    """Yield the beginnings of mails in groups: at least the header, as far as HEAD_OCTETS; b"": the mail is purged.
+
+    The caller closes the generator.
+    """
     store = context.store
-    for start in range(0, len(indexes), HEADERS_A_QUERY):
-        group = []
-        beginnings = await store.read_headers(
-            list(dict.fromkeys(state.blob_ids[index] for index in indexes[start : start + HEADERS_A_QUERY]))
-        )
-        for index in indexes[start : start + HEADERS_A_QUERY]:
+
+    async def read(group: Sequence[int]) -> list[tuple[int, bytes]]:
+        found = []
+        beginnings = await store.read_headers(list(dict.fromkeys(state.blob_ids[index] for index in group)))
+        for index in group:
             blob_id, octets = state.blob_ids[index], state.octets[index]
             beginning = beginnings.get(blob_id, b"")
             if len(beginning) < min(octets, HEAD_OCTETS) and headers.header_end(beginning) == len(beginning):
                 beginning = (await store.read_heads([blob_id], HEAD_OCTETS)).get(blob_id, b"")
-            group.append((index, beginning))
-        yield group
-        await asyncio.sleep(0)
+            found.append((index, beginning))
+        return found
+
+    groups = [indexes[start : start + HEADERS_A_QUERY] for start in range(0, len(indexes), HEADERS_A_QUERY)]
+    async with aclosing(read_groups(groups, read)) as beginnings:
+        async for _, group in beginnings:
+            yield group
+            await asyncio.sleep(0)

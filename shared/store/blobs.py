@@ -129,6 +129,42 @@ async def prefixes(connection: Connection, ids: Sequence[int], octets: int) -> d
     return {int(blob_id): bytes(beginning) for blob_id, beginning in await cursor.fetchall()}
 
 
+@dataclass(frozen=True, slots=True)
+class SoughtText:
+    """A text that is looked for in the octets of mails.
+
+    words: in lower case, without NUL; each one is there if the text is. in_header: only in the header.
+    """
+
+    words: Sequence[bytes]
+    in_header: bool = False
+
+
+async def find_texts(connection: Connection, ids: Sequence[int], texts: Sequence[SoughtText]) -> dict[int, list[bool]]:
+    """Return which of these texts may be in the first 256 KiB of each mail, in any case of ASCII letters.
+
+    :return: by id, a value for each text, of mails that may have one at least.
+    """
+    # ``encode`` makes a text of any octets; it writes a backslash twice. Without ``offset`` each use would repeat it.
+    columns, words = [], []
+    for text in texts:
+        place = "header" if text.in_header else "whole"
+        columns.append(" and ".join([f"position(%s::text in {place}) > 0"] * len(text.words)) or "true")
+        words += [word.replace(b"\\", b"\\\\").decode("ascii") for word in text.words]
+    names = [f"t{number}" for number in range(len(texts))]
+    cursor = connection.cursor(binary=True)
+    await cursor.execute(
+        f"""select * from (select id, {", ".join(map(" as ".join, zip(columns, names, strict=True)))} from (
+                select id, whole, left(whole, coalesce(nullif(position(E'\\r\\n\\r\\n' in whole), 0), length(whole)))
+                    as header
+                from (select id, lower(encode(head, 'escape') collate "C") as whole from blobs
+                      where id = any(%s::bigint[]) offset 0) l offset 0) h offset 0) f
+            where {" or ".join(names)}""",
+        (*words, array_literal(ids)),
+    )
+    return {int(row[0]): list(row[1:]) for row in await cursor.fetchall()}
+
+
 async def second_chunk(connection: Connection, blob_id: int) -> bytes:
     """Load what follows the head, up to 1 MiB; empty if the head is the whole mail."""
     cursor = connection.cursor(binary=True)

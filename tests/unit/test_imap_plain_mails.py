@@ -9,7 +9,7 @@ import pytest
 from services.imap_out.folding import fold_text
 from services.imap_out.search.body_search import BodySearch
 from services.imap_out.search.mail_texts import header_text
-from services.imap_out.search.plain_mails import lacking_texts, split_texts
+from services.imap_out.search.plain_mails import PlainMails, lacking_texts, split_texts
 from services.imap_out.structure.stored import read_structure
 from shared.mime import headers
 from tests.imap_mails import MAILS
@@ -61,3 +61,12 @@ def test_a_full_search_agrees(name: str) -> None:
     searching.finish()
     header = header_text(mail[: headers.header_end(mail)])
     assert not [text for text in lacking(mail, *texts) if text in header or text in searching.found]
+
+
+def test_the_memory_of_plain_mails_is_limited() -> None:
+    plain = PlainMails(max_pages=2)
+    for blob_id in (0, 7, 8, 32_767, 32_768, 10_000_000):
+        assert blob_id not in plain
+        plain.add(blob_id)
+    assert [blob_id for blob_id in (0, 7, 8, 32_767, 32_768, 10_000_000) if blob_id in plain] == [32_768, 10_000_000]
+    assert 32_769 not in plain and 9_999_999 not in plain

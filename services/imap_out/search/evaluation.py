@@ -42,7 +42,12 @@ class Need(IntEnum):
 
 
 class MailTexts(Protocol):
-    """What has been read of a mail. All texts are as ``fold_text`` returns them."""
+    """What has been read of a mail. All texts are as ``fold_text`` returns them.
+
+    has_header: the header has been read.
+    """
+
+    has_header: bool
 
     def lacks(self, text: str) -> bool:
         """Return whether a text is certainly nowhere in the mail."""
@@ -51,7 +56,7 @@ class MailTexts(Protocol):
         """Return the values of a field (its name is in lower case); None: the header has not been read."""
 
     def sent_day(self) -> dt.date | None:
-        """Return the day of the Date field; None: there is none."""
+        """Return the day of the Date field; None: there is none, or the header has not been read."""
 
     def contains(self, text: str, header: bool) -> bool | None:
         """Return whether the body contains a text, or with ``header`` the whole mail; None: it has not been read."""
@@ -219,7 +224,7 @@ def _compile_internal(key: OfDay, view: SearchView) -> SearchTest:
 
 def _compile_sent(key: OfDay) -> SearchTest:
     def sent(index: int, mail: MailTexts | None) -> bool | None:
-        if mail is None:
+        if mail is None or not mail.has_header:
             return None
         day = mail.sent_day()
         if day is None:

@@ -13,8 +13,34 @@ HEADER_OCTETS = 256 * 1024
 """Octets of a header that are searched."""
 
 
+class UnreadMail:
+    """A mail that has not been read; some texts are certainly not where they are looked for."""
+
+    has_header = False
+
+    def __init__(self, lacking: Collection[str]) -> None:
+        """:param lacking: these texts."""
+        self._lacking = lacking
+
+    def lacks(self, text: str) -> bool:
+        """Return whether a text is certainly not in the mail."""
+        return text in self._lacking
+
+    def header_values(self, name: str) -> None:
+        """Return None: the header has not been read."""
+
+    def sent_day(self) -> None:
+        """Return None: the header has not been read."""
+
+    def contains(self, text: str, header: bool) -> bool | None:
+        """Return False if the mail lacks a text; None: it is not known."""
+        return False if text in self._lacking else None
+
+
 class SearchedMail:
     """What has been read of a mail: its header, and perhaps its body (``MailTexts``)."""
+
+    has_header = True
 
     def __init__(
         self, header: bytes, found: Collection[str] | None = None, lacking: Collection[str] = frozenset()
