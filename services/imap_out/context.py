@@ -18,6 +18,7 @@ from services.imap_out.folder_watch import FolderWatch
 from services.imap_out.grammar.commands import ImapCommand
 from services.imap_out.grammar.errors import CommandError
 from services.imap_out.interfaces import ImapClientInfo, ImapSessionStats, ImapTransport, LoginVerifier
+from services.imap_out.mails_ahead import MailsAhead
 from services.imap_out.number_sets import NumberSet, indexes_of_numbers, indexes_of_uids, ranges_of
 from services.imap_out.responses import data, fetch, status
 from services.imap_out.view import SYSTEM_FLAGS, FolderState, SelectedFolder, ViewUpdate, split_flags, with_flags
@@ -78,6 +79,18 @@ class ImapContext:
     committing: bool = False
     in_response: bool = False
     stats: ImapSessionStats = field(default_factory=ImapSessionStats)
+    _ahead: MailsAhead | None = None
+
+    def ahead(self) -> MailsAhead:
+        """Return the mails that are read ahead in this session, which is logged in."""
+        if self._ahead is None:
+            self._ahead = MailsAhead(self.store.read_heads, self.transport.budget)
+        return self._ahead
+
+    def release_memory(self) -> None:
+        """Drop what is in memory between two commands: mails that are read ahead."""
+        if self._ahead is not None:
+            self._ahead.clear()
 
     # ------------------------------------------------------------------------------------------ output
 
@@ -85,18 +98,27 @@ class ImapContext:
         """Send responses."""
         self.transport.write(b"".join(pieces))
 
-    async def send_all(self, pieces: Iterable[bytes]) -> None:
-        """Send many responses, and wait for the client between them. :raises ConnectionError: it has disconnected."""
+    async def send_all(self, pieces: Iterable[bytes], record: Callable[[bytes], None] | None = None) -> None:
+        """Send many responses, and wait for the client between them. :raises ConnectionError: it has disconnected.
+
+        :param record: is called with what is sent, in larger pieces.
+        """
         out: list[bytes] = []
         octets = 0
         for piece in pieces:
             out.append(piece)
             octets += len(piece)
             if octets > BURST_OCTETS:
-                self.transport.write(b"".join(out))
+                self._send_joined(out, record)
                 out, octets = [], 0
                 await self.transport.drain()
-        self.transport.write(b"".join(out))
+        self._send_joined(out, record)
+
+    def _send_joined(self, pieces: Sequence[bytes], record: Callable[[bytes], None] | None) -> None:
+        joined = b"".join(pieces)
+        self.transport.write(joined)
+        if record is not None:
+            record(joined)
 
     def end_after_answer(self, reason: str) -> None:
         """Close the connection after the answer to this command. :param reason: for the client."""
@@ -176,6 +198,8 @@ class ImapContext:
             self.transport.write(status.untagged("BYE", "the mailbox was restored from a backup", status.UNAVAILABLE))
             self.ended = True
             raise ConnectionResetError("the selected folder was restored")
+        if state is selected.state:
+            return
         update = selected.move_to(state, may_expunge)
         await self.send_all(self.describe(update, uid))
 

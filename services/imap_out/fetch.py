@@ -7,6 +7,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from services.imap_out.context import ImapContext, TaggedAnswer
+from services.imap_out.fetch_answers import FetchAnswer
 from services.imap_out.fetch_rows import FORMS, STRUCTURE_ITEMS, format_item, format_rows
 from services.imap_out.fetch_texts import ReadableMail
 from services.imap_out.grammar.commands import FetchArguments, ImapCommand
@@ -28,6 +29,8 @@ MAILS_A_QUERY = 100
 """Mails whose beginnings are read together."""
 QUERY_OCTETS = 512 * 1024
 """The same: octets of these beginnings."""
+STRUCTURES_A_QUERY = 500
+"""Structures that are read together, from the database or (in smaller groups) from the mails."""
 
 _WITH_STRUCTURE = STRUCTURE_ITEMS | {"BINARY[]", "BINARY.SIZE[]"}
 
@@ -94,22 +97,34 @@ class _Fetch:
         names = [item.name for item in self.items]
         if any(name not in FORMS for name in names):
             await self._send_texts(indexes)
-        elif STRUCTURE_ITEMS.isdisjoint(names):
-            await self.context.send_all(format_rows(names, self.context.folder.state, indexes, {}))
         else:
-            await self._send_structures(indexes, names)
+            await self._send_rows(indexes, names)
 
-    async def _send_structures(self, indexes: Sequence[int], names: Sequence[str]) -> None:
-        """Send responses without texts, but with the structures of the mails."""
+    async def _send_rows(self, indexes: Sequence[int], names: Sequence[str]) -> None:
+        """Send responses without texts."""
+        state, answers = self.context.folder.state, self.context.store.answers
+        known = answers.find(state, names, indexes)
+        if known is not None:
+            await self.context.send_all(known)
+            return
+        with answers.record(state, names, indexes) as answer:
+            if STRUCTURE_ITEMS.isdisjoint(names):
+                await self.context.send_all(format_rows(names, state, indexes, {}), answer.add)
+            else:
+                await self._send_structures(indexes, names, answer)
+            answer.complete = not self.missing
+
+    async def _send_structures(self, indexes: Sequence[int], names: Sequence[str], answer: FetchAnswer) -> None:
+        """Send responses with the structures of the mails. :param answer: gets what is sent."""
         state, store = self.context.folder.state, self.context.store
-        for start in range(0, len(indexes), MAILS_A_QUERY):
-            group = indexes[start : start + MAILS_A_QUERY]
+        for start in range(0, len(indexes), STRUCTURES_A_QUERY):
+            group = indexes[start : start + STRUCTURES_A_QUERY]
             mails = {state.blob_ids[index]: state.octets[index] for index in group}
             structures = await store.structures.load(mails, self.context.transport.budget)
             if len(structures) < len(mails):
                 self.missing = True
                 group = [index for index in group if state.blob_ids[index] in structures]
-            await self.context.send_all(format_rows(names, state, group, structures))
+            await self.context.send_all(format_rows(names, state, group, structures), answer.add)
 
     async def _send_texts(self, indexes: Sequence[int]) -> None:
         """Send responses with texts; many mails are written together."""
@@ -162,7 +177,9 @@ class _Fetch:
             budget.add(octets)
             try:
                 found: Mapping[int, bytes] = {}
-                if whole:  # the pieces of a large one are streamed anyway
+                if whole and len(indexes) == 1 and state.octets[group[0]] <= HEAD_OCTETS:
+                    found = await self.context.ahead().fetch(state, group[0])
+                elif whole:  # the pieces of a large one are streamed anyway
                     found = await store.read_heads([blob for blob in mails if mails[blob] <= HEAD_OCTETS], octets)
                 elif some:
                     found = await store.read_headers(list(mails))

@@ -9,6 +9,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from services.imap_out import view
 from services.imap_out.current_folders import CurrentFolders, Look
+from services.imap_out.fetch_answers import FetchAnswers
 from services.imap_out.search.plain_mails import PlainMails
 from services.imap_out.structure_store import StructureStore
 from services.imap_out.view import FolderState
@@ -40,7 +41,7 @@ MAX_COUNTS = 10_000
 class FolderStore:
     """The database as the sessions read it. Each call is a separate transaction.
 
-    :ivar known: which cached states are current. :ivar structures: of mails.
+    :ivar known: which cached states are current. :ivar structures: of mails. :ivar answers: to FETCH.
     :ivar plain: mails whose octets tell what SEARCH does not find in them.
     """
 
@@ -63,6 +64,7 @@ class FolderStore:
         self._headers: BatchLoader[int, bytes] = BatchLoader(self._read_headers, readers=MAX_READERS)
         self._span_reads = asyncio.Semaphore(MAX_READERS)
         self.structures = StructureStore(database, self.read_heads, self.read_span)
+        self.answers = FetchAnswers()
         self.plain = PlainMails()
         self._counts: OrderedDict[int, tuple[int, FolderCounts]] = OrderedDict()  # by folder, with its version
 

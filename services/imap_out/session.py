@@ -66,7 +66,8 @@ class ImapSession:
         return self.context.committing
 
     def release_memory(self) -> None:
-        """Do nothing: between two commands no mail is in memory."""
+        """Drop the mails that are read ahead: the client pauses or has disconnected."""
+        self.context.release_memory()
 
     async def run(self) -> None:
         """Serve the client until the session ends. :raises ConnectionError: the client has disconnected."""
@@ -79,6 +80,7 @@ class ImapSession:
             if context.farewell:
                 context.transport.write(status.untagged("BYE", context.farewell))
         finally:
+            self.release_memory()
             await self._close_upload()
 
     async def _next(self) -> None:
