@@ -19,11 +19,11 @@ from services.imap_out.search.evaluation import (
     Need,
     SearchTest,
     SearchView,
-    all_texts,
     body_texts,
     compile_search,
     has_modseq,
     need_of,
+    text_places,
 )
 from services.imap_out.search.mail_texts import SearchedMail, UnreadMail
 from services.imap_out.search.plain_mails import lacking_texts, split_texts
@@ -39,7 +39,7 @@ from services.imap_out.view import FolderState, flag_bit
 from shared.errors import Permanent
 from shared.mime import headers
 from shared.runtime.parsing import Parsing
-from shared.store.blobs import HEAD_OCTETS, SoughtText
+from shared.store.blobs import HEAD_OCTETS
 
 MAILS_IN_TURN = 2_000
 """Mails that are tested with the view alone before other sessions have their turn: some milliseconds."""
@@ -198,7 +198,7 @@ class _MailSearch:
         self._state = state
         self._test = test
         self._in_bodies = body_texts(key) if need_of(key) is Need.TEXT else frozenset[str]()
-        self._texts = split_texts(all_texts(key))
+        self._texts = split_texts(text_places(key))
         self._parsing = Parsing()
 
     async def run(self, indexes: Sequence[int]) -> list[int]:
@@ -219,7 +219,7 @@ class _MailSearch:
         :return: the indexes of mails that match; and of those that have to be read.
         """
         blob_ids, store = self._state.blob_ids, self._context.store
-        sought = [SoughtText(words, text not in self._in_bodies) for text, words in self._texts.items()]
+        sought = list(self._texts.values())
         if not any(text.words for text in sought) or sum(len(text.words) for text in sought) > MAX_SOUGHT_WORDS:
             return [], indexes
         found: list[int] = []
@@ -250,7 +250,7 @@ class _MailSearch:
             whole = len(beginning) == self._state.octets[index]
             lacking = lacking_texts(beginning, self._texts) if whole else frozenset[str]()
             if lacking:
-                self._context.store.plain.add(self._state.blob_ids[index])
+                self._context.store.plain.add(self._state.blob_ids[index], beginning)
             header = beginning[: headers.header_end(beginning)]
             in_body = frozenset[str]() if whole and lacking.issuperset(self._in_bodies) else None
             matches = self._test(index, SearchedMail(header, in_body, lacking))

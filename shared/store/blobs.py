@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from shared.db.arrays import array_literal
 from shared.db.database import Connection, Database
@@ -133,32 +134,42 @@ async def prefixes(connection: Connection, ids: Sequence[int], octets: int) -> d
 class SoughtText:
     """A text that is looked for in the octets of mails.
 
-    words: in lower case, without NUL; each one is there if the text is. in_header: only in the header.
+    words: in lower case, without NUL and white space; each one is there if the text is. place: where it is looked for.
     """
 
     words: Sequence[bytes]
-    in_header: bool = False
+    place: Literal["header", "body", "mail"] = "mail"
 
 
 async def find_texts(connection: Connection, ids: Sequence[int], texts: Sequence[SoughtText]) -> dict[int, list[bool]]:
     """Return which of these texts may be in the first 256 KiB of each mail, in any case of ASCII letters.
 
-    :return: by id, a value for each text, of mails that may have one at least.
+    The mails have CRLF line ends only. :return: by id, a value for each text, of mails that may have one at least.
     """
-    # ``encode`` makes a text of any octets; it writes a backslash twice. Without ``offset`` each use would repeat it.
+    forms = {
+        "header": "position(%s::text in header) > 0",
+        "body": "position(%s::text in body) > 0",
+        "mail": "position(%s::text in header) + position(%s::text in body) > 0",
+    }
     columns, words = [], []
     for text in texts:
-        place = "header" if text.in_header else "whole"
-        columns.append(" and ".join([f"position(%s::text in {place}) > 0"] * len(text.words)) or "true")
-        words += [word.replace(b"\\", b"\\\\").decode("ascii") for word in text.words]
+        columns.append(" and ".join([forms[text.place]] * len(text.words)) or "true")
+        for word in text.words:  # ``encode`` writes a backslash twice
+            words += [word.replace(b"\\", b"\\\\").decode("ascii")] * (2 if text.place == "mail" else 1)
     names = [f"t{number}" for number in range(len(texts))]
     cursor = connection.cursor(binary=True)
+    # Without ``offset`` each use of a column would compute it again; ``encode`` makes a text of any octets.
     await cursor.execute(
-        f"""select * from (select id, {", ".join(map(" as ".join, zip(columns, names, strict=True)))} from (
-                select id, whole, left(whole, coalesce(nullif(position(E'\\r\\n\\r\\n' in whole), 0), length(whole)))
-                    as header
-                from (select id, lower(encode(head, 'escape') collate "C") as whole from blobs
-                      where id = any(%s::bigint[]) offset 0) l offset 0) h offset 0) f
+        f"""select * from (
+                select id, {", ".join(map(" as ".join, zip(columns, names, strict=True)))} from (
+                    select id, lower(encode(substring(head from 1 for cut), 'escape') collate "C") as header,
+                        lower(encode(substring(head from cut + 1), 'escape') collate "C") as body
+                    from (select id, head, coalesce(nullif(position('\\x0d0a0d0a'::bytea in head), 0) + 3, length(head))
+                              as cut
+                          from (select id, head || ''::bytea as head from blobs where id = any(%s::bigint[]) offset 0) a
+                          offset 0) b
+                    offset 0) c
+                offset 0) d
             where {" or ".join(names)}""",
         (*words, array_literal(ids)),
     )

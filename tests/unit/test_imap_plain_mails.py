@@ -21,12 +21,18 @@ PLAIN = (
 
 
 def lacking(mail: bytes, *texts: str) -> set[str]:
-    return set(lacking_texts(mail, split_texts([fold_text(text) for text in texts])))
+    return set(lacking_texts(mail, split_texts({fold_text(text): "mail" for text in texts})))
 
 
 def test_a_plain_mail_lacks_what_is_not_in_its_octets() -> None:
     assert lacking(PLAIN, "hello", "WORLD and", "long subject", "subject: the", "", " ", "ü") == set()
     assert lacking(PLAIN, "hullo", "world nix", "hello", "subjects: x") == {"hullo", "world nix", "subjects: x"}
+
+
+def test_a_text_is_looked_for_in_its_place() -> None:
+    texts = split_texts({"hello": "header", "the long": "header", "ann": "body", "world": "body", "subject": "mail"})
+    assert lacking_texts(PLAIN, texts) == {"hello", "ann"}
+    assert lacking_texts(PLAIN.replace(b"\r\n", b"\n"), texts) == {"hello", "ann"}
 
 
 @pytest.mark.parametrize(
@@ -61,12 +67,22 @@ def test_a_full_search_agrees(name: str) -> None:
     searching.finish()
     header = header_text(mail[: headers.header_end(mail)])
     assert not [text for text in lacking(mail, *texts) if text in header or text in searching.found]
+    in_header, in_body = (lacking_texts(mail, split_texts(dict.fromkeys(texts, place))) for place in ("header", "body"))
+    assert not [text for text in in_header if text in header]
+    assert not [text for text in in_body if text in searching.found]
 
 
 def test_the_memory_of_plain_mails_is_limited() -> None:
     plain = PlainMails(max_pages=2)
     for blob_id in (0, 7, 8, 32_767, 32_768, 10_000_000):
         assert blob_id not in plain
-        plain.add(blob_id)
+        plain.add(blob_id, PLAIN)
     assert [blob_id for blob_id in (0, 7, 8, 32_767, 32_768, 10_000_000) if blob_id in plain] == [32_768, 10_000_000]
     assert 32_769 not in plain and 9_999_999 not in plain
+
+
+@pytest.mark.parametrize("mail", [PLAIN.replace(b"\r\n", b"\n"), PLAIN + b"\n", b"\r\nno header\r\n"])
+def test_a_mail_with_other_line_ends_is_read_each_time(mail: bytes) -> None:
+    plain = PlainMails()
+    plain.add(1, mail)
+    assert 1 not in plain

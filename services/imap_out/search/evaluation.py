@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from services.imap_out.grammar.keys import (
     ChangedSince,
@@ -106,9 +106,19 @@ def body_texts(key: SearchKey) -> frozenset[str]:
     return frozenset(one.text for one in _leaves(key) if isinstance(one, InText))
 
 
-def all_texts(key: SearchKey) -> frozenset[str]:
-    """Return all texts that headers and bodies of mails are searched for."""
-    return frozenset(one.text for one in _leaves(key) if isinstance(one, InText | InHeader))
+def text_places(key: SearchKey) -> dict[str, Literal["header", "body", "mail"]]:
+    """Return all texts that mails are searched for, and whether only in the header, only in the body, or anywhere."""
+    places: dict[str, Literal["header", "body", "mail"]] = {}
+    for one in _leaves(key):
+        match one:
+            case InHeader(_, text):
+                place: Literal["header", "body", "mail"] = "header"
+            case InText(text, header):
+                place = "mail" if header else "body"
+            case _:
+                continue
+        places[text] = place if places.get(text, place) == place else "mail"
+    return places
 
 
 def _leaves(key: SearchKey) -> Iterator[SearchKey]:

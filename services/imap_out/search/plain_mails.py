@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from typing import Literal
+
+from shared.mime import headers
+from shared.store.blobs import SoughtText
 
 _SPLIT = re.compile(r"[\s:]+")
 _TYPE = re.compile(rb"content-type:[ \t]*(?:text/plain|(?!text)[a-z]+/[a-z0-9.+-]+)[;\s]")
@@ -21,21 +25,32 @@ MAX_PAGES = 500
 """Pages of 4 KiB, each with the bits of 32,768 mails."""
 
 
-def split_texts(texts: Collection[str]) -> dict[str, tuple[bytes, ...]]:
-    """Return what the octets of a mail with each text have, for ``lacking_texts``. :param texts: as ``fold_text``."""
+def split_texts(places: Mapping[str, Literal["header", "body", "mail"]]) -> dict[str, SoughtText]:
+    """Return what the octets of a mail with each text have. :param places: where texts (``fold_text``) are looked for.
+
+    A text that is not ASCII has no words: nothing can be said of it.
+    """
     return {
-        text: tuple(word.encode("ascii") for word in _SPLIT.split(text) if word) if text.isascii() else ()
-        for text in texts
+        text: SoughtText(
+            tuple(word.encode("ascii") for word in _SPLIT.split(text) if word) if text.isascii() else (), place
+        )
+        for text, place in places.items()
     }
 
 
-def lacking_texts(mail: bytes, texts: Mapping[str, tuple[bytes, ...]]) -> frozenset[str]:
-    """Return those of these texts that are certainly not in the header nor in the body of a mail.
+def lacking_texts(mail: bytes, texts: Mapping[str, SoughtText]) -> frozenset[str]:
+    """Return those of these texts that are certainly not where they are looked for.
 
     :param mail: all octets. :param texts: as ``split_texts`` returns them.
     """
     lowered = mail.lower()
-    lacking = [text for text, words in texts.items() if any(word not in lowered for word in words)]
+    end = headers.header_end(mail)
+    spans = {"header": (0, end), "body": (end, len(mail)), "mail": (0, len(mail))}
+    lacking = [
+        text
+        for text, sought in texts.items()
+        if any(lowered.find(word, *spans[sought.place]) < 0 for word in sought.words)
+    ]
     return frozenset(lacking) if lacking and _is_plain(mail, lowered) else frozenset()
 
 
@@ -52,15 +67,18 @@ def _is_plain(mail: bytes, lowered: bytes) -> bool:
 
 
 class PlainMails:
-    """Which mails are known to be plain, as ``lacking_texts`` has found. What was used last is kept."""
+    """Which mails are known to be plain, as ``lacking_texts`` has found, with CRLF line ends. What was used last is
+    kept."""
 
     def __init__(self, max_pages: int = MAX_PAGES) -> None:
         """:param max_pages: limit of the memory."""
         self._max_pages = max_pages
         self._pages: OrderedDict[int, bytearray] = OrderedDict()
 
-    def add(self, blob_id: int) -> None:
-        """Record that a mail is plain."""
+    def add(self, blob_id: int, mail: bytes) -> None:
+        """Record that a mail is plain, if the database can find the end of its header, too."""
+        if mail.count(b"\n") != mail.count(b"\r\n") or mail.startswith(b"\r\n"):
+            return
         number, bit = blob_id >> _PAGE_BITS, blob_id & ((1 << _PAGE_BITS) - 1)
         page = self._pages.get(number)
         if page is None:
