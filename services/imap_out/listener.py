@@ -40,6 +40,9 @@ ACCOUNT_OCTETS = 8 * 1024 * 1024
 """Share of an account in this memory: octets; four accounts whose clients read slowly use up the memory, one does not.
 Then sessions are served more slowly, with the smallest pieces."""
 
+ANNOUNCE_SECONDS = 0.02
+"""Least interval of two hints ``changed``: seconds. A busy process names all people of the interval in one message."""
+
 log = structlog.get_logger()
 
 
@@ -144,13 +147,17 @@ async def serve(service: Service) -> None:
             watch.hint(item.ids)
 
     unannounced: dict[int, str] = {}
+    loop = asyncio.get_running_loop()
+    announced_at = 0.0
 
     def announce_change(local: Local) -> None:
-        if not unannounced:  # sessions whose changes were committed together go on in one turn of the loop
-            asyncio.get_running_loop().call_soon(publish_changes)
+        if not unannounced:  # at once, but after the sessions whose changes were committed together
+            loop.call_at(announced_at + ANNOUNCE_SECONDS, publish_changes)
         unannounced[local.id] = local.address
 
     def publish_changes() -> None:
+        nonlocal announced_at
+        announced_at = loop.time()
         broker.publish_behind(publications.changed(unannounced.items(), origin))
         unannounced.clear()
 

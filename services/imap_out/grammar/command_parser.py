@@ -43,9 +43,11 @@ MAX_ID_FIELDS = 30
 MAX_ID_OCTETS = 1024
 """Longest value of ID that is kept: octets (RFC 2971 section 3.3)."""
 OFTEN_OCTETS = 200
-"""Longest items of FETCH that are remembered: octets; clients ask for the same of many mails."""
+"""Longest command, and longest items of FETCH, that are remembered: octets; clients repeat them."""
 
 _TAG = re.compile(rb'[^ (){%*"\\+\x00-\x1f\x7f-\xff]{1,100}')
+_OFTEN = re.compile(rb"(?! *(?:LOGIN|AUTHENTICATE))(?:[^\d\0]++|1:\*)*+\Z", re.IGNORECASE)
+"""A command without a number, a literal or a password: other sessions send the same one."""
 _NAME = re.compile(rb"(?i:(UID) ++)?([A-Za-z][A-Za-z0-9]{0,30}+)(?![^ ])")
 _STORES = re.compile(rb"([+-]?)FLAGS(\.SILENT)?(?![^ ])", re.IGNORECASE)
 _ACTIONS: dict[bytes, Literal["replace", "add", "remove"]] = {b"": "replace", b"+": "add", b"-": "remove"}
@@ -69,9 +71,22 @@ def parse_command(text: bytes, literals: Sequence[bytes] = (), utf8: bool = Fals
     :raises CommandError: it is malformed, or beyond a limit.
     """
     tag, position = read_tag(text)
-    reader = ArgumentReader(text, literals, position, utf8)
     if not position:
         raise CommandError("the command has no tag")
+    rest = text[position:]
+    if len(rest) <= OFTEN_OCTETS and _OFTEN.match(rest):
+        return ImapCommand(tag, *_parse_often(rest, utf8))
+    return ImapCommand(tag, *_parse(ArgumentReader(text, literals, position, utf8), octets))
+
+
+@lru_cache(500)
+def _parse_often(rest: bytes, utf8: bool) -> tuple[str, Arguments, bool]:
+    """Parse what other sessions ask, too. :param rest: of the command, behind its tag."""
+    return _parse(ArgumentReader(rest, utf8=utf8), 0)
+
+
+def _parse(reader: ArgumentReader, octets: int) -> tuple[str, Arguments, bool]:
+    """Return the name, the arguments, and whether the command is one with UIDs."""
     reader.space("the name of the command")
     found = reader.match(_NAME)
     name = found[2].decode().upper() if found else ""
@@ -81,7 +96,7 @@ def parse_command(text: bytes, literals: Sequence[bytes] = (), utf8: bool = Fals
         raise CommandError("the command after UID is unknown" if uid else "the command is unknown")
     arguments = _read_append(reader, octets) if name == "APPEND" else read(reader)
     reader.end()
-    return ImapCommand(tag, name, arguments, uid)
+    return name, arguments, uid
 
 
 def _read_nothing(reader: ArgumentReader) -> Arguments:

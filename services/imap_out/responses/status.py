@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from services.imap_out.number_sets import format_numbers, format_ranges
 
@@ -39,6 +40,7 @@ def _status(tag: bytes, kind: str, text: str, code: bytes | str) -> bytes:
     return b"%b %b %b%b\r\n" % (tag, kind.encode("ascii"), bracket, _printable(text))
 
 
+@lru_cache(200)
 def _printable(text: str) -> bytes:
     """Return a text for people as one line of ASCII."""
     return _UNPRINTABLE.sub(b"?", text.encode("ascii", "replace"))

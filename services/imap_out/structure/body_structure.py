@@ -16,30 +16,35 @@ from services.imap_out.structure.mime_parser import MimePart
 _EMPTY = b'("text" "plain" ("charset" "us-ascii") NIL NIL "7bit" 0 0'
 """A multipart without parts has this one: the grammar wants at least one."""
 
+_EXTENSION = frozenset(("content-disposition", "content-language", "content-location"))
 
-def format_structure(part: MimePart, extended: bool) -> bytes:
-    """Format the structure of a part. :param extended: BODYSTRUCTURE, with extension data; else BODY."""
+
+def format_structures(part: MimePart) -> tuple[bytes, bytes]:
+    """Format BODY of a part, and BODYSTRUCTURE, which has extension data."""
     if part.is_multipart:
-        return _format_multipart(part, extended)
-    body = _format_basic(part)
+        return _format_multipart(part)
+    body = extended = _format_basic(part)
     if part.is_message:
         mail = part.children[0]
-        body += b" %b %b %d" % (format_envelope(mail), format_structure(mail, extended), part.lines)
+        envelope = format_envelope(mail)
+        inner, inner_extended = format_structures(mail)
+        body += b" %b %b %d" % (envelope, inner, part.lines)
+        extended += b" %b %b %d" % (envelope, inner_extended, part.lines)
     elif part.kind.startswith(b"text/"):
-        body += b" %d" % part.lines
-    if extended:
-        body += b" " + nstring(_text(part, "content-md5")) + b" " + _format_extension(part)
-    return b"(" + body + b")"
+        body = extended = b"%b %d" % (body, part.lines)
+    return b"(%b)" % body, b"(%b %b %b)" % (extended, nstring(_text(part, "content-md5")), _format_extension(part))
 
 
-def _format_multipart(part: MimePart, extended: bool) -> bytes:
-    children = b"".join(format_structure(child, extended) for child in part.children)
-    body = children or _EMPTY + (b" NIL NIL NIL NIL)" if extended else b")")
-    body += b" " + string(part.content_type.value.partition(b"/")[2] if part.content_type else b"mixed")
-    if extended:
-        parameters = part.content_type.parameters if part.content_type else ()
-        body += b" " + _format_parameters(parameters) + b" " + _format_extension(part)
-    return b"(" + body + b")"
+def _format_multipart(part: MimePart) -> tuple[bytes, bytes]:
+    inner = [format_structures(child) for child in part.children]
+    body = b"".join([one for one, _ in inner]) or _EMPTY + b")"
+    extended = b"".join([one for _, one in inner]) or _EMPTY + b" NIL NIL NIL NIL)"
+    subtype = string(part.content_type.value.partition(b"/")[2] if part.content_type else b"mixed")
+    parameters = _format_parameters(part.content_type.parameters if part.content_type else ())
+    return (
+        b"(%b %b)" % (body, subtype),
+        b"(%b %b %b %b)" % (extended, subtype, parameters, _format_extension(part)),
+    )
 
 
 def _format_basic(part: MimePart) -> bytes:
@@ -68,6 +73,8 @@ def _format_parameters(parameters: Parameters) -> bytes:
 
 def _format_extension(part: MimePart) -> bytes:
     """Disposition, language and location."""
+    if part.fields.keys().isdisjoint(_EXTENSION):
+        return b"NIL NIL NIL"
     raw = part.value("content-disposition")
     disposition = parse_disposition(raw) if raw is not None else None
     raw_language = part.value("content-language")

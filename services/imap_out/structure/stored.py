@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from services.imap_out.structure.body_structure import format_structure
+from services.imap_out.structure.body_structure import format_structures
 from services.imap_out.structure.content_fields import parse_token
 from services.imap_out.structure.envelope import format_envelope
 from services.imap_out.structure.mime_parser import MimeParser, MimePart, parse_whole
@@ -92,10 +92,11 @@ class StructureReader:
 
 
 def _structure_of(mail: MimePart) -> MailStructure:
+    body, bodystructure = format_structures(mail)
     return MailStructure(
         format_envelope(mail),
-        format_structure(mail, extended=False),
-        format_structure(mail, extended=True),
+        body,
+        bodystructure,
         json.dumps(list(_spans(mail, -1, [])), separators=(",", ":")).encode("ascii"),
     )
 
