@@ -10,6 +10,7 @@ import binascii
 import re
 from collections.abc import Sequence
 from datetime import datetime
+from functools import lru_cache
 
 from services.imap_out.dates import parse_internal_date
 from services.imap_out.grammar.errors import CommandError
@@ -241,6 +242,7 @@ def _distinct(flags: Sequence[str], what: str) -> tuple[str, ...]:
     return tuple(known.values())
 
 
+@lru_cache(200)
 def decode_mailbox(raw: bytes, utf8: bool) -> str | None:
     """Return the name of a mailbox; None if it is not in the form that the session has, too long, or has controls.
 
