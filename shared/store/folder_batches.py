@@ -2,20 +2,17 @@
 
 One transaction has the changes of many sessions, so they wait for the disk once. Each function locks the folders first,
 and reads what it changes by a later statement, which sees them as they are under the lock (shared/store/folders.py).
-The lock leaves the locked folders in a setting of the transaction, so both statements are sent together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeVar
 
-from psycopg import AsyncCursor
-
 from shared.db.arrays import array_literal
-from shared.db.database import Connection, Row, storable
+from shared.db.database import Connection, storable
 from shared.errors import Permanent
 from shared.model import Content
 from shared.store import blobs, folders
@@ -86,9 +83,8 @@ class Appended:
 
 
 _OPEN = """folders f join local_accounts l on l.id = f.local_id
-    where f.deleted_at is null and l.removed_at is null and l.enabled
-        and f.id = any(current_setting('mailgroup.locked_folders')::bigint[])"""
-"""SQL: locked folders that a client may change. A session of a disabled account may be an intruder's."""
+    where f.deleted_at is null and l.removed_at is null and l.enabled"""
+"""SQL: folders that a client may change. A session of a disabled account may be an intruder's."""
 
 _STORE = f"""
     with given as materialized (
@@ -140,54 +136,40 @@ async def store_flags(
     """
     outcomes: dict[int, StoreResult | Permanent] = {}
     _refuse_keywords(outcomes, [change.keywords for change in changes])
-    folder_ids = {change.folder_id for change in changes}
-    waiting = [place for place in range(len(changes)) if place not in outcomes]
-    async with connection.pipeline():
-        locking = await _lock(connection, folder_ids, wait)
-        chosen = _first_of_folders(changes, waiting)
-        storing = await _store_once(connection, [changes[place] for place in chosen])
-    locked = await _locked(locking) | (set(folder_ids) if wait else set())
-    while chosen:  # each folder once a statement, which so changes no mail twice
-        found = {result.folder.id: result for result in await _stored(storing)}
-        outcomes |= {place: found[id_] for place in chosen if (id_ := changes[place].folder_id) in found}
-        waiting = [place for place in waiting if place not in chosen and changes[place].folder_id in locked]
-        chosen = _first_of_folders(changes, waiting)
-        if chosen:
-            storing = await _store_once(connection, [changes[place] for place in chosen])
+    locked = await _lock(connection, {change.folder_id for change in changes}, wait)
+    waiting = [place for place, each in enumerate(changes) if place not in outcomes and each.folder_id in locked]
+    while waiting:  # each folder once a statement, which so changes no mail twice
+        first = {changes[place].folder_id: place for place in reversed(waiting)}
+        found = await _store_once(connection, {folder_id: changes[place] for folder_id, place in first.items()})
+        outcomes |= {place: found[folder_id] for folder_id, place in first.items() if folder_id in found}
+        for place in first.values():
+            waiting.remove(place)
     await _explain(connection, outcomes, changes, locked)
     return [outcomes.get(place) for place in range(len(changes))]
 
 
-def _first_of_folders(changes: Sequence[FlagChange], places: Sequence[int]) -> list[int]:
-    """Return the place of the first change of each folder, of those at these places."""
-    return list({changes[place].folder_id: place for place in reversed(places)}.values())
-
-
-async def _store_once(connection: Connection, changes: Sequence[FlagChange]) -> AsyncCursor[Row]:
-    """Change flags in folders of which each is given once. Those that may not be changed are left out."""
-    return await connection.execute(
+async def _store_once(connection: Connection, changes: Mapping[int, FlagChange]) -> dict[int, StoreResult]:
+    """Change flags in each of these folders, by its id. Folders that may not be changed are left out."""
+    given = changes.values()
+    cursor = await connection.execute(
         _STORE,
         (
-            array_literal(change.folder_id for change in changes),
-            array_literal(change.local_id for change in changes),
-            array_literal(array_literal(change.uids) for change in changes),
-            array_literal(change.action for change in changes),
-            array_literal(change.flags for change in changes),
-            array_literal(array_literal(change.keywords) for change in changes),
-            array_literal(2**62 if change.unchanged_since is None else change.unchanged_since for change in changes),
+            array_literal(change.folder_id for change in given),
+            array_literal(change.local_id for change in given),
+            array_literal(array_literal(change.uids) for change in given),
+            array_literal(change.action for change in given),
+            array_literal(change.flags for change in given),
+            array_literal(array_literal(change.keywords) for change in given),
+            array_literal(2**62 if change.unchanged_since is None else change.unchanged_since for change in given),
         ),
     )
-
-
-async def _stored(cursor: AsyncCursor[Row]) -> list[StoreResult]:
-    """Return the results of ``_store_once``."""
-    results = []
+    found = {}
     for *folder, uids, flags, keywords, refused in await cursor.fetchall():
         changed = [
             Flagged(uid, bits, words or []) for uid, bits, words in zip(uids, flags, keywords or (), strict=True)
         ]
-        results.append(StoreResult(Folder(*folder), changed, refused))
-    return results
+        found[folder[0]] = StoreResult(Folder(*folder), changed, refused)
+    return found
 
 
 _APPEND = f"""
@@ -239,12 +221,11 @@ async def append_mails(
     """
     outcomes: dict[int, Appended | Permanent] = {}
     _refuse_keywords(outcomes, [mail.keywords for mail in mails])
-    chosen = [place for place in range(len(mails)) if place not in outcomes]
-    folder_ids = {mail.folder_id for mail in mails}
-    given = [mails[place] for place in chosen]
-    async with connection.pipeline():
-        locking = await _lock(connection, folder_ids, wait)
-        appending = await connection.execute(
+    locked = await _lock(connection, {mail.folder_id for mail in mails}, wait)
+    chosen = [place for place, each in enumerate(mails) if place not in outcomes and each.folder_id in locked]
+    if chosen:
+        given = [mails[place] for place in chosen]
+        cursor = await connection.execute(
             _APPEND,
             (
                 array_literal(mail.folder_id for mail in given),
@@ -259,9 +240,8 @@ async def append_mails(
                 [blobs.head(mail.content) if isinstance(mail.content, Content) else b"" for mail in given],
             ),
         )
-    for place, uidvalidity, uid, replaced in await appending.fetchall():
-        outcomes[chosen[place - 1]] = Appended(uidvalidity, uid, replaced)
-    locked = await _locked(locking) | (set(folder_ids) if wait else set())
+        for place, uidvalidity, uid, replaced in await cursor.fetchall():
+            outcomes[chosen[place - 1]] = Appended(uidvalidity, uid, replaced)
     await _explain(connection, outcomes, mails, locked)
     return [outcomes.get(place) for place in range(len(mails))]
 
@@ -280,24 +260,14 @@ def _refuse_keywords(outcomes: dict[int, _Result | Permanent], given: Iterable[S
             )
 
 
-async def _lock(connection: Connection, folder_ids: Collection[int], wait: bool) -> AsyncCursor[Row]:
-    """Lock folders in the order of their ids, until the transaction ends.
-
-    :return: has the ids of those that are locked: without ``wait`` others change the rest now.
-    """
-    return await connection.execute(
-        f"""select set_config('mailgroup.locked_folders', coalesce(array_agg(id), '{{}}')::text, true),
-                coalesce(array_agg(id), '{{}}')
-            from (select id from folders where id = any(%s::bigint[]) order by id for no key update
-                  {"" if wait else "skip locked"}) as f""",
+async def _lock(connection: Connection, folder_ids: Collection[int], wait: bool) -> set[int]:
+    """Lock folders in the order of their ids, until the transaction ends. :return: those that are locked now."""
+    cursor = await connection.execute(
+        f"""select id from folders where id = any(%s::bigint[]) order by id for no key update
+            {"" if wait else "skip locked"}""",
         (array_literal(folder_ids),),
     )
-
-
-async def _locked(cursor: AsyncCursor[Row]) -> set[int]:
-    """Return the ids of the folders that ``_lock`` has locked."""
-    [(_, folder_ids)] = await cursor.fetchall()
-    return set(folder_ids)
+    return {int(row[0]) for row in await cursor.fetchall()} | (set(folder_ids) if wait else set())
 
 
 async def _explain(
