@@ -27,10 +27,20 @@ class FolderChanges:
         """Create it without any change."""
         self._database = database
         self._stores: GroupCommit[FlagChange, StoreResult | Permanent | None] = GroupCommit(
-            database, _store, lambda _: None, lambda change: ROW_OCTETS * len(change.uids), gather=True
+            database,
+            _store,
+            lambda _: None,
+            lambda change: ROW_OCTETS * len(change.uids),
+            is_single_statement=_stores_at_once,
+            gather=True,
         )
         self._appends: GroupCommit[AppendedMail, Appended | Permanent | None] = GroupCommit(
-            database, _append, lambda _: None, lambda mail: mail.content.octets, gather=True
+            database,
+            _append,
+            lambda _: None,
+            lambda mail: mail.content.octets,
+            is_single_statement=_appends_at_once,
+            gather=True,
         )
 
     async def store_flags(self, change: FlagChange) -> StoreResult:
@@ -67,9 +77,21 @@ class FolderChanges:
         await self._appends.drain()
 
 
+def _stores_at_once(changes: Sequence[FlagChange]) -> bool:
+    return len({change.folder_id for change in changes}) == len(changes) and not any(each.keywords for each in changes)
+
+
 async def _store(connection: Connection, changes: Sequence[FlagChange]) -> Sequence[StoreResult | Permanent | None]:
+    if _stores_at_once(changes):
+        return await folder_batches.store_at_once(connection, changes)
     return await folder_batches.store_flags(connection, changes, wait=False)
 
 
+def _appends_at_once(mails: Sequence[AppendedMail]) -> bool:
+    return not any(mail.keywords for mail in mails)
+
+
 async def _append(connection: Connection, mails: Sequence[AppendedMail]) -> Sequence[Appended | Permanent | None]:
+    if _appends_at_once(mails):
+        return await folder_batches.append_at_once(connection, mails)
     return await folder_batches.append_mails(connection, mails, wait=False)

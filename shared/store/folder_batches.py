@@ -1,7 +1,9 @@
 """Changes of folders by mail clients that come in numbers: STORE and APPEND (tables folder_mails, folders).
 
-One transaction has the changes of many sessions, so they wait for the disk once. Each function locks the folders first,
-and reads what it changes by a later statement, which sees them as they are under the lock (shared/store/folders.py).
+One transaction has the changes of many sessions, so they wait for the disk once. ``store_flags`` and ``append_mails``
+lock the folders first, and read what they change by a later statement, which sees them as they are under the lock
+(shared/store/folders.py). ``store_at_once`` and ``append_at_once`` do the same by one statement, which commits itself:
+at half the cost, but only for folders that nobody changes meanwhile.
 """
 
 from __future__ import annotations
@@ -86,6 +88,20 @@ _OPEN = """folders f join local_accounts l on l.id = f.local_id
     where f.deleted_at is null and l.removed_at is null and l.enabled"""
 """SQL: folders that a client may change. A session of a disabled account may be an intruder's."""
 
+_HELD = """
+    held as materialized (
+        select id, version from (select id, version from folders where id in (select folder_id from given) order by id
+                                 for no key update skip locked) as h),
+    people as materialized (
+        select id from (select id from local_accounts where id in (select local_id from given) and enabled
+                            and removed_at is null order by id for share skip locked) as p),
+"""
+"""SQL: locks of folders and of their people, as the first parts of a statement that changes these folders."""
+_OPEN_HELD = """folders f join held h on h.id = f.id and h.version = f.version join people l on l.id = f.local_id
+    where f.deleted_at is null"""
+"""SQL: as _OPEN, in a statement with _HELD: only folders whose lock was free. A lock returns the version of now, and
+the statement sees the folder as at its beginning: with the same version nothing was changed between."""
+
 _STORE = f"""
     with given as materialized (
         select * from unnest(%s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::smallint[], %s::text[],
@@ -124,6 +140,11 @@ _STORE = f"""
     from given g join (select f.* from {_OPEN}) f on f.id = g.folder_id and f.local_id = g.local_id"""
 """SQL: changes flags in folders of which each is given once."""
 
+_STORE_AT_ONCE = _STORE.replace("chosen as materialized (", _HELD.strip() + " chosen as materialized (", 1).replace(
+    _OPEN, _OPEN_HELD
+)
+"""SQL: the same, with the locks."""
+
 
 async def store_flags(
     connection: Connection, changes: Sequence[FlagChange], *, wait: bool = True
@@ -148,11 +169,22 @@ async def store_flags(
     return [outcomes.get(place) for place in range(len(changes))]
 
 
-async def _store_once(connection: Connection, changes: Mapping[int, FlagChange]) -> dict[int, StoreResult]:
+async def store_at_once(connection: Connection, changes: Sequence[FlagChange]) -> list[StoreResult | None]:
+    """Change flags by one statement, which commits itself. :param changes: of different folders, without keywords.
+
+    :return: the outcome of each. None: it is not made; ``store_flags`` makes it, or says why not.
+    """
+    found = await _store_once(connection, {change.folder_id: change for change in changes}, _STORE_AT_ONCE)
+    return [found.get(change.folder_id) for change in changes]
+
+
+async def _store_once(
+    connection: Connection, changes: Mapping[int, FlagChange], statement: str = _STORE
+) -> dict[int, StoreResult]:
     """Change flags in each of these folders, by its id. Folders that may not be changed are left out."""
     given = changes.values()
     cursor = await connection.execute(
-        _STORE,
+        statement,
         (
             array_literal(change.folder_id for change in given),
             array_literal(change.local_id for change in given),
@@ -208,6 +240,11 @@ _APPEND = f"""
     from chosen c"""
 """SQL: stores mails in folders, and makes tombstones of the copies of the same submissions that were filed before."""
 
+_APPEND_AT_ONCE = _APPEND.replace("chosen as materialized (", _HELD.strip() + " chosen as materialized (", 1).replace(
+    _OPEN, _OPEN_HELD
+)
+"""SQL: the same, with the locks."""
+
 
 async def append_mails(
     connection: Connection, mails: Sequence[AppendedMail], *, wait: bool = True
@@ -224,26 +261,43 @@ async def append_mails(
     locked = await _lock(connection, {mail.folder_id for mail in mails}, wait)
     chosen = [place for place, each in enumerate(mails) if place not in outcomes and each.folder_id in locked]
     if chosen:
-        given = [mails[place] for place in chosen]
-        cursor = await connection.execute(
-            _APPEND,
-            (
-                array_literal(mail.folder_id for mail in given),
-                array_literal(mail.local_id for mail in given),
-                array_literal(mail.content.id if isinstance(mail.content, UploadedBlob) else None for mail in given),
-                array_literal(mail.content.octets for mail in given),
-                [mail.internal_date for mail in given],
-                array_literal(mail.flags for mail in given),
-                array_literal(array_literal(mail.keywords) for mail in given),
-                [None if mail.message_id is None else storable(mail.message_id) for mail in given],
-                [mail.content.sha256 for mail in given],
-                [blobs.head(mail.content) if isinstance(mail.content, Content) else b"" for mail in given],
-            ),
-        )
-        for place, uidvalidity, uid, replaced in await cursor.fetchall():
-            outcomes[chosen[place - 1]] = Appended(uidvalidity, uid, replaced)
+        found = await _append_all(connection, [mails[place] for place in chosen])
+        outcomes |= {chosen[place]: appended for place, appended in found.items()}
     await _explain(connection, outcomes, mails, locked)
     return [outcomes.get(place) for place in range(len(mails))]
+
+
+async def append_at_once(connection: Connection, mails: Sequence[AppendedMail]) -> list[Appended | None]:
+    """Store mails by one statement, which commits itself. :param mails: without keywords.
+
+    :return: the outcome of each. None: it is not stored; ``append_mails`` stores it, or says why not.
+    """
+    found = await _append_all(connection, mails, _APPEND_AT_ONCE)
+    return [found.get(place) for place in range(len(mails))]
+
+
+async def _append_all(
+    connection: Connection, given: Sequence[AppendedMail], statement: str = _APPEND
+) -> dict[int, Appended]:
+    """Store mails, by their places. Those of folders that may not be changed are left out."""
+    cursor = await connection.execute(
+        statement,
+        (
+            array_literal(mail.folder_id for mail in given),
+            array_literal(mail.local_id for mail in given),
+            array_literal(mail.content.id if isinstance(mail.content, UploadedBlob) else None for mail in given),
+            array_literal(mail.content.octets for mail in given),
+            [mail.internal_date for mail in given],
+            array_literal(mail.flags for mail in given),
+            array_literal(array_literal(mail.keywords) for mail in given),
+            [None if mail.message_id is None else storable(mail.message_id) for mail in given],
+            [mail.content.sha256 for mail in given],
+            [blobs.head(mail.content) if isinstance(mail.content, Content) else b"" for mail in given],
+        ),
+    )
+    return {
+        place - 1: Appended(uidvalidity, uid, replaced) for place, uidvalidity, uid, replaced in await cursor.fetchall()
+    }
 
 
 # ---------------------------------------------------------------------------------------------- both

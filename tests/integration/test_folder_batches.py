@@ -131,3 +131,65 @@ async def test_a_folder_that_others_change_delays_nobody_else(database: Database
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     assert (list((await view(database, one)).flags), len((await view(database, other)).uids)) == ([SEEN, 0, 0, 0], 4)
+
+
+async def test_changes_at_once_are_those_of_free_folders_of_their_people(database: Database, database_url: str) -> None:
+    alex, jim, one, other = await alex_and_jim(database)
+    before = (await view(database, one)).folder.version
+    async with database.statement() as connection:
+        outcomes = await folder_batches.store_at_once(
+            connection,
+            [
+                FlagChange(alex.id, one.id, [1, 3, 99], "add", SEEN),
+                FlagChange(alex.id, other.id, [1], "add", SEEN),  # not his
+                FlagChange(alex.id, -1, [1], "add", SEEN),  # not there
+            ],
+        )
+        assert stored(outcomes[0]) == (before + 1, [(1, SEEN), (3, SEEN)], []) and outcomes[1:] == [None, None]
+        mails = [
+            AppendedMail(local.id, folder.id, Content.from_bytes(body), SEEN)
+            for local, folder, body in (
+                (alex, one, b"4\r\n"),
+                (jim, other, b"5\r\n"),
+                (jim, one, b"6\r\n"),
+                (alex, one, b"7\r\n"),
+            )
+        ]
+        appended = await folder_batches.append_at_once(connection, mails)
+    assert [each and each.uid for each in appended] == [4, 4, None, 5]
+    found, theirs = await view(database, one), await view(database, other)
+    assert (list(found.uids), list(found.flags)) == ([1, 2, 3, 4, 5], [SEEN, 0, SEEN, SEEN, SEEN])
+    assert (found.folder.version, list(theirs.uids)) == (before + 2, [1, 2, 3, 4])
+    # when a folder is locked, and an account is disabled
+    async with opened(database_url) as another, another.transaction() as holding, database.statement() as connection:
+        await folders.lock_folders(holding, alex.id, [one.id])
+        await connection.execute("update local_accounts set enabled = false where id = %s", (jim.id,))
+        changes = [FlagChange(alex.id, one.id, [2], "add", SEEN), FlagChange(jim.id, other.id, [2], "add", SEEN)]
+        assert await folder_batches.store_at_once(connection, changes) == [None, None]
+        assert await folder_batches.append_at_once(connection, mails[:2]) == [None, None]
+    assert list((await view(database, one)).flags) == list(found.flags)
+
+
+async def test_changes_at_once_of_one_folder_lose_nothing(database: Database) -> None:
+    alex, _, one, _ = await alex_and_jim(database)
+    before = (await view(database, one)).folder.version
+
+    async def change(number: int) -> int:
+        """Add a keyword for each number, and append a mail."""
+        flags = FlagChange(alex.id, one.id, [1 + number % 3], "add" if number % 2 else "remove", 1 << number % 5)
+        mail = AppendedMail(alex.id, one.id, Content.from_bytes(b"mail %d\r\n" % number))
+        async with database.statement() as connection:
+            [result] = await folder_batches.store_at_once(connection, [flags])
+            [appended] = await folder_batches.append_at_once(connection, [mail])
+        async with database.transaction() as connection:
+            if result is None:
+                [result] = await folder_batches.store_flags(connection, [flags])  # type: ignore[list-item]
+            if appended is None:
+                [appended] = await folder_batches.append_mails(connection, [mail])  # type: ignore[list-item]
+        assert isinstance(result, StoreResult) and isinstance(appended, Appended)
+        return len(result.changed)
+
+    changed = sum([1 for count in await asyncio.gather(*map(change, range(40))) if count])
+    found = await view(database, one)
+    assert found.folder.version == before + changed + 40
+    assert list(found.uids) == list(range(1, 44)) and found.folder.uidnext == 44
