@@ -38,9 +38,9 @@ _numbers = itertools.count(1)
 def pipeline(environment: Environment, pairs: int) -> list[Line]:
     """Measure with a near and a distant provider."""
     fill_source(environment)
-    lines = near(environment, pairs, environment.dovecot.port, "", 2, 12)
+    lines = near(environment, pairs, environment.dovecot.port, "", 1, 12)
     with environment.far(environment.dovecot.port) as port:
-        return lines + near(environment, pairs, port, f", {ROUND_TRIP} ms away", 1.5, 50)
+        return lines + near(environment, pairs, port, f", {ROUND_TRIP} ms away", 1.5, 100)
 
 
 def fill_source(environment: Environment) -> None:

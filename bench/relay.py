@@ -30,11 +30,11 @@ def relay(environment: Environment, pairs: int) -> list[Line]:
     """Measure with a near and a distant provider."""
     lines = [
         _in_turn(
-            environment, pairs, environment.sink.port, "near", MAILS, "mails of 10 KB to smtp-sink, 20 connections", 2.5
+            environment, pairs, environment.sink.port, "near", MAILS, "mails of 10 KB to smtp-sink, 20 connections", 1.5
         )
     ]
     with environment.far(environment.sink.port) as port:
-        lines.append(_in_turn(environment, pairs, port, "far", FAR_MAILS, f"the same, {ROUND_TRIP} ms away", 1.5))
+        lines.append(_in_turn(environment, pairs, port, "far", FAR_MAILS, f"the same, {ROUND_TRIP} ms away", 2.3))
     return lines
 
 

@@ -77,8 +77,8 @@ def retr(environment: Environment, pairs: int) -> list[Line]:
     lines = []
     for work, goal, options in (
         ("1,000 mails of 10 KB each, 16 sessions", 1.25, {"sessions": 16, "concurrency": 16}),
-        ("the same, 1 session", 1.5, {"sessions": _ALONE_SESSIONS, "concurrency": 1}),
-        ("the same, 16 sessions, 50 RETR pipelined", 0.75, {"sessions": 16, "concurrency": 16, "pipeline": 50}),
+        ("the same, 1 session", 1.25, {"sessions": _ALONE_SESSIONS, "concurrency": 1}),
+        ("the same, 16 sessions, 50 RETR pipelined", 1, {"sessions": 16, "concurrency": 16, "pipeline": 50}),
     ):
         read = partial(_read, environment, "u", MAILS, OCTETS, options=options)
         anchor, ours = environment.alternate(pairs, partial(read, "anchor"), partial(read, "ours"))
