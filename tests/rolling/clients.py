@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Self
 
 from tests.faults.books import Submitted
 from tests.faults.mails import stuffed
@@ -16,9 +17,9 @@ from tests.faults.mails import stuffed
 PATIENCE_SECONDS = 60.0
 PASSWORD = "secret"
 OUTCOMES = ("told", "refused", "broken", "temporary", "permanent")
-"""How a session can end without success. told: by 421 or -ERR [SYS/TEMP] instead of the next command's reply, as the
-server goes down. refused: the connection was refused, or ended before the greeting. broken: no reply to a command.
-temporary, permanent: any other refusal."""
+"""How a session can end without success. told: by 421, -ERR [SYS/TEMP] or BYE instead of the next command's reply, or
+in IDLE, as the server goes down. refused: the connection was refused, or ended before the greeting. broken: no reply to
+a command. temporary, permanent: any other refusal."""
 
 
 @dataclass(slots=True)
@@ -65,7 +66,7 @@ class Connection:
         self._writer: asyncio.StreamWriter
 
     @asynccontextmanager
-    async def to(self, port: int) -> AsyncIterator[Connection]:
+    async def to(self, port: int) -> AsyncIterator[Self]:
         """Connect, and read the greeting. :raises Ended: from the block, too."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -28,18 +28,20 @@ from shared.db.migrations.migrate import migrate
 from shared.settings import SERVICES
 from tests import servers
 from tests.company import KEY, apply, external, local
-from tests.faults.books import Copies, Findings, Submitted, digest, judge, relays_expected, token
+from tests.faults.books import Copies, Submitted, digest, judge, relays_expected, token
 from tests.faults.mails import CUSTOMERS, PEOPLE, SALES, SHARERS
 from tests.faults.recovery import measure_slowness
 from tests.polling import until
-from tests.rolling.clients import OUTCOMES, Ended, Tally, read_mailbox, submit
+from tests.rolling.clients import Ended, Tally, read_mailbox, submit
+from tests.rolling.imap_clients import Inbox, follow_inbox, read_inbox
 from tests.rolling.replicas import Balancer, Deployment, Timing
+from tests.rolling.result import Result
 from tests.rolling.versions import copy_with_wider_tables, migrate_with
 from tests.scripted_pop3 import ScriptedPop3
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.servers import scratch
 
-DOORS = ("pop3_out", "smtp_in")
+DOORS = ("pop3_out", "imap_out", "smtp_in")
 TEAM = tuple(PEOPLE[name] for name in SHARERS[SALES])
 ARRIVE_SECONDS = 300.0
 """Limit of the wait for all mail after the last replacement: seconds."""
@@ -59,11 +61,12 @@ def pod_timing() -> Timing:
     pod = YAML(typ="safe").load((base / "pod.yaml").read_text(encoding="utf-8"))["spec"]["template"]["spec"]
     [container] = pod["containers"]
     pre_stop = container["lifecycle"]["preStop"]["exec"]["command"]
-    door = list(YAML(typ="safe").load_all((base / "pop3-out.yaml").read_text(encoding="utf-8")))[1]
+    files = [(base / f"{name.replace('_', '-')}.yaml").read_text(encoding="utf-8") for name in DOORS]
+    doors = [list(YAML(typ="safe").load_all(file))[1]["spec"]["template"]["spec"] for file in files]
     return Timing(
         propagation=2.0,
         pre_stop=float(pre_stop[1]),
-        grace=float(door["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]),
+        grace=min(float(door["terminationGracePeriodSeconds"]) for door in doors),
     )
 
 
@@ -75,44 +78,9 @@ class Plan:
     timing: Timing
     services: Sequence[str]  # that are replaced, in this order
     others: Sequence[str] = ()  # that run in one process meanwhile
-    readers: int = 4
+    readers: int = 4  # by POP3, and as many by IMAP
     authors: int = 4
     pause: float = 0.2  # seconds between two sessions of a client
-
-
-@dataclass(slots=True)
-class Result:
-    """What a run has found."""
-
-    pop3: Tally = field(default_factory=Tally)
-    smtp: Tally = field(default_factory=Tally)
-    mailboxes: Findings = field(default_factory=Findings)
-    providers: Findings = field(default_factory=Findings)
-    unclean: int = 0  # processes that had to be killed, or ended with an error
-    seconds: float = 0.0
-    slowness: float = 1.0  # of the machine, as measure_slowness: the most of the run
-    mails: int = 0
-    submissions: int = 0
-    log: list[str] = field(default_factory=list)  # failures that the services have logged, one of each kind
-
-    def lines(self) -> list[str]:
-        """Return the report, for printing."""
-        rows = [
-            f"{name}: sessions {tally.sessions}, commands {tally.commands}, "
-            + ", ".join(f"{outcome} {tally.ends[outcome]}" for outcome in OUTCOMES)
-            + f", longest outage {tally.longest_outage:.1f} s"
-            for name, tally in (("POP3", self.pop3), ("SMTP", self.smtp))
-        ]
-        shown = [f"  {text}" for tally in (self.pop3, self.smtp) for text in dict.fromkeys(tally.examples)]
-        return [
-            f"{self.mails} mails and {self.submissions} submissions in {self.seconds:.0f} s",
-            f"processes that did not stop by themselves: {self.unclean}; slowness of the machine: {self.slowness:.1f}",
-            *rows,
-            *shown[:20],
-            *self.mailboxes.lines("into mailboxes"),
-            *self.providers.lines("relayed"),
-            *(f"  {line}" for line in self.log[:20]),
-        ]
 
 
 class Rolling:
@@ -127,6 +95,7 @@ class Rolling:
         self._expected: Copies = Counter()
         self._submitted: dict[str, Submitted] = {}
         self._mailboxes: dict[str, dict[bytes, bytes]] = {address: {} for address in TEAM}
+        self._inboxes = {address: Inbox() for address in TEAM}
 
     @asynccontextmanager
     async def running(self, environment: dict[str, str]) -> AsyncIterator[None]:
@@ -178,6 +147,9 @@ class Rolling:
             self._offer_mails(),
             *(self._repeat(self.result.pop3, self._reading(address, 0.0, 0.0)) for address in readers),
             *(self._repeat(self.result.pop3, self._reading(TEAM[0], LONG_SESSION_SECONDS, gap)) for gap in GAPS),
+            *(self._repeat(self.result.imap, self._reading_by_imap(address, 0.0, 0.0)) for address in readers),
+            *(self._repeat(self.result.imap, self._reading_by_imap(TEAM[0], LONG_SESSION_SECONDS, g)) for g in GAPS),
+            *(self._repeat(self.result.imap, self._idling(address)) for address in TEAM),
             *(self._repeat(self.result.smtp, self._writing(1, 0.0)) for _ in range(plan.authors)),
             *(self._repeat(self.result.smtp, self._writing(int(LONG_SESSION_SECONDS / gap), gap)) for gap in GAPS),
         ]
@@ -195,6 +167,14 @@ class Rolling:
     def _reading(self, address: str, seconds: float, gap: float) -> Callable[[], Awaitable[None]]:
         port, got, tally = self._port("pop3_out"), self._mailboxes[address], self.result.pop3
         return lambda: read_mailbox(port, address, got, tally, seconds, gap)
+
+    def _reading_by_imap(self, address: str, seconds: float, gap: float) -> Callable[[], Awaitable[None]]:
+        port, inbox, tally = self._port("imap_out"), self._inboxes[address], self.result.imap
+        return lambda: read_inbox(port, address, inbox, tally, seconds, gap)
+
+    def _idling(self, address: str) -> Callable[[], Awaitable[None]]:
+        port, inbox, tally = self._port("imap_out"), self._inboxes[address], self.result.imap
+        return lambda: follow_inbox(port, address, inbox, tally, LONG_SESSION_SECONDS)
 
     def _writing(self, count: int, pause: float) -> Callable[[], Awaitable[None]]:
         """Return a client that submits mails, and those once more that were not accepted."""
@@ -246,7 +226,9 @@ class Rolling:
         async def has_arrived() -> bool:
             for address in TEAM:
                 await read_mailbox(self._port("pop3_out"), address, self._mailboxes[address], quiet)
-            return not (self._wanted() - self._delivered() or relays_expected(self._submitted) - self._relayed())
+                await read_inbox(self._port("imap_out"), address, self._inboxes[address], quiet)
+            missing = self._wanted() - self._delivered() or self._wanted() - self._delivered_by_imap()
+            return not (missing or relays_expected(self._submitted) - self._relayed())
 
         try:
             await until(has_arrived, ARRIVE_SECONDS)
@@ -262,6 +244,13 @@ class Rolling:
     def _delivered(self) -> Copies:
         return Counter((digest(mail), address) for address, got in self._mailboxes.items() for mail in got.values())
 
+    def _delivered_by_imap(self) -> Copies:
+        """Count the mails of the INBOXes. A UID that named two mails counts as another one."""
+        found = Counter((digest(m), address) for address, inbox in self._inboxes.items() for m in inbox.mails.values())
+        for address, inbox in self._inboxes.items():
+            found.update((f"UID {uid} named two mails", address) for _, uid in inbox.changed)
+        return found
+
     def _relayed(self) -> Copies:
         taken = self._provider_smtp.taken
         return Counter((token(mail.mail), address) for mail in taken for address in mail.recipients)
@@ -275,6 +264,7 @@ class Rolling:
         result = self.result
         result.submissions = len(self._submitted)
         result.mailboxes = judge(self._wanted(), self._delivered(), offered, inside)
+        result.inboxes = judge(self._wanted(), self._delivered_by_imap(), offered, inside)
         result.providers = judge(relays_expected(self._submitted), self._relayed(), self._submitted.keys(), outside)
 
 
@@ -359,14 +349,13 @@ def is_clean(result: Result, plan: Plan) -> bool:
     With two replicas a client may be told between two commands that the server goes down, and nothing else. With one,
     connections may also be refused, but not for longer than OUTAGE_SECONDS on a machine that has no other work.
     """
-    mine = result.mailboxes.clean and result.providers.clean and not result.unclean
-    tallies = (result.pop3, result.smtp)
+    mine = result.mailboxes.clean and result.inboxes.clean and result.providers.clean and not result.unclean
     allowed = {"told"} if plan.replicas > 1 else {"told", "refused", "temporary"}
     return mine and all(
         +tally.ends <= Counter(dict.fromkeys(allowed, tally.ends.total()))
         and tally.sessions > 0
         and tally.longest_outage <= OUTAGE_SECONDS * result.slowness
-        for tally in tallies
+        for tally in result.tallies.values()
     )
 
 
