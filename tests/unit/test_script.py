@@ -113,6 +113,22 @@ def test_the_script_knows_the_arguments_and_options_of_the_commands() -> None:
             assert set(re.findall(r"\[(--[a-z-]+)", arguments)) == options - {"--help"}, row
 
 
+def test_the_page_for_developers_names_the_packages_of_each_command() -> None:
+    # given the script's function that finds missing packages, on a machine that has none
+    script = (ROOT / "mailgroup").read_text(encoding="utf-8")
+    [function] = re.findall(r"^missing\(\) \{.*?^\}", script, re.M | re.S)
+    function = re.sub(r"\[ -[xe] [^]]+\]", "false", function)
+    nothing = "".join(f"{name}() {{ return 1; }}; " for name in ("elsewhere", "compgen", "command", "perl"))
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)`.*? \| `([a-z0-9 -]+)`[^|]*\|$", page.partition("| Debian packages |")[2], re.M)
+    # when, then
+    assert [command for command, _ in rows] == ["test", "alerts", "bench", "interop", "deploy-check"]
+    for command, named in rows:
+        words = f"{function}\n{nothing}installed() {{ return 0; }}; missing {command}"
+        done = subprocess.run(["bash", "-c", words], capture_output=True, text=True, check=True)
+        assert sorted(named.split()) == sorted(done.stdout.split()), command
+
+
 def test_with_packages_help_is_that_of_the_command() -> None:
     done = subprocess.run(
         [ROOT / "mailgroup", "help", "queue", "list"], capture_output=True, text=True, check=True, env=os.environ
