@@ -382,7 +382,7 @@ def expressions() -> dict[str, str]:
     for file in sorted((ROOT / "deploy/grafana/dashboards").glob("*.json")):
         for panel in json.loads(file.read_text(encoding="utf-8"))["panels"]:
             for target in panel.get("targets", []):
-                expression = re.sub(r"\$__rate_interval", "1m", target["expr"])
+                expression = re.sub(r"\$__(rate_interval|range)", "1m", target["expr"])
                 by_place[f"{file.stem}: {panel['title']} {target['refId']}"] = expression
     return by_place
 

@@ -8,7 +8,7 @@ providers are well. A tile shows this moment, and is grey without data. Expressi
 from __future__ import annotations
 
 from deploy.monitoring.objectives import OBJECTIVES, late_share
-from deploy.monitoring.panels import RATE, Board, Panel, figure, per_minute, worst
+from deploy.monitoring.panels import RATE, Board, Panel, figure, per_minute, worst, worst_of_time
 from shared.settings import SERVICES
 
 FLOW = Board(
@@ -136,7 +136,11 @@ FLOW = Board(
                 "Fetched, the ten busiest accounts",
                 "Mails a minute.",
                 "short",
-                {"{{external}}": worst(f"60 * sum by (external) (rate(mailgroup_messages_fetched_total{RATE}))")},
+                {
+                    "{{external}}": worst_of_time(
+                        f"60 * sum by (external) (rate(mailgroup_messages_fetched_total{RATE}))"
+                    )
+                },
                 stacked=True,
             ),
             Panel(
@@ -153,7 +157,11 @@ FLOW = Board(
                 "Time since the last successful poll",
                 "The ten accounts that wait longest.",
                 "s",
-                {"{{external}}": worst("time() - max by (external) (mailgroup_fetch_last_success_timestamp_seconds)")},
+                {
+                    "{{external}}": worst_of_time(
+                        "time() - max by (external) (mailgroup_fetch_last_success_timestamp_seconds)"
+                    )
+                },
             ),
             Panel(
                 "Logins at providers",

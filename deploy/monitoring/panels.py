@@ -9,6 +9,18 @@ from typing import Any
 SOURCE = {"type": "prometheus", "uid": "prometheus"}
 WIDTH = 24
 RATE = "[$__rate_interval]"
+_LINK = {
+    "type": "dashboards",
+    "title": "mailgroup",
+    "tags": ["mailgroup"],
+    "asDropdown": True,
+    "keepTime": True,
+    "includeVars": False,
+    "targetBlank": False,
+    "icon": "external link",
+    "tooltip": "",
+}
+"""The menu of all dashboards, on each of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +58,21 @@ def figure(
 
 
 def worst(expression: str) -> str:
-    """Return the ten highest series: more lines are unreadable."""
+    """Return the ten highest series of this moment: more bars are unreadable."""
     return f"topk(10, {expression})"
+
+
+def worst_of_time(expression: str) -> str:
+    """Return the ten series with the highest values in the time that the panel shows: more lines are unreadable.
+
+    ``topk`` alone chooses at each point of a graph anew, so it would draw every series that was among the ten once.
+    """
+    return f"({expression}) and topk(10, max_over_time(({expression})[$__range:1m] @ end()))"
+
+
+def at_once(expression: str, window: str) -> str:
+    """Return an expression of a panel with a window instead of Grafana's variables, to be evaluated elsewhere."""
+    return expression.replace("$__rate_interval", window).replace("$__range", window)
 
 
 def per_minute(metric: str) -> str:
@@ -103,7 +128,7 @@ def dashboard(board: Board) -> dict[str, Any]:
         "timezone": "browser",
         "templating": {"list": []},
         "annotations": {"list": []},
-        "links": [{"type": "dashboards", "title": "mailgroup", "tags": ["mailgroup"], "asDropdown": True}],
+        "links": [_LINK],
         "panels": panels,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from deploy.monitoring.panels import RATE, Board, Panel, per_minute, worst
+from deploy.monitoring.panels import RATE, Board, Panel, per_minute, worst_of_time
 
 
 def _quantiles(stage: str) -> dict[str, str]:
@@ -192,7 +192,7 @@ SERVICES = [
             "Failures a minute of the ten worst: unreachable, TLS, login, limits of the provider.",
             "short",
             {
-                "{{external}} {{relay}}": worst(
+                "{{external}} {{relay}}": worst_of_time(
                     f"60 * sum by (external, relay) (rate(mailgroup_relay_errors_total{RATE}))"
                 )
             },
@@ -201,7 +201,7 @@ SERVICES = [
             "SMTP servers at their limit",
             "1: a limit is reached, set here or by the provider; mail waits, or leaves by the account's next server.",
             "short",
-            {"{{external}} {{relay}}": worst("max by (external, relay) (mailgroup_relay_full)")},
+            {"{{external}} {{relay}}": worst_of_time("max by (external, relay) (mailgroup_relay_full)")},
         ),
         Panel(
             "Filing at the provider",
@@ -216,7 +216,7 @@ SERVICES = [
             "Missing at the provider",
             "Copies and marks that could not be made and are tried again, of the ten worst accounts.",
             "short",
-            {"{{external}}": worst("max by (external) (mailgroup_provider_filings_failing)")},
+            {"{{external}}": worst_of_time("max by (external) (mailgroup_provider_filings_failing)")},
         ),
     ),
     _service(

@@ -12,6 +12,7 @@ import sys
 import time
 from pathlib import Path
 
+from deploy.monitoring.panels import at_once
 from tests.alerts.prometheus import Prometheus, alert_names
 from tests.alerts.stand import Stand, stand
 from tests.alerts.troubles import Trouble, troubles
@@ -90,7 +91,7 @@ def refused_queries(server: Prometheus) -> list[str]:
         for panel in json.loads(file.read_text(encoding="utf-8"))["panels"]:
             for target in panel.get("targets", ()):
                 try:
-                    server.query(target["expr"].replace("$__rate_interval", "1m"))
+                    server.query(at_once(target["expr"], "1m"))
                 except OSError as error:
                     found.append(f"{file.name}: {panel['title']}: {error}")
     return found

@@ -12,6 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from deploy.monitoring.__main__ import BOARDS, stale
+from deploy.monitoring.panels import at_once, worst_of_time
 from shared.settings import SERVICES, Settings
 from tests.alerts.prometheus import shorten
 from tests.alerts.troubles import troubles
@@ -162,7 +163,7 @@ def _panels() -> list[dict[str, Any]]:
 
 
 def test_every_query_of_the_dashboards_is_promql(tmp_path: Path) -> None:
-    queries = [target["expr"].replace("$__rate_interval", "5m") for panel in _panels() for target in panel["targets"]]
+    queries = [at_once(target["expr"], "5m") for panel in _panels() for target in panel["targets"]]
     rules = [{"record": f"query{number}", "expr": query} for number, query in enumerate(queries)]
     assert len(rules) > 80
     file = tmp_path / "queries.yml"
@@ -186,7 +187,7 @@ def test_each_panel_of_postgresql_has_data_of_either_exporter(exporter: str, tmp
     assert len(queries) == len(names)
     tests = [
         {
-            "expr": query.replace("$__rate_interval", "5m"),
+            "expr": at_once(query, "5m"),
             "eval_time": "15m",
             "exp_samples": [
                 {"labels": "{}", "value": 60 if query.startswith("60 * ") else 1 if "rate" in query else 900}
@@ -213,8 +214,13 @@ def test_a_tile_shows_this_moment_and_is_never_green_without_data() -> None:
 
 
 def test_panels_of_accounts_show_the_worst_ten() -> None:
-    by_account = [t["expr"] for panel in _panels() for t in panel["targets"] if "{{external}}" in t["legendFormat"]]
-    assert len(by_account) >= 3 and all(query.startswith("topk(10, ") for query in by_account)
+    by_account = [t for panel in _panels() for t in panel["targets"] if "{{external}}" in t["legendFormat"]]
+    bars, lines = ([t["expr"] for t in by_account if t["instant"] is instant] for instant in (True, False))
+    assert bars and all(query.startswith("topk(10, ") for query in bars)
+    assert len(lines) >= 5
+    for query in lines:
+        expression = query[1 : query.index(") and topk(10, ")]
+        assert query == worst_of_time(expression)
 
 
 def test_a_difference_of_the_books_is_red_on_both_sides_of_zero() -> None:
