@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,21 +12,42 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from deploy import check
 from shared.db.connection_budget import RESERVED
 from shared.settings import SERVICES, Settings
 
 K8S = Path(__file__).resolve().parents[2] / "deploy/k8s"
 OVERLAYS = sorted(folder.name for folder in (K8S / "overlays").iterdir())
+EXAMPLES = sorted(f"examples/{folder.name}" for folder in (K8S / "examples").iterdir())
+DOORS = {
+    "imap-out": ("mail-imap", {"imap": 143, "imaps": 993}),
+    "pop3-out": ("mail-pop3", {"pop3": 110, "pop3s": 995}),
+    "smtp-in": ("mail-smtp", {"smtp": 25, "submission": 587, "smtps": 465}),
+}
+"""The services of mail clients: Service of type LoadBalancer, and its ports by the names that pods give them."""
 Object = dict[str, Any]
 
-pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+
+@pytest.fixture(scope="module", autouse=True)
+def tools() -> Iterator[None]:
+    """The tools of `make deploy-check`, kubectl among them; the path is as before afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", "/usr/bin:/bin")
+        check.install()
+        yield
 
 
 @cache
 def rendered(overlay: str) -> list[Object]:
     """The objects of an overlay; of an example, if its folder is part of the name."""
-    command = ["kubectl", "kustomize", str(K8S / "overlays" / overlay if "/" not in overlay else K8S / overlay)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return kustomize(K8S / overlay if "/" in overlay else K8S / "overlays" / overlay)
+
+
+def kustomize(folder: Path) -> list[Object]:
+    """The objects that a kustomization makes."""
+    done = subprocess.run(
+        [check.tool("kubectl"), "kustomize", str(folder)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return [document for document in YAML(typ="safe").load_all(done.stdout) if document]
 
@@ -118,7 +139,7 @@ def templates(overlay: str) -> list[Object]:
     return [each["spec"]["template"] for each in of_kind(overlay, "Deployment", "StatefulSet", "Job")]
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, *EXAMPLES])
 def test_every_image_has_a_patch_version(overlay: str) -> None:
     pods = [pod["spec"] for pod in templates(overlay)]
     images = [each["image"] for pod in pods for each in (*pod["containers"], *pod.get("initContainers", ()))]
@@ -129,10 +150,10 @@ def test_every_image_has_a_patch_version(overlay: str) -> None:
     assert len(images) >= 10 and [image for image in images if not re.fullmatch(versions, image)] == []
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, *EXAMPLES])
 def test_replicas_are_spread_over_zones_and_over_nodes(overlay: str) -> None:
     pods = [each["spec"]["template"] for each in of_kind(overlay, "Deployment")]
-    assert len(pods) == len(SERVICES)
+    assert len(pods) >= len(SERVICES)
     for pod in pods:
         spread = pod["spec"]["topologySpreadConstraints"]
         assert [each["topologyKey"] for each in spread] == ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]
@@ -143,12 +164,12 @@ def test_replicas_are_spread_over_zones_and_over_nodes(overlay: str) -> None:
         assert pod["topologySpreadConstraints"][0]["topologyKey"] == "topology.kubernetes.io/zone"
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, *EXAMPLES])
 def test_a_drain_takes_one_pod_of_a_service_or_of_the_broker(overlay: str) -> None:
     budgets = [each["spec"] for each in of_kind(overlay, "PodDisruptionBudget")]
     labels = [each["spec"]["template"]["metadata"]["labels"] for each in of_kind(overlay, "Deployment")]
     labels += [{"app.kubernetes.io/name": name} for name in ("rabbitmq", "mailgroup-broker") if broker(overlay) == name]
-    assert len(labels) == len(SERVICES) + 1
+    assert len(labels) >= len(SERVICES) + 1
     for each in labels:
         [budget] = [one for one in budgets if one["selector"]["matchLabels"].items() <= each.items()]
         assert budget["maxUnavailable"] == 1
@@ -162,7 +183,7 @@ def broker(overlay: str) -> str:
     return str(found["metadata"]["name"])
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", [*OVERLAYS, *EXAMPLES])
 def test_a_secret_is_mounted_by_its_keys(overlay: str) -> None:
     for pod in templates(overlay):
         for volume in pod["spec"].get("volumes", ()):
@@ -204,3 +225,99 @@ def test_an_external_store_has_the_secrets_that_no_operator_creates() -> None:
         ("mailgroup-backup", data["secretKey"]) for data in created["mailgroup-backup"]["data"]
     }
     assert {spec["target"]["creationPolicy"] for spec in created.values()} == {"Orphan"}  # the key outlives the object
+
+
+# ------------------------------------------------------------------------------------------ mail clients
+
+
+def container_ports(overlay: str, name: str) -> dict[str, int]:
+    """The ports of a Deployment's container, by name."""
+    [container] = one(overlay, "Deployment", name)["spec"]["template"]["spec"]["containers"]
+    return {port["name"]: port["containerPort"] for port in container["ports"]}
+
+
+def published(overlay: str, name: str) -> dict[str, int]:
+    """The ports of a Service, by the name of the pod's port."""
+    return {port["targetPort"]: port["port"] for port in one(overlay, "Service", name)["spec"]["ports"]}
+
+
+def allowed(overlay: str, policy: str) -> list[object]:
+    """The ports that a NetworkPolicy lets in."""
+    return [port["port"] for rule in one(overlay, "NetworkPolicy", policy)["spec"]["ingress"] for port in rule["ports"]]
+
+
+def test_the_services_of_mail_clients_are_all_that_serve_them() -> None:
+    public = {each["metadata"]["name"] for each in of_kind("small", "Service") if each["spec"].get("type")}
+    assert public == {service for service, _ in DOORS.values()}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("name", DOORS)
+def test_clients_reach_each_port_of_a_mail_service_on_its_usual_number(overlay: str, name: str) -> None:
+    service, ports = DOORS[name]
+    kind = one(overlay, "Service", service)["spec"]
+    assert published(overlay, service) == ports
+    assert (kind["type"], kind["externalTrafficPolicy"]) == ("LoadBalancer", "Local")
+    assert kind["selector"] == {"app.kubernetes.io/name": name}
+    assert ports.keys() <= container_ports(overlay, name).keys()
+    assert allowed(overlay, f"{name.split('-')[0]}-clients") == list(ports)
+
+
+@pytest.mark.parametrize("name", DOORS)
+def test_every_mail_service_scales_by_its_load(name: str) -> None:
+    [scaler] = [
+        each["spec"]
+        for each in of_kind("production", "HorizontalPodAutoscaler")
+        if each["spec"]["scaleTargetRef"]["name"] == name
+    ]
+    assert scaler["minReplicas"] == 2
+    assert "cpu" in {metric["resource"]["name"] for metric in scaler["metrics"]}
+
+
+def test_prometheus_and_status_reach_the_metrics_of_every_service() -> None:
+    [rule] = one("production", "NetworkPolicy", "status")["spec"]["egress"]
+    [reachable] = rule["ports"]
+    for name in SERVICES:
+        port = Settings().metrics_port_of(name)
+        pod = one("production", "Deployment", name.replace("_", "-"))["spec"]["template"]
+        assert reachable["port"] <= port <= reachable["endPort"], name
+        assert container_ports("production", name.replace("_", "-"))["metrics"] == port
+        assert pod["metadata"]["annotations"] == {"prometheus.io/scrape": "true", "prometheus.io/port": str(port)}
+    assert allowed("production", "metrics") == ["metrics"]
+
+
+def test_one_name_passes_every_port_through_the_proxy_alone() -> None:
+    example = "examples/one-name"
+    [config] = [each for each in of_kind(example, "ConfigMap") if "haproxy.cfg" in each.get("data", {})]
+    sections = r"^listen (\w+)\n +bind :::(\d+) v4v6\n.*?server \w+ ([\w-]+):(\d+)$"
+    found = re.findall(sections, config["data"]["haproxy.cfg"], re.M | re.S)
+    inner = container_ports(example, "mail-proxy")
+    egress = {
+        rule["to"][0]["podSelector"]["matchLabels"]["app.kubernetes.io/name"]: [port["port"] for port in rule["ports"]]
+        for rule in one(example, "NetworkPolicy", "mail-proxy")["spec"]["egress"]
+    }
+    [names] = [each["spec"]["dnsNames"] for each in of_kind(example, "Certificate")]
+    settings = one(example, "ConfigMap", "mailgroup")["data"]
+    # then
+    wanted = {port: (service, number) for service, ports in DOORS.values() for port, number in ports.items()}
+    assert {name: (service, int(number)) for name, _, service, number in found} == wanted
+    assert {name: int(number) for name, number, _, _ in found} == {name: inner[name] for name in wanted}
+    assert published(example, "mail") == {name: number for name, (_, number) in wanted.items()}
+    assert allowed(example, "mail-proxy") == list(wanted)
+    for name, (service, ports) in DOORS.items():
+        assert egress[name] == [container_ports(example, name)[port] for port in ports]
+        assert one(example, "Service", service)["spec"]["type"] == "ClusterIP"
+        [rule] = one(example, "NetworkPolicy", f"{name.split('-')[0]}-clients")["spec"]["ingress"]
+        assert rule["from"] == [{"podSelector": {"matchLabels": {"app.kubernetes.io/name": "mail-proxy"}}}]
+    assert names == [settings["MAILGROUP_MAIL_HOST"]] and settings["MAILGROUP_PROXY_FROM"]
+
+
+def test_three_names_have_a_certificate_for_each_host_that_clients_use() -> None:
+    example = "examples/three-names"
+    settings = one(example, "ConfigMap", "mailgroup")["data"]
+    [names] = [each["spec"]["dnsNames"] for each in of_kind(example, "Certificate")]
+    hosts = [settings[f"MAILGROUP_{name}_HOST"] for name in ("IMAP", "MAIL", "SMTP")]
+    assert len(set(names)) == 3 and set(names) == set(hosts)
+    for (service, _), host in zip(DOORS.values(), hosts, strict=True):
+        notes = one(example, "Service", service)["metadata"]["annotations"]
+        assert notes["external-dns.alpha.kubernetes.io/hostname"] == host
