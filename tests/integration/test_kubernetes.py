@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from functools import cache
@@ -130,6 +131,33 @@ def test_a_job_prepares_the_restored_database_before_any_service() -> None:
     assert job["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/part-of"] == "mailgroup"
     mounted = {mount["name"] for mount in container["volumeMounts"]}
     assert {"database", "key"} <= mounted
+
+
+def test_the_overlay_that_the_page_writes_restores_the_readers_own_system(tmp_path: Path) -> None:
+    # given an overlay of the reader's on production, with another image and store
+    for folder in ("base", "components", "overlays"):
+        shutil.copytree(K8S / folder, tmp_path / "deploy/k8s" / folder)
+    shutil.copytree(K8S.parent / "grafana", tmp_path / "deploy/grafana")
+    mine = tmp_path / "deploy/k8s/overlays/mine"
+    mine.mkdir()
+    store = "{op: replace, path: /spec/configuration/endpointURL, value: https://store.company.com}"
+    (mine / "kustomization.yaml").write_text(
+        "resources: [../production]\nimages:\n  - {name: mailgroup, newName: REGISTRY/mailgroup, newTag: 0.1.0}\n"
+        f"patches:\n  - target: {{kind: ObjectStore}}\n    patch: |\n      - {store}\n"
+    )
+    # when the page's block is run, without its last commands
+    page = (K8S.parents[1] / "docs/kubernetes.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"^```\n(mkdir -p \S+/mine-restored\n.*?^END\n)", page, re.M | re.S)
+    subprocess.run(["bash", "-euc", block], cwd=tmp_path, check=True)
+    objects = kustomize(tmp_path / "deploy/k8s/overlays/mine-restored")
+    # then
+    pods = [each["spec"]["template"]["spec"] for each in objects if each["kind"] in ("Deployment", "Job")]
+    [cluster] = [each["spec"] for each in objects if each["kind"] == "Cluster"]
+    [kept] = [each["spec"]["configuration"] for each in objects if each["kind"] == "ObjectStore"]
+    assert {container["image"] for pod in pods for container in pod["containers"]} == {"REGISTRY/mailgroup:0.1.0"}
+    assert cluster["bootstrap"]["recovery"]["recoveryTarget"]["targetTime"] == "2026-03-01T08:30:00Z"
+    assert kept["endpointURL"] == "https://store.company.com"
+    assert [each["metadata"]["name"] for each in objects if each["kind"] == "Job"] == ["restore"]
 
 
 # ------------------------------------------------------------------------------------------ every overlay
