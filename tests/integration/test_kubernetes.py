@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -349,3 +350,50 @@ def test_three_names_have_a_certificate_for_each_host_that_clients_use() -> None
     for (service, _), host in zip(DOORS.values(), hosts, strict=True):
         notes = one(example, "Service", service)["metadata"]["annotations"]
         assert notes["external-dns.alpha.kubernetes.io/hostname"] == host
+
+
+def with_ipv6(overlay: str, folder: Path) -> list[Object]:
+    """The objects of an overlay with the component ipv6."""
+    there = os.path.relpath(K8S, folder.resolve())
+    lines = [f"resources: [{there}/overlays/{overlay}]", f"components: [{there}/components/ipv6]"]
+    (folder / "kustomization.yaml").write_text("\n".join(lines), encoding="utf-8")
+    return kustomize(folder)
+
+
+def named(objects: list[Object], kind: str, name: str) -> Object:
+    [found] = [each for each in objects if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+@pytest.mark.parametrize("overlay", ["small", "production"])
+def test_in_a_cluster_with_ipv6_alone_every_service_listens_on_it(overlay: str, tmp_path: Path) -> None:
+    objects = with_ipv6(overlay, tmp_path)
+    settings = named(objects, "ConfigMap", "mailgroup")["data"]
+    assert settings["MAILGROUP_BIND"] == settings["MAILGROUP_ADMIN_BIND"] == "::"
+    for service, _ in DOORS.values():
+        assert named(objects, "Service", service)["spec"]["ipFamilyPolicy"] == "PreferDualStack"
+
+
+def test_in_a_cluster_with_ipv6_alone_the_nodes_of_the_broker_use_it(tmp_path: Path) -> None:
+    # given what the broker is told without it
+    [before] = of_kind("production", "RabbitmqCluster")
+    single = one("small", "ConfigMap", "rabbitmq")["data"]["20-mailgroup.conf"]
+    (tmp_path / "production").mkdir()
+    (tmp_path / "small").mkdir()
+    # when
+    cluster = named(with_ipv6("production", tmp_path / "production"), "RabbitmqCluster", "mailgroup-broker")
+    objects = with_ipv6("small", tmp_path / "small")
+    config = named(objects, "ConfigMap", "rabbitmq")["data"]
+    [container] = named(objects, "StatefulSet", "rabbitmq")["spec"]["template"]["spec"]["containers"]
+    # then it listens on IPv6 in addition, and its nodes find each other by it
+    rabbitmq = cluster["spec"]["rabbitmq"]
+    pages = {"prometheus.tcp.ip = ::", "management.tcp.ip = ::"}
+    told = set(before["spec"]["rabbitmq"]["additionalConfig"].splitlines())
+    assert set(rabbitmq["additionalConfig"].splitlines()) == told | pages
+    assert set(config["20-mailgroup.conf"].splitlines()) == {*single.splitlines(), "prometheus.tcp.ip = ::"}
+    assert rabbitmq["erlangInetConfig"] == config["erl_inetrc"]
+    environment = {each["name"]: each.get("value", "") for each in container["env"]}
+    for name in ("SERVER_ADDITIONAL_ERL_ARGS", "CTL_ERL_ARGS"):
+        assert f"{environment[f'RABBITMQ_{name}']}" in rabbitmq["envConfig"]
+        assert "-proto_dist inet6_tcp" in environment[f"RABBITMQ_{name}"]
+    assert "/etc/rabbitmq/erl_inetrc" in {mount["mountPath"] for mount in container["volumeMounts"]}
