@@ -65,7 +65,7 @@ def worst(expression: str) -> str:
 def worst_of_time(expression: str) -> str:
     """Return the ten series with the highest values in the time that the panel shows: more lines are unreadable.
 
-    ``topk`` alone chooses at each point of a graph anew, so it would draw every series that was among the ten once.
+    ``topk`` alone chooses at each point of a graph, so it would draw every series that was among the ten once.
     """
     return f"({expression}) and topk(10, max_over_time(({expression})[$__range:1m] @ end()))"
 
