@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 
 from deploy import check
 from shared.db.connection_budget import RESERVED
+from shared.runtime.served_listener import MAX_CONNECTIONS
 from shared.settings import SERVICES, Settings
 
 K8S = Path(__file__).resolve().parents[2] / "deploy/k8s"
@@ -27,6 +28,7 @@ DOORS = {
     "smtp-in": ("mail-smtp", {"smtp": 25, "submission": 587, "smtps": 465}),
 }
 """The services of mail clients: Service of type LoadBalancer, and its ports by the names that pods give them."""
+MEBI = 2**20
 Object = dict[str, Any]
 
 
@@ -301,6 +303,34 @@ def test_every_mail_service_scales_by_its_load(name: str) -> None:
     ]
     assert scaler["minReplicas"] == 2
     assert "cpu" in {metric["resource"]["name"] for metric in scaler["metrics"]}
+
+
+def test_the_memory_of_imap_out_follows_from_what_was_measured() -> None:
+    # given the memory at rest, of a session in IDLE, and of work beside 200 of them: octets
+    page = (K8S.parents[1] / "bench/SIZING_IMAP.md").read_text(encoding="utf-8")
+    [rest] = [float(figure) * MEBI for figure in re.findall(r"^\| at rest \| ([\d.]+) MiB \|$", page, re.M)]
+    [each] = [float(figure) * 1e3 for figure in re.findall(r"^\| a session in IDLE .* \| ([\d.]+) kB \|$", page, re.M)]
+    highest = [float(figure) * MEBI for figure in re.findall(r"^\| at most, 200 .* \| ([\d.]+) MiB \|$", page, re.M)]
+    work = max(highest) - rest - 200 * each
+    # when, then: a process with as many sessions as it accepts has room for the work of others beside them
+    [container] = one("production", "Deployment", "imap-out")["spec"]["template"]["spec"]["containers"]
+    full = rest + MAX_CONNECTIONS * each
+    assert octets(container["resources"]["limits"]["memory"]) > full + 2 * work
+    assert octets(container["resources"]["requests"]["memory"]) > rest + work
+    # and a further replica is started before a process refuses connections
+    [scaler] = [each["spec"] for each in of_kind("production", "HorizontalPodAutoscaler") if is_named(each, "imap-out")]
+    [target] = [metric["resource"]["target"] for metric in scaler["metrics"] if metric["resource"]["name"] == "memory"]
+    assert rest + work < octets(target["averageValue"]) < rest + 0.8 * MAX_CONNECTIONS * each
+
+
+def octets(quantity: str) -> int:
+    """The octets of a quantity of Kubernetes in MiB."""
+    assert quantity.endswith("Mi")
+    return int(quantity.removesuffix("Mi")) * MEBI
+
+
+def is_named(each: Object, name: str) -> bool:
+    return bool(each["metadata"]["name"] == name)
 
 
 def test_prometheus_and_status_reach_the_metrics_of_every_service() -> None:
