@@ -11,7 +11,6 @@ import asyncio
 import math
 import random
 from collections import defaultdict
-from contextlib import AsyncExitStack
 
 import structlog
 from prometheus_client import Gauge
@@ -49,6 +48,34 @@ NO_IDLE_SECONDS = 3600.0
 """Pause before a server that offers no IDLE is asked again: it may offer it one day."""
 
 log = structlog.get_logger()
+
+
+class _LoginTurn:
+    """A place among those that connect at the same time, at a server and in all; left by ``end``, or with the block."""
+
+    __slots__ = ("_entered", "_places")
+
+    def __init__(self, *places: asyncio.Semaphore) -> None:
+        self._places = places
+        self._entered = 0
+
+    async def __aenter__(self) -> None:
+        try:
+            for place in self._places:
+                await place.acquire()
+                self._entered += 1
+        except asyncio.CancelledError:
+            self.end()
+            raise
+
+    async def __aexit__(self, *error: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Leave the place."""
+        for place in self._places[: self._entered]:
+            place.release()
+        self._entered = 0
 
 
 class MailboxWatch:
@@ -103,14 +130,9 @@ class MailboxWatch:
         """Load the accounts if they have changed, or others are wanted."""
         version = await accounts.load_version(connection)
         if version != self._version or self._known.keys() != set(wanted):
-            loaded = await accounts.load_externals(connection, wanted) if wanted else []
-            before = self._known
             # An unchanged account stays the same object: its watch has it, and hundreds would be in memory twice.
-            self._known = {
-                account.id: before[account.id] if before.get(account.id) == account else account
-                for account in loaded
-                if account.imap is not None
-            }
+            loaded = await accounts.load_externals(connection, wanted, self._known) if wanted else []
+            self._known = {account.id: account for account in loaded if account.imap is not None}
             self._version = version
 
     async def _watch(self, account: External) -> None:
@@ -146,19 +168,18 @@ class MailboxWatch:
             folders=account.imap.folders,
             session_seconds=math.inf,
         )
-        async with AsyncExitStack() as stack:
-            async with self._logins_of_server[compared_host(account.imap.host)], self._logins:
-                credential = await self._credentials.credential_for(account)
-                client = await stack.enter_async_context(session)
-                await client.login(credential)
-                if not client.idles:
-                    return
-                await client.wait_for_news(0)  # from now on, what arrives is news
-            stack.enter_context(WATCHED.track_inprogress())
-            await self._hurry(account)  # mail may have arrived before
-            while True:
-                if await client.wait_for_news(WAIT_SECONDS):
-                    await self._hurry(account)
+        turn = _LoginTurn(self._logins_of_server[compared_host(account.imap.host)], self._logins)
+        async with turn, session as client:
+            await client.login(await self._credentials.credential_for(account))
+            if not client.idles:
+                return
+            await client.wait_for_news(0)  # from now on, what arrives is news
+            turn.end()
+            with WATCHED.track_inprogress():
+                await self._hurry(account)  # mail may have arrived before
+                while True:
+                    if await client.wait_for_news(WAIT_SECONDS):
+                        await self._hurry(account)
 
     async def _hurry(self, account: External) -> None:
         """Make the account due, and let more news gather for a moment: the next wait finds it."""

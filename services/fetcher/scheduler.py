@@ -35,7 +35,7 @@ from shared.runtime.periodic import run_periodically
 from shared.runtime.process import Service
 from shared.runtime.tasks import cancel_tasks
 from shared.store import maillog, polls, uidl_ledger
-from shared.store.accounts import load_externals
+from shared.store.accounts import list_external_addresses, load_externals
 from shared.store.polls import LEASE_SECONDS, LeaseLost
 
 KINDS = ("refused", "unreachable", "tls", "certificate", "timeout", "protocol", "policy", "busy", "internal")
@@ -124,10 +124,10 @@ async def _fix_clock_jump(service: Service) -> None:
 async def _measure(service: Service) -> None:
     async with service.database.statement() as connection:
         SKIPPED.set(await uidl_ledger.count_unacknowledged(connection))
-        externals = await load_externals(connection)
-    for external in externals:  # an alert on a counter needs its value before the first event
-        maillog.FETCHED.labels(external.address)
-        ERRORS.add_account(external.address)
+        addresses = await list_external_addresses(connection)
+    for address in addresses:  # an alert on a counter needs its value before the first event
+        maillog.FETCHED.labels(address)
+        ERRORS.add_account(address)
 
 
 async def _poll_all(service: Service, credentials: Credentials, news: asyncio.Event) -> None:

@@ -101,9 +101,25 @@ async def load_version(connection: Connection) -> str:
     return str(row[0])
 
 
-async def load_externals(connection: Connection, ids: Sequence[int] | None = None) -> list[External]:
-    """Load the external accounts that are not removed, ordered by address; only these ids, if any are given."""
-    return [_external(row) async for row in await _rows(connection, _EXTERNAL, ids)]
+async def load_externals(
+    connection: Connection, ids: Sequence[int] | None = None, known: Mapping[int, External] | None = None
+) -> list[External]:
+    """Load the external accounts that are not removed, ordered by address; only these ids, if any are given.
+
+    :param known: accounts of the caller by id. An unchanged one is returned as the same object.
+    """
+    result = []
+    async for row in await _rows(connection, _EXTERNAL, ids):
+        external = _external(row)
+        before = known.get(external.id) if known else None
+        result.append(before if before is not None and before == external else external)
+    return result
+
+
+async def list_external_addresses(connection: Connection) -> list[str]:
+    """List the addresses of the external accounts that are not removed."""
+    cursor = await connection.execute("select address from external_accounts where removed_at is null")
+    return [str(row[0]) for row in await cursor.fetchall()]
 
 
 async def load_locals(
