@@ -212,6 +212,7 @@ class Local:
     delegate_id: int | None  # of a local account
     former_names: tuple[str, ...] = ()  # earlier user names; they stay valid until another person has them
     weak_password: bool = False  # it had too few characters when it was set; False for a hash from a file
+    junk: bool = False  # junk mail goes into the folder Junk, which POP3 does not show
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -137,6 +137,8 @@ class Settings(BaseSettings):
     max_connections_per_account: int = Field(50, ge=1)  # for each protocol
     pop3_login_delay: int = Field(0, ge=0)  # seconds between two logins of a client (RFC 2449 section 6.5)
     proxy_from: str = ""  # addresses and networks that send a PROXY header to the mail ports; with commas
+    # Fields that mark junk mail, with ; between them: X-Spam-Flag: YES; X-Spam-Status: Yes*
+    junk_headers: str = Field("", max_length=2000)
     retention_days: int = Field(14, ge=1)
     alert_to: str | None = None
     alert_webhook: str | None = None
@@ -177,6 +179,17 @@ class Settings(BaseSettings):
         if not all(re.fullmatch(HOST, name) for name in _words(text)):
             raise ValueError("has to be host names or addresses with commas between them, without ports")
         return text
+
+    @field_validator("junk_headers")
+    @classmethod
+    def _read_junk_headers(cls, text: str) -> str:
+        _junk_rules(text)
+        return text
+
+    @property
+    def junk_rules(self) -> dict[str, tuple[str, ...]]:
+        """The patterns of ``junk_headers``, by the name of the field in lower case."""
+        return _junk_rules(self.junk_headers)
 
     @property
     def further_hosts(self) -> tuple[str, ...]:
@@ -232,6 +245,21 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
     return tuple(ipaddress.ip_network(word) for word in _words(text))
+
+
+def _junk_rules(text: str) -> dict[str, tuple[str, ...]]:
+    rules: dict[str, tuple[str, ...]] = {}
+    for rule in text.split(";"):
+        name, colon, pattern = (part.strip() for part in rule.partition(":"))
+        if not rule.strip():
+            continue
+        if not colon or not re.fullmatch(r"[!-9<-~]+", name) or not pattern.strip("*"):
+            raise ValueError(
+                "has to be header fields with their values such as X-Spam-Flag: YES, with ; between them; * in a value "
+                "stands for any text"
+            )
+        rules[name.lower()] = (*rules.get(name.lower(), ()), " ".join(pattern.split()))
+    return rules
 
 
 def is_loopback(host: str) -> bool:

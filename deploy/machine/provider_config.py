@@ -32,7 +32,10 @@ def dovecot_server(folder: Path, run: Path, pop3: tuple[int, int], imap: tuple[i
             "namespace inbox {",
             "  inbox = yes",
             "  separator = /",
-            *(f'  mailbox {name} {{\n    special_use = "\\\\{name}"\n  }}' for name in ("Drafts", "Sent", "Trash")),
+            *(
+                f'  mailbox {name} {{\n    special_use = "\\\\{name}"\n  }}'
+                for name in ("Drafts", "Junk", "Sent", "Trash")
+            ),
             "}",
         ),
         connections_a_process={"pop3-login": None, "imap-login": None},

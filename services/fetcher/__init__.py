@@ -7,7 +7,8 @@ not compared again until the next due time, at most for an hour. Where an IMAP s
 waits for new mail and makes the account due at once (``mailbox_watch``).
 
 Consumes: nothing; a periodic check finds the due accounts.
-Publishes: ``fetched.<external>`` for the router, after the commit.
+Publishes: ``fetched.<external>`` for the router, after the commit; ``routed.<local>`` for a mail that was moved out of
+the provider's junk folder, whose copies the mailbox service moves, too.
 Tables: reads external_accounts; writes polls, uidl_ledger, blobs, inbound, maillog, and in
 external_accounts a refresh token that the provider renewed.
 Security: connects to servers that any account owner may choose: ``shared.net.dial`` checks addresses, ports and

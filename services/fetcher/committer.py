@@ -50,6 +50,7 @@ class FetchedBytes:
     content: Content
     renumbered: LedgerEntry | None  # row of the vanished or deleted mail with the same bytes, if known
     reserved: int = 0  # octets of the memory budget, released after the commit
+    junk: bool = False  # it is in the provider's junk folder
 
     def header(self) -> bytes:
         """Return the header, or its part in the first 256 KiB."""
@@ -156,7 +157,7 @@ class Committer:
         written = False
         try:
             async with self._service.database.transaction(seconds) as connection:
-                arrived, deleting, events = await self._write(connection, mails)
+                arrived, left_junk, deleting, events = await self._write(connection, mails)
                 written = True  # a time-out from here on leaves open whether the mails are committed
         except Temporary as error:
             if written or not isinstance(error.__cause__, TimeoutError):
@@ -165,13 +166,18 @@ class Committer:
         maillog.announce(events)
         self._service.broker.publish_behind(
             publications.fetched((inbound_id, self._account.address) for inbound_id in arrived)
+            + publications.routed(left_junk)
         )
         self.deleting += deleting
 
     async def _write(
         self, connection: Connection, mails: Sequence[FetchedBytes]
-    ) -> tuple[list[int], list[FetchItem], list[MailEvent]]:
-        """Write bytes, mails, ledger and trace. Returns the inbound ids, what to delete upstream, and the events."""
+    ) -> tuple[list[int], list[tuple[int, tuple[str, ...]]], list[FetchItem], list[MailEvent]]:
+        """Write bytes, mails, ledger and trace.
+
+        Returns the inbound ids, the mails that left the provider's junk folder with their recipients, what to delete
+        upstream, and the events.
+        """
         new = [mail for mail in mails if mail.renumbered is None]
         known = [mail for mail in mails if mail.renumbered is not None]
         deleting = [
@@ -186,7 +192,7 @@ class Committer:
         arrived = await inbound.add_inbound(
             connection,
             [
-                inbound.Arrival("fetched", blob_id, self._account.id, self._message_id(mail))
+                inbound.Arrival("fetched", blob_id, self._account.id, self._message_id(mail), junk=mail.junk)
                 for mail, blob_id in zip(new, stored, strict=True)
             ],
         )
@@ -209,7 +215,9 @@ class Committer:
             if mail.renumbered is not None
         ]
         await maillog.record_events(connection, events)
-        return arrived, deleting, events
+        out_of_junk = [mail.renumbered.id for mail in known if mail.renumbered is not None and not mail.junk]
+        left_junk = await inbound.leave_junk(connection, out_of_junk) if out_of_junk else []
+        return arrived, left_junk, deleting, events
 
     def _message_id(self, mail: FetchedBytes) -> str | None:
         """Parse the Message-ID. None where parsing may crash the process: the router, which parses next, isolates and

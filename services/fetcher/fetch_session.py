@@ -146,7 +146,8 @@ class FetchSession:
                 elif not await self._renumbered.is_preexisting(item, got):
                     content = Content(got.body, got.octets, got.sha256)
                     renumbered = self._renumbered.take_fetched(item, got)
-                    await self._committer.add(FetchedBytes(item, content, renumbered, reserved))
+                    junk = self._client.is_junk(got.number)
+                    await self._committer.add(FetchedBytes(item, content, renumbered, reserved, junk))
                     reserved = 0
                     del content
                 self._share.release(reserved)

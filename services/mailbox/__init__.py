@@ -1,6 +1,7 @@
 """Delivers mail into mailboxes.
 
-Summary: delivers the copies that the router decided, in batches; the only writer of new mail into mailboxes.
+Summary: delivers the copies that the router decided, in batches; the only writer of new mail into mailboxes. Junk goes
+into the folder Junk of each person who wants that, and from there to INBOX when the provider has moved it.
 
 Consumes: queue ``mailbox`` (``routed.<local>``).
 Publishes: ``fetched.<external>`` for a mail whose recipient was removed between decision and delivery. Mail that was

@@ -1,7 +1,8 @@
 """Decides which people get a fetched mail.
 
 Summary: reads the header of each mail and the current accounts, and records the recipients with the rule that chose
-each (``shared.routing.decide``, a pure function).
+each (``shared.routing.decide``, a pure function). The operator's rules on the header decide what is junk
+(``junk_headers``, pure).
 
 Consumes: queue ``router`` (``fetched.<external>``).
 Publishes: ``routed.<local>`` for the mailbox service.

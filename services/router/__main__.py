@@ -7,7 +7,8 @@ from shared.runtime.queue_worker import run_worker
 
 async def serve(service: Service) -> None:
     """Route mail until the service is to stop."""
-    await run_worker(service, RouterWorker(service.database, service.settings.sweep_grace_seconds))
+    settings = service.settings
+    await run_worker(service, RouterWorker(service.database, settings.sweep_grace_seconds, settings.junk_rules))
 
 
 if __name__ == "__main__":

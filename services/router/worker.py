@@ -12,6 +12,7 @@ import structlog
 
 from services.router.deferred_mails import DeferredMails
 from services.router.header_reader import HeaderReader
+from services.router.junk_headers import JunkRules
 from shared import routing
 from shared.amqp import publications, topology
 from shared.amqp.broker import Publication
@@ -37,7 +38,9 @@ class RouterWorker:
     queue = topology.ROUTER
     batch = 200
 
-    def __init__(self, database: Database, grace_seconds: float) -> None:
+    def __init__(self, database: Database, grace_seconds: float, junk_rules: JunkRules | None = None) -> None:
+        """:param junk_rules: which mail is junk; None: the router finds none."""
+        self._junk_rules = junk_rules or {}
         self._database = database
         self._grace = grace_seconds
         self._deferred = DeferredMails()
@@ -62,7 +65,8 @@ class RouterWorker:
             externals = {external.id: external for external in await accounts.load_externals(connection, external_ids)}
             sharers = await accounts.load_sharers(connection, external_ids)
             parsing = Parsing()
-            facts = await HeaderReader(connection, externals, parsing).read(mails)
+            reader = HeaderReader(connection, externals, parsing, self._junk_rules)
+            facts = await reader.read(mails)
             deferred = [(mail.id, _address(mail, externals) or "") for mail in mails if mail.id not in facts]
             mails = [mail for mail in mails if mail.id in facts]
             looping = [mail for mail in mails if facts[mail.id].hops > MAX_HOPS and not mail.requeued]
@@ -82,7 +86,9 @@ class RouterWorker:
                 else await parsing.run(0, _decide, mail, facts[mail.id], externals, sharers, sent, tag_keys)
                 for mail in mails
             ]
-            results = [_result(mail, decision) for mail, decision in zip(mails, decisions, strict=True)]
+            results = [
+                _result(mail, decision, mail.id in reader.junk) for mail, decision in zip(mails, decisions, strict=True)
+            ]
             await inbound.write_decisions(connection, results)
             await sent_mail.add_further(
                 connection,
@@ -196,11 +202,11 @@ def _decide(
     return routing.decide(facts, external, sharers[external.id], sent, mail.source, mail.author_id, tag_keys)
 
 
-def _result(mail: FetchedMail, decision: routing.Decision) -> RoutingResult:
+def _result(mail: FetchedMail, decision: routing.Decision, junk: bool) -> RoutingResult:
     recipients = tuple((recipient.local_id, recipient.rule, recipient.reason) for recipient in decision.recipients)
     found_by = decision.found_by if recipients and mail.source == "fetched" else None
     rule = decision.rule if recipients else None
-    return RoutingResult(mail.id, recipients, rule, decision.reason, decision.own_copy, found_by)
+    return RoutingResult(mail.id, recipients, rule, decision.reason, decision.own_copy, found_by, junk)
 
 
 def _address(mail: FetchedMail, externals: Mapping[int, External]) -> str | None:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 import shared
 from shared.errors import Temporary
 from shared.imap.names import quoted
+from shared.imap.sets import UID_LIMIT
 from shared.model import Server
 from shared.net.dial import ProgressCallback, TlsError, host_port, no_progress
 from shared.provider import imap_filing, imap_listing
@@ -121,6 +122,10 @@ class ImapClient:
     def folders(self) -> Sequence[WatchedFolder]:
         """The folders that are watched, with UIDVALIDITY and number of mails; empty before the list was fetched."""
         return self._folders.watched
+
+    def is_junk(self, number: int) -> bool:
+        """Return whether a mail of the list is in the provider's junk folder."""
+        return self._folders.watched[number // UID_LIMIT].junk
 
     async def fetch_sizes(self, numbers: Sequence[int]) -> dict[int, int]:
         """Return the octets of these mails by number, as far as the server reports them; some servers guess."""

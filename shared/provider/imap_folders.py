@@ -35,6 +35,18 @@ UNFIT = {
     r"\trash": "it has deleted mail",
 }
 """Marks of folders that are not watched (RFC 6154, RFC 8457, and Gmail's older names), and why."""
+_JUNK = frozenset({r"\junk", r"\spam"})
+"""Marks of the folder for junk (RFC 6154, and Gmail's older name)."""
+_USES = _JUNK | {r"\archive", *UNFIT}
+"""Marks that say what a folder is for."""
+JUNK_NAMES = frozenset(
+    {
+        *("junk", "junk mail", "junk-mail", "junk e-mail", "junk-e-mail", "junk email"),
+        *("spam", "bulk", "bulk mail", "spamverdacht", "unerwünscht", "courrier indésirable", "indésirables"),
+        *("correo no deseado", "posta indesiderata"),
+    }
+)
+"""Names of folders for junk at providers that mark none, in lower case, without the levels above."""
 _MAX_FOUND = 1000
 """Limits the folders that are read of one LIST: folders. Its pattern names one as a rule, and ``*`` or ``%`` in a name
 may match others; the folder for sent mail is searched among all."""
@@ -47,6 +59,7 @@ class WatchedFolder:
     index: int  # its place among them
     name: str
     raw: bytes  # its name on the wire
+    junk: bool = False  # the provider puts junk mail there
     uidvalidity: int = 0  # 0 before the folder was opened
     uidnext: int = 0  # 0 if the server does not say it
     exists: int = 0  # number of its mails
@@ -76,12 +89,12 @@ class Folders:
         problems = []
         for name in self._names:
             try:
-                raw = b"INBOX" if is_inbox(name) else await self._find(name)
+                raw, junk = (b"INBOX", False) if is_inbox(name) else await self._find(name)
             except FolderUnavailable as error:
                 problems.append(str(error))
                 continue
             if raw not in [folder.raw for folder in self.watched]:
-                self.watched.append(WatchedFolder(len(self.watched), decode_name(raw, self.utf8), raw))
+                self.watched.append(WatchedFolder(len(self.watched), decode_name(raw, self.utf8), raw, junk))
         return problems
 
     @property
@@ -99,15 +112,25 @@ class Folders:
         found = [folder for folder in await self._list_all(b"*") if mark in folder.attributes]
         return found[0].raw if found else None
 
-    async def _find(self, name: str) -> bytes:
-        """Return the name of a folder on the wire. :raises FolderUnavailable: there is none, or it is unfit."""
+    async def _find(self, name: str) -> tuple[bytes, bool]:
+        """Return the name of a folder on the wire, and whether it is for junk.
+
+        :raises FolderUnavailable: there is none, or it is unfit.
+        """
         found = await self._look_up(name)
         if found is None or {r"\nonexistent", r"\noselect"} & found.attributes:
             raise FolderUnavailable(f"there is no folder {name!r}")
         for mark, why in UNFIT.items():
             if mark in found.attributes:
                 raise FolderUnavailable(f"the folder {name!r} is not fetched: the provider marks it as {mark}, {why}")
-        return found.raw
+        return found.raw, self._is_for_junk(found)
+
+    def _is_for_junk(self, folder: ListedFolder) -> bool:
+        """Return whether the provider marks a folder for junk; of one without such a mark the name decides."""
+        if marks := folder.attributes & _USES:
+            return bool(marks & _JUNK)
+        levels = decode_name(folder.raw, self.utf8).casefold()
+        return (levels.rpartition(folder.delimiter)[2] if folder.delimiter else levels) in JUNK_NAMES
 
     async def _look_up(self, name: str) -> ListedFolder | None:
         wanted = name.encode() if self.utf8 else encode_utf7(name)

@@ -42,6 +42,9 @@ class MaildropSession(Protocol):
     def fetch_alone(self) -> None:
         """From now on, request each mail only after everything about the previous one has come."""
 
+    def is_junk(self, number: int) -> bool:
+        """Return whether a mail of the list is in the provider's junk folder."""
+
     async def fetch_list_reply(self) -> ListReply:
         """Fetch the list of mails; do not parse it. :raises ServerBusy, ProtocolError: there is none now."""
 

@@ -87,6 +87,10 @@ class Pop3Client:
         self._listed = await pop3_listing.fetch_list_reply(self._stream, self.capabilities)
         return self._listed
 
+    def is_junk(self, number: int) -> bool:
+        """Return False: POP3 lists the INBOX alone."""
+        return False
+
     async def fetch_sizes(self, numbers: Sequence[int]) -> dict[int, int]:
         """Send LIST: octets of all mails by number, as far as the server reports them."""
         return await pop3_listing.fetch_sizes(self._stream)

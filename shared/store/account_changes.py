@@ -136,6 +136,7 @@ async def save_local(connection: Connection, local: Local) -> int:
             "external_id": local.external_id,
             "delegate_id": local.delegate_id,
             "former_names": list(local.former_names),
+            "junk": local.junk,
         },
     )
 

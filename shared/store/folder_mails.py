@@ -1,14 +1,15 @@
 """The mails in folders: delivery, what POP3 needs, and the purge (tables folder_mails, delivered).
 
-Versions, locks and UIDs: shared/store/folders.py. Mail clients' changes by IMAP are in shared/store/folder_edits.py
-and shared/store/folder_batches.py, what they read in shared/store/folder_views.py, the operator's in
-shared/store/folder_admin.py.
+Versions, locks and UIDs: shared/store/folders.py. Moves out of Junk: shared/store/folder_junk.py. Mail clients'
+changes by IMAP are in shared/store/folder_edits.py and shared/store/folder_batches.py, what they read in
+shared/store/folder_views.py, the operator's in shared/store/folder_admin.py.
 """
 
 from __future__ import annotations
 
 import sys
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +17,7 @@ from datetime import datetime
 from shared.db.arrays import array_literal
 from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.store import folders
+from shared.store import folders, last_logins
 
 VERSION_GAP = 50_000_000
 """Smallest difference of two versions that shows a failover between them: versions; half of what ``skip_lost_numbers``
@@ -32,6 +33,7 @@ class Copy:
     blob_id: int
     octets: int  # of the whole mail
     as_deleted: bool = False  # store it as already deleted
+    junk: bool = False  # put it into Junk, of the people who want that
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,74 +76,96 @@ def uidl(uidl_prefix: str, number: int) -> str:
 # ---------------------------------------------------------------------------------------------- delivery
 
 
-async def lock_recipients(connection: Connection, inbound_ids: Sequence[int], wait: bool = True) -> set[int]:
-    """Lock the INBOXes that undelivered copies of these mails go to, until the transaction ends.
+async def lock_recipients(
+    connection: Connection, inbound_ids: Sequence[int], wait: bool = True, *, with_junk: bool = False
+) -> set[int]:
+    """Lock the folders that undelivered copies of these mails go to, until the transaction ends.
 
     A removal or disabling of an account locks its folders, too. So it is committed before, and the next statement sees
     it, or it waits until these mails are in the mailbox.
 
-    :param wait: wait for INBOXes that others have locked; otherwise leave them out.
-    :return: the ids of the accounts whose INBOX is locked now.
+    :param wait: wait for folders that others have locked; otherwise leave their accounts out.
+    :param with_junk: some of the mails are junk: lock Junk as well as INBOX.
+    :return: the ids of the accounts whose folders are locked now.
     """
+    uses = _uses(with_junk)
     cursor = await connection.execute(
-        f"""select local_id from folders where special_use = 'inbox' and local_id = any(array(
+        f"""select local_id from folders where special_use = any(%s::text[]) and local_id = any(array(
                select local_id from deliveries where inbound_id = any(%s::bigint[]) and done_at is null))
            order by id for no key update {"" if wait else "skip locked"}""",
-        (array_literal(inbound_ids),),
+        (array_literal(uses), array_literal(inbound_ids)),
     )
-    return {int(row[0]) for row in await cursor.fetchall()}
+    locked = Counter(int(row[0]) for row in await cursor.fetchall())
+    return {local_id for local_id, count in locked.items() if count == len(uses)}
 
 
-async def deliver_copies(connection: Connection, copies: Sequence[Copy], *, locked: bool = False) -> None:
+def _uses(with_junk: bool) -> Sequence[str]:
+    return ("inbox", "junk") if with_junk else ("inbox",)
+
+
+async def deliver_copies(connection: Connection, copies: Sequence[Copy], *, locked: bool = False) -> set[int]:
     """Put mails into INBOXes, in this order. A mail that a person got before is not delivered again, wherever it is.
 
-    :param locked: the caller has locked the INBOXes, by ``lock_recipients``.
+    Junk goes into the folder Junk of each person who wants that, but never of one who logs in by POP3 alone.
+
+    :param locked: the caller has locked the folders, by ``lock_recipients``.
+    :return: the ids of the people who get junk into Junk; empty if none of the mails is junk.
     :raises Permanent: an account has no mailbox, or was removed.
     """
     if not copies:
-        return
+        return set()
+    with_junk = any(copy.junk for copy in copies)
     local_ids = sorted({local_id for copy in copies for local_id in copy.local_ids})
     if not locked:
         await connection.execute(
-            """select from folders where local_id = any(%s::bigint[]) and special_use = 'inbox'
+            """select from folders where local_id = any(%s::bigint[]) and special_use = any(%s::text[])
                order by id for no key update""",
-            (array_literal(local_ids),),
+            (array_literal(local_ids), array_literal(_uses(with_junk))),
         )
+    wants_junk = f"l.junk and not {last_logins.POP3_ALONE.format(local_id='l.id')}" if with_junk else "false"
     cursor = await connection.execute(
-        """with given as (
-               select c.inbound_id, c.blob_id, c.octets, c.as_deleted, c.position, l.id as local_id
-               from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::boolean[])
-                    with ordinality as c (local_ids, inbound_id, blob_id, octets, as_deleted, position)
+        f"""with given as (
+               select c.inbound_id, c.blob_id, c.octets, c.as_deleted, c.junk, c.position, l.id as local_id
+               from unnest(%s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::boolean[], %s::boolean[])
+                    with ordinality as c (local_ids, inbound_id, blob_id, octets, as_deleted, junk, position)
                cross join unnest(c.local_ids::bigint[]) as l (id)),
            boxes as (
-               select f.id, f.local_id from folders f join local_accounts l on l.id = f.local_id
+               select f.id, f.local_id, j.id as junk_id
+               from folders f join local_accounts l on l.id = f.local_id
+                   left join folders j on {wants_junk} and j.local_id = l.id and j.special_use = 'junk'
                where f.local_id = any(%s::bigint[]) and f.special_use = 'inbox' and l.removed_at is null),
            new as (
                insert into delivered (inbound_id, local_id) select inbound_id, local_id from given
                on conflict (inbound_id, local_id) do nothing returning inbound_id, local_id),
+           placed as (
+               select given.*, case when given.junk then coalesce(junk_id, boxes.id) else boxes.id end as folder_id
+               from new join given using (inbound_id, local_id) join boxes using (local_id)),
            changed as (
                update folders f set version = f.version + 1, uidnext = f.uidnext + n.mails
-               from (select local_id, count(*) as mails from new group by local_id) n join boxes using (local_id)
-               where f.id = boxes.id returning f.id, f.local_id, f.version, f.uidnext - n.mails as uid),
+               from (select folder_id, count(*) as mails from placed group by folder_id) n
+               where f.id = n.folder_id returning f.id, f.version, f.uidnext - n.mails as uid),
            added as (
                insert into folder_mails (folder_id, uid, blob_id, mail_id, octets, version, expunged_at, expunged_as)
-               select f.id, f.uid + row_number() over (partition by f.id order by given.position) - 1, given.blob_id,
-                   inbound_id, given.octets, f.version, case when given.as_deleted then now() end,
-                   case when given.as_deleted then 'deleted' end
-               from new join given using (inbound_id, local_id) join changed f using (local_id)
-               order by given.position)
-           select local_id from boxes""",
+               select f.id, f.uid + row_number() over (partition by f.id order by p.position) - 1, p.blob_id,
+                   p.inbound_id, p.octets, f.version, case when p.as_deleted then now() end,
+                   case when p.as_deleted then 'deleted' end
+               from placed p join changed f on f.id = p.folder_id
+               order by p.position)
+           select local_id, junk_id is not null from boxes""",
         (
             array_literal(array_literal(copy.local_ids) for copy in copies),
             array_literal(copy.inbound_id for copy in copies),
             array_literal(copy.blob_id for copy in copies),
             array_literal(copy.octets for copy in copies),
             array_literal(copy.as_deleted for copy in copies),
+            array_literal(copy.junk for copy in copies),
             array_literal(local_ids),
         ),
     )
-    if missing := set(local_ids) - {row[0] for row in await cursor.fetchall()}:
+    boxes: dict[int, bool] = dict(await cursor.fetchall())
+    if missing := set(local_ids) - boxes.keys():
         raise Permanent(f"no mailbox for local account {', '.join(map(str, sorted(missing)))}")
+    return {local_id for local_id, has_junk in boxes.items() if has_junk}
 
 
 # ---------------------------------------------------------------------------------------------- POP3

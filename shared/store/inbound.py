@@ -45,6 +45,19 @@ class Arrival:
     author_id: int | None = None
     submission_id: int | None = None
     recipients: tuple[tuple[int, str], ...] = ()  # (local id, reason), where they are known
+    junk: bool = False  # it was in the provider's junk folder
+
+
+@dataclass(frozen=True, slots=True)
+class LockedMails:
+    """What ``lock_routed`` found.
+
+    with_junk: some of the mails that wait for delivery are junk. left_junk: mails that were moved out of the junk
+    folder at the provider.
+    """
+
+    with_junk: bool
+    left_junk: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +83,7 @@ class RoutingResult:
     reason: str
     own_copy: bool
     found_by: FoundBy | None = None  # of a fetched mail with recipients
+    junk: bool = False  # a rule on its header applies
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +99,7 @@ class RoutedMail:
     reason: str
     source: str  # as in Arrival
     submission_id: int | None  # the submission that it comes from
+    junk: bool
     age: float  # seconds since the mail was stored
     gone: bool  # their accounts were removed or disabled after the decision
     local_ids: Sequence[int]  # of the recipients
@@ -106,6 +121,7 @@ _ARRIVAL_COLUMNS = {
     "message_id": "text",
     "state": "text",
     "reason": "text",
+    "junk": "text",
 }
 
 
@@ -130,6 +146,7 @@ async def add_inbound(connection: Connection, arrivals: Sequence[Arrival]) -> li
                 a.message_id,
                 "routed" if a.recipients else "fetched",
                 a.recipients[0][1] if a.recipients else None,
+                "folder" if a.junk else None,
             )
             for inbound_id, a in zip(ids, arrivals, strict=True)
         ],
@@ -180,9 +197,10 @@ async def write_decisions(connection: Connection, verdicts: Sequence[RoutingResu
     await _decide(connection, ((v.id, local, rule, reason) for v in verdicts for local, rule, reason in v.recipients))
     await connection.execute(
         """update inbound set state = v.state, rule = v.rule, reason = v.reason, own_copy = v.own_copy,
-                  found_by = nullif(v.found_by, ''), state_at = now(), swept_at = null
-           from unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::boolean[], %s::text[])
-                as v (id, state, rule, reason, own_copy, found_by)
+                  found_by = nullif(v.found_by, ''), state_at = now(), swept_at = null,
+                  junk = coalesce(inbound.junk, case when v.junk then 'header' end)
+           from unnest(%s::bigint[], %s::text[], %s::int[], %s::text[], %s::boolean[], %s::text[], %s::boolean[])
+                as v (id, state, rule, reason, own_copy, found_by, junk)
            where inbound.id = v.id and inbound.state || '' = 'fetched'""",
         (
             array_literal(v.id for v in verdicts),
@@ -191,6 +209,7 @@ async def write_decisions(connection: Connection, verdicts: Sequence[RoutingResu
             array_literal(v.reason for v in verdicts),
             array_literal(v.own_copy for v in verdicts),
             array_literal(v.found_by or "" for v in verdicts),
+            array_literal(v.junk for v in verdicts),
         ),
     )
 
@@ -198,11 +217,16 @@ async def write_decisions(connection: Connection, verdicts: Sequence[RoutingResu
 # ---------------------------------------------------------------------------------------------- for the mailbox
 
 
-async def lock_routed(connection: Connection, ids: Sequence[int]) -> None:
+async def lock_routed(connection: Connection, ids: Sequence[int]) -> LockedMails:
     """Lock those of these mails that wait for the mailbox service, until the transaction ends."""
-    await connection.execute(
-        "select from inbound where id = any(%s::bigint[]) and state || '' = 'routed' order by id for update",
+    cursor = await connection.execute(
+        """select id, junk from inbound
+           where id = any(%s::bigint[]) and (state || '' = 'routed' or junk || '' = 'left') order by id for update""",
         (array_literal(ids),),
+    )
+    rows = await cursor.fetchall()
+    return LockedMails(
+        any(junk in ("folder", "header") for _, junk in rows), [int(row) for row, junk in rows if junk == "left"]
     )
 
 
@@ -214,7 +238,8 @@ async def load_routed(connection: Connection, ids: Sequence[int]) -> list[Routed
     """
     cursor = await connection.execute(
         """select i.id, i.blob_id, m.octets, i.own_copy, e.address, d.rule, d.reason, i.source,
-                  i.submission_id, extract(epoch from now() - i.created_at)::float8, d.gone, d.local_ids, d.addresses
+                  i.submission_id, coalesce(i.junk in ('folder', 'header'), false),
+                  extract(epoch from now() - i.created_at)::float8, d.gone, d.local_ids, d.addresses
            from (select d.inbound_id, d.rule, d.reason,
                         l.removed_at is not null
                             or not l.enabled and not i.own_copy and i.source in ('fetched', 'submitted') as gone,
@@ -282,6 +307,52 @@ async def record_delivered(
              or not exists (select from deliveries d where d.inbound_id = i.id and d.done_at is null))""",
         (array_literal(ids), array_literal({p.inbound_id for p in delivered} - unfinished)),
     )
+
+
+# ---------------------------------------------------------------------------------------------- junk
+
+
+async def leave_junk(connection: Connection, ledger_ids: Sequence[int]) -> list[tuple[int, tuple[str, ...]]]:
+    """Record that mails were moved out of the junk folder at the provider, if they were fetched from it.
+
+    :param ledger_ids: their rows of the ledger. :return: those mails, with the addresses of their recipients.
+    """
+    cursor = await connection.execute(
+        """update inbound i set junk = 'left', swept_at = now() from uidl_ledger u
+           where u.id = any(%s::bigint[]) and i.id = u.inbound_id and i.junk || '' = 'folder'
+           returning i.id, coalesce((select array_agg(l.address order by l.address) from deliveries d
+                                     join local_accounts l on l.id = d.local_id where d.inbound_id = i.id), '{}')""",
+        (array_literal(ledger_ids),),
+    )
+    return [(int(row[0]), tuple(row[1])) for row in await cursor.fetchall()]
+
+
+async def finish_leaving_junk(connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Lock those of these delivered mails that were moved out of the junk folder at the provider: they are junk no
+    longer, and the caller moves their copies. :return: their ids."""
+    cursor = await connection.execute(
+        """with moved as (
+               select id from inbound where id = any(%s::bigint[]) and state || '' = 'delivered' and junk || '' = 'left'
+               order by id for update)
+           update inbound i set junk = null from moved where i.id = moved.id returning i.id""",
+        (array_literal(ids),),
+    )
+    return [int(row[0]) for row in await cursor.fetchall()]
+
+
+async def list_leaving_junk(connection: Connection, grace_seconds: float) -> list[tuple[int, tuple[str, ...]]]:
+    """List delivered mails whose copies should have been moved out of Junk, as ``leave_junk``, and record the sweep."""
+    cursor = await connection.execute(
+        """with late as (
+               select id from inbound where junk = 'left' and state = 'delivered'
+                 and (swept_at is null or swept_at < now() - make_interval(secs => %s) or swept_at > now())
+               order by id limit %s for update skip locked)
+           update inbound i set swept_at = now() from late where i.id = late.id
+           returning i.id, coalesce((select array_agg(l.address order by l.address) from deliveries d
+                                     join local_accounts l on l.id = d.local_id where d.inbound_id = i.id), '{}')""",
+        (max(SWEEP_AGAIN_SECONDS, grace_seconds), SWEEP_LIMIT),
+    )
+    return [(int(row[0]), tuple(row[1])) for row in await cursor.fetchall()]
 
 
 # ---------------------------------------------------------------------------------------------- sweeps and faults

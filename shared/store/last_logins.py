@@ -30,6 +30,14 @@ LAST_SECONDS = 5.0
 PEERS = "array(select peer from last_logins where local_id = l.id)"
 """SQL for ``accounts.load_logins``: the addresses of the account's last logins."""
 
+IMAP_DAYS = 30
+"""Time after which a login by IMAP does not show any more that a person who logs in by POP3 reads folders: days; longer
+than a holiday."""
+POP3_ALONE = f"""exists (select from last_logins p where p.local_id = {{local_id}} and p.protocol = 'pop3'
+    and not exists (select from last_logins i where i.local_id = p.local_id and i.protocol = 'imap'
+        and i.at > p.at - interval '{IMAP_DAYS} days'))"""
+"""SQL: the person logs in by POP3 alone, and sees no folder but INBOX. Format it with the id of the local account."""
+
 log = structlog.get_logger()
 
 
@@ -115,3 +123,12 @@ async def load_last_logins(connection: Connection, local_id: int) -> list[LastLo
         "select protocol, at, peer from last_logins where local_id = %s order by protocol", (local_id,)
     )
     return [LastLogin(*row) for row in await cursor.fetchall()]
+
+
+async def list_pop3_alone(connection: Connection, local_ids: Sequence[int]) -> set[int]:
+    """Return those of these people who log in by POP3 alone, as far as it is written."""
+    cursor = await connection.execute(
+        f"select id from unnest(%s::bigint[]) as l (id) where {POP3_ALONE.format(local_id='l.id')}",
+        (array_literal(local_ids),),
+    )
+    return {int(row[0]) for row in await cursor.fetchall()}

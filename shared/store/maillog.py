@@ -41,7 +41,7 @@ class MailEvent:
     """An event of a mail.
 
     event: fetched, renumbered, skipped, routed, held, delivered, own_copy, returned, submitted, relayed, delayed,
-    failed, cancelled, uncertain, noticed, parked, requeued, discarded, deleted, undeleted, local_organizer.
+    failed, cancelled, uncertain, noticed, parked, requeued, discarded, deleted, undeleted, not_junk, local_organizer.
     """
 
     event: str

@@ -199,6 +199,7 @@ OTHERS: dict[str, Any] = {
     "delegate_id": 2,
     "former_names": ("Al",),
     "weak_password": True,
+    "junk": True,
 }
 """Another value for each field of an account that a change may name."""
 

@@ -322,6 +322,26 @@ async def test_junk_is_fetched_on_request() -> None:
         assert await keys(client) == [KEYS[0], "Spam:50:1"]
 
 
+@pytest.mark.parametrize(
+    ("name", "attributes", "is_junk"),
+    [
+        ("Odd", r"\HasNoChildren \Junk", True),
+        ("Odd", r"\Spam", True),
+        ("Spamverdacht", "", True),
+        ("Mail/Bulk", "", True),
+        ("Junk", r"\Archive", False),
+        ("Orders", "", False),
+        ("Junk/Orders", "", False),
+    ],
+)
+async def test_a_folder_is_for_junk_by_its_mark_or_its_name(name: str, attributes: str, is_junk: bool) -> None:
+    script = with_folders(**{name: attributes})
+    async with script.running(), open_session(script.server(), True, folders=("INBOX", name)) as client:
+        await client.login(US)
+        listing = await client.fetch_list()
+        assert [client.is_junk(number) for number, _ in listing.mails] == [False, is_junk]
+
+
 async def test_marks_of_folders_are_asked_for_where_that_is_known() -> None:
     script = with_folders(Orders="")
     script.capabilities = (*CAPABILITIES, "LIST-EXTENDED", "SPECIAL-USE")

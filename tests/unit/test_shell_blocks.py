@@ -23,6 +23,8 @@ NOT_RUN = {
     "provider: tests/integration/test_imap_accounts.py",
     "docs/manual.md: mailgroup external set support@company.com imap.sent=true imap.answered=true": "it needs "
     "an account with IMAP: tests/integration/test_provider_filing.py",
+    "docs/manual.md: mailgroup local set alex@local.com junk=true": "it needs an account with "
+    "IMAP: tests/e2e/test_junk.py",
     "docs/service.md: ./mailgroup install-service": "it needs systemd: tests/unit/test_installing.py",
     "docs/service.md: git pull": "`upgrade` needs systemd: tests/unit/test_installing.py",
     "docs/service.md: systemctl stop mailgroup": "it needs systemd",

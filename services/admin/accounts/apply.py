@@ -41,6 +41,7 @@ from shared.store import (
     accounts,
     folders,
     inbound,
+    last_logins,
     polls,
     provider_filings,
     relays,
@@ -89,7 +90,7 @@ async def apply(
     await account_changes.lock_for_change(connection)
     externals, people = await accounts.load_externals(connection), await accounts.load_locals(connection)
     plan = await asyncio.to_thread(plan_changes, wanted, externals, people, prune)  # long for ten thousand accounts
-    if problems := await _find_tag_problems(connection, plan):
+    if problems := [*await _find_tag_problems(connection, plan), *await _find_junk_problems(connection, plan)]:
         raise AccountsError(wanted.locate(problems))
     # Before the first write: hashing is slow, and written rows are locked for the fetcher and the sender, too.
     hashes = await hash_passwords(connection, plan.save_locals, passwords, progress)
@@ -122,6 +123,23 @@ async def _find_tag_problems(connection: Connection, plan: AccountsPlan) -> list
             other = old is not None and is_other_maildrop(old, new)
             problems.append(await tag_probe.find_problem(connection, old, new, other))
     return [problem for problem in problems if problem is not None]
+
+
+async def _find_junk_problems(connection: Connection, plan: AccountsPlan) -> list[AccountProblem]:
+    """Return why people of the plan may not get junk mail into a folder from now on: they would not see it."""
+    switched_on = {old.id: entry for entry, old in plan.save_locals if old is not None and entry.junk > old.junk}
+    if not switched_on:
+        return []
+    alone = await last_logins.list_pop3_alone(connection, list(switched_on))
+    words = (
+        "cannot be switched on: this person logs in by POP3 alone, which shows no folder but INBOX, and would not see "
+        f"junk mail; possible after a login by IMAP, which counts for {last_logins.IMAP_DAYS} days"
+    )
+    return [
+        AccountProblem(words, "local", address=entry.address, field=("junk",))
+        for local_id, entry in switched_on.items()
+        if local_id in alone
+    ]
 
 
 async def _release(connection: Connection, external: External, wanted: AccountsFile) -> str:

@@ -318,7 +318,10 @@ class ExternalFields(_Strict):
 
 
 class LocalFields(_Strict):
-    """A local account (manual 4.2). external: address of an external account. delegate: address of a sharer."""
+    """A local account (manual 4.2). external: address of an external account. delegate: address of a sharer.
+
+    junk: junk mail goes into the folder Junk.
+    """
 
     address: Address
     enabled: bool = True
@@ -330,6 +333,7 @@ class LocalFields(_Strict):
     addresses: list[Address] = []
     external: Address
     delegate: Address | None = None
+    junk: bool = False
 
     @model_validator(mode="after")
     def _complete(self) -> LocalFields:

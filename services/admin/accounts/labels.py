@@ -63,6 +63,7 @@ LOCAL: Final = {
     "aliases": "Further names",
     "addresses": "Further local addresses",
     "delegate": "Delegate",
+    "junk": "Junk mail goes into the folder Junk",
 }
 """Labels of a local account, in the order of the page."""
 IN_CHANGES: Final = {

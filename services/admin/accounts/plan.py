@@ -449,6 +449,7 @@ def build_local(wanted: LocalFields, old: Local | None, external_id: int, passwo
         old.delegate_id if old else None,
         former,
         _is_weak(wanted, old),
+        wanted.junk,
     )
 
 

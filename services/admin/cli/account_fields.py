@@ -38,7 +38,7 @@ EXTERNAL_FIELDS = (
 """
 LOCAL_FIELDS = (
     *("enabled", "password", "password_file", "password_hash", "user_name", "aliases", "addresses", "external"),
-    "delegate",
+    *("delegate", "junk"),
 )
 """The fields of a local account, for the help."""
 _TEXTS = (

@@ -122,6 +122,7 @@ _SENTENCES = {
     "discarded": "Put into nobody’s mailbox: {reply}",
     "deleted": "Deleted from the mailbox of {who}",
     "local_organizer": "The invitation names {reply} as its organizer, which customers cannot answer",
+    "not_junk": "Moved from Junk to INBOX in the mailbox of {who}, as the provider has moved it",
     "undeleted": "Brought back into the mailbox of {who}",
 }
 

@@ -42,6 +42,7 @@ _NEW: dict[str, Any] = {
     "addresses": "",
     "external": "",
     "delegate": "",
+    "junk": False,
     "kept": "",
     "version": "",
 }
@@ -226,6 +227,7 @@ def _fields(form: Form, password: str | None, old: Local | None) -> dict[str, An
         "addresses": form.lines("addresses"),
         "external": form.text("external"),
         "delegate": form.text("delegate") or None,
+        "junk": form.flag("junk"),
     }
     if password:
         entry["password"] = password

@@ -325,6 +325,37 @@ def test_a_name_that_a_colleague_has_is_an_error_of_the_saved_person(browser: Br
     assert re.findall(r'<p class="error under" id="([\w.]+)-error">', page.text) == ["user_name"]
 
 
+def test_a_folder_for_junk_is_refused_to_whom_would_not_see_it(browser: Browser, store: str) -> None:
+    # given Alex, who reads by POP3 alone
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Alex"))
+    with psycopg.connect(store) as connection:
+        connection.execute(
+            "insert into last_logins (local_id, protocol, at, peer) select id, 'pop3', now(), '::1' from local_accounts"
+        )
+    # then form and request say why it cannot be switched on
+    page = browser.post("/local/alex@local.com", local("Alex", junk="on"))
+    assert re.findall(r'<p class="error under" id="([\w.]+)-error">', page.text) == ["junk"]
+    assert "this person logs in by POP3 alone" in text(page)
+    url, headers = f"{browser.url}/api/v1/local-accounts", {"Origin": browser.url}
+    fields: dict[str, Any] = {"address": "alex@local.com", "user_name": "Alex", "external": SUPPORT, "junk": True}
+    refused = browser.session.put(url, json=fields, headers=headers)
+    assert refused.status_code == 422 and "junk: cannot be switched on" in refused.json()["detail"]
+    # when Alex reads by IMAP, too
+    with psycopg.connect(store) as connection:
+        connection.execute(
+            "insert into last_logins (local_id, protocol, at, peer) select id, 'imap', now(), '::1' from local_accounts"
+        )
+    # then both can
+    assert browser.session.put(url, json=fields, headers=headers).status_code == 200
+    assert browser.session.get(f"{url}/alex@local.com").json()["junk"] is True
+    assert re.search(r'name="junk" type="checkbox" checked', browser.get("/local/alex@local.com").text)
+    page = browser.post("/local/alex@local.com", local("Alex", password=""))
+    assert "Junk mail goes into the folder Junk: true -> false" in text(page)
+    page = browser.post("/local/alex@local.com", local("Alex", password="", junk="on"))
+    assert "Junk mail goes into the folder Junk: false -> true" in text(page)
+
+
 def test_a_delegate_who_is_disabled_is_refused_everywhere_and_shown(browser: Browser, store: str) -> None:
     # given Jim, who is disabled
     browser.post("/external/new", external())

@@ -53,6 +53,7 @@ class LocalAccount(ResponseModel):
     addresses: list[str]
     external: str | None = Field(examples=["support@company.com"])
     delegate: str | None
+    junk: bool
 
 
 class SkippedMailEntry(BaseModel):

@@ -1,0 +1,2 @@
+-- Nearly always empty.
+create index concurrently if not exists inbound_junk_left on inbound (id) where junk = 'left';
