@@ -179,7 +179,10 @@ def _describe_folders(session: ImapClient, listing: Listing) -> str:
     """Describe the folders that were opened. :raises Permanent: one of them cannot be."""
     if not listing.complete:
         raise Permanent(listing.problem)
-    return "; ".join(f"{each.name}: {counted(each.exists)}, UIDVALIDITY {each.uidvalidity}" for each in session.folders)
+    return "; ".join(
+        f"{each.name}{' (junk mail)' if each.junk else ''}: {counted(each.exists)}, UIDVALIDITY {each.uidvalidity}"
+        for each in session.folders
+    )
 
 
 async def _has_other_ids(system: AdminContext, external: External, credential: Credential, first: Listing) -> bool:

@@ -136,6 +136,12 @@ async def test_a_folder_of_sent_mail_is_refused(browser: Browser) -> None:
     assert found[-1].startswith("failed open the folders: Failed: the folder 'Gesendet' is not fetched")
 
 
+async def test_the_folder_for_junk_is_named_as_such(browser: Browser) -> None:
+    script = ScriptedImap({1: MAIL}, others={"Odd": ScriptedFolder({7: MAIL}, attributes="\\Junk")})
+    found = await check(browser, script, **{"imap.folders": "INBOX\nOdd"})
+    assert "INBOX: 1 mail, UIDVALIDITY 1700000000; Odd (junk mail): 1 mail" in "\n".join(found)
+
+
 class Renumbering(ScriptedImap):
     """A server that gives its mails other numbers in each session."""
 
