@@ -13,6 +13,7 @@ from services.imap_out.structure.transfer_decoding import TransferDecoder
 from shared.errors import Permanent
 from shared.mime import headers
 from shared.runtime.memory_budget import MemoryBudget
+from shared.runtime.parsing import Parsing
 from shared.runtime.piece_reader import read_pieces
 from shared.store.blobs import HEAD_OCTETS
 
@@ -102,7 +103,7 @@ class ReadableMail:
         """Return the fields of a header that a section names."""
         assert span.names is not None
         header = await self.read(span.start, min(span.end, span.start + MAX_HEADER_OCTETS))
-        return filter_header(header, span.names, span.negated)
+        return await Parsing().run(len(header), filter_header, header, span.names, span.negated)
 
     async def decoded(self, part: PartSpan | None) -> AsyncGenerator[bytes, None]:
         """Decode the octets of a part, or of the mail, in pieces. The caller closes the generator."""
