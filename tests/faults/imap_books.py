@@ -46,7 +46,7 @@ class FolderBooks:
             self._complain(f"UIDNEXT or HIGHESTMODSEQ have decreased to {uidnext}, {modseq}")
         self._uidvalidity, self._modseq = uidvalidity, modseq
 
-    def list(self, listed: Mapping[int, Flags], uidnext: int) -> None:
+    def compare_list(self, listed: Mapping[int, Flags], uidnext: int) -> None:
         """Compare the mails of the folder with the books. :param listed: flags by UID. :param uidnext: at SELECT."""
         for uid, mail in self.mails.items():
             if uid in listed:

@@ -134,7 +134,7 @@ class ImapReader:
             found = re.match(rb"\* \d+ FETCH \(UID (\d+) FLAGS \(([^)]*)\)", response)
             if found:
                 listed[int(found[1])] = frozenset(found[2].split())
-        books.list(listed, numbers[1])
+        books.compare_list(listed, numbers[1])
 
     async def _read(self, client: ImapClient, books: FolderBooks, uids: list[int]) -> None:
         if not uids:
