@@ -1,9 +1,10 @@
 """Measures the delays of honest users while an outsider and a user send the worst mails: ``make hostile``.
 
 ``python -m tests.faults.hostile [--mails N] [--kinds WORD,…]`` puts the mails of ``hostile_mails`` into the maildrop of
-one account, and submits the worst headers through it. Meanwhile honest mails arrive at another account, and a browser
-opens the pages of the console. The goals are checked at the end: honest mail is readable in time, no process exceeds
-two thirds of its memory limit or ends, no event loop is blocked, pages answer, and no operator has to act.
+one account, and submits the worst headers through it; a client fetches, searches and sorts them by IMAP. Meanwhile
+honest mails arrive at another account, read by POP3 and by IMAP, and a browser opens the pages of the console. The
+goals are checked at the end: honest mail is readable in time, no process exceeds two thirds of its memory limit or
+ends, no event loop is blocked, pages answer, and no operator has to act.
 """
 
 from __future__ import annotations
@@ -30,20 +31,21 @@ from tests.company import local
 from tests.console import Browser
 from tests.faults import clients, hostile_mails
 from tests.faults.clients import Gone
+from tests.faults.hostile_imap import ImapMeasurements, wait_for_honest, work_on_the_worst
 from tests.faults.loop_watch import BEGIN, LOOPS, LongestStop, read_longest
 from tests.servers import scratch
 from tests.system import PASSWORD, System, running
 
 ROOT = Path(__file__).parents[2]
 ATTACKED, HONEST = "support@company.com", "sales@company.com"
-AUTHOR, READER = "alex@local.com", "kim@local.com"
+AUTHOR, READER, IMAP_READER = "alex@local.com", "kim@local.com", "tom@local.com"
 CUSTOMER = "anna@customer.example"
 MAILS = 2000
 SUBMISSIONS = 20
 MIB = 1024 * 1024
 
 READABLE_SECONDS = 5.0
-"""Goal of an honest mail, from the provider's maildrop to the POP3 client, 99th percentile: seconds."""
+"""Goal of an honest mail, from the provider's maildrop to the mail client, 99th percentile: seconds."""
 PAGE_SECONDS = 1.0
 """Goal of a page of the console: seconds."""
 LOOP_SECONDS = 0.1
@@ -77,6 +79,7 @@ class Honest:
     missing: int = 0  # honest mails that were never readable
     pages: list[tuple[float, str]] = field(default_factory=list)  # seconds and path of each page of the console
     failed_pages: list[str] = field(default_factory=list)  # path and reason
+    imap: ImapMeasurements = field(default_factory=ImapMeasurements)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ def measure(folder: Path, mails: int, kinds: Sequence[str] = ()) -> Measured:
         system.apply(
             {
                 "external_accounts": [system.external(ATTACKED), system.external(HONEST)],
-                "local_accounts": [local("Alex"), local("Jim"), local("Kim", HONEST)],
+                "local_accounts": [local("Alex"), local("Jim"), local("Kim", HONEST), local("Tom", HONEST)],
             }
         )
         system.provider.add_mailbox(CUSTOMER, PASSWORD)
@@ -106,7 +109,14 @@ def measure(folder: Path, mails: int, kinds: Sequence[str] = ()) -> Measured:
         stop = threading.Event()
         (loops / BEGIN).touch()
         started = time.monotonic()
-        with _beside(stop, lambda: _send_honest(system, honest, stop), lambda: _open_pages(system, honest, stop)):
+        port = system.settings.imap_port
+        with _beside(
+            stop,
+            lambda: _send_honest(system, honest, stop),
+            lambda: _open_pages(system, honest, stop),
+            lambda: work_on_the_worst(port, AUTHOR, honest.imap, stop),
+            lambda: wait_for_honest(port, IMAP_READER, honest.imap, stop),
+        ):
             worst = _offer(system, mails, kinds)
             offered = time.monotonic() - started
             _submit_worst(system)
@@ -118,7 +128,8 @@ def measure(folder: Path, mails: int, kinds: Sequence[str] = ()) -> Measured:
     broken = [f"{name} ended" for name in restarted] + list(status["problems"])
     broken += [] if arrived else ["not all of the worst mails were delivered"]
     broken += [f"{honest.missing} honest mails were not readable"] if honest.missing else []
-    broken += sorted(set(honest.failed_pages))
+    broken += [f"{honest.imap.missing} honest mails were not readable by IMAP"] if honest.imap.missing else []
+    broken += sorted(set(honest.failed_pages)) + sorted(set(honest.imap.failures))
     heading = f"{worst} of the worst mails put into the maildrop in {offered:.0f} s, all delivered after {passed:.0f} s"
     return _judge(heading, honest, memory, read_longest(loops), broken)
 
@@ -194,7 +205,7 @@ def _send_honest(system: System, honest: Honest, stop: threading.Event) -> None:
             token = b"honest-%d-" % number
             number += 1
             sent_at = now
-            waiting[token] = now
+            waiting[token] = honest.imap.sent[token] = now
             system.provider.put(HONEST, b"From: %s\r\nTo: %s\r\nSubject: %s\r\n\r\nHello\r\n" % (
                 CUSTOMER.encode(), HONEST.encode(), token
             ))  # fmt: skip
@@ -255,6 +266,7 @@ def _judge(
     limits = memory_limits()
     rows: list[tuple[str, float, float, str]] = [
         ("honest mail readable, 99th percentile, s", _percentile(honest.readable, 0.99), READABLE_SECONDS, ""),
+        ("the same by IMAP, s", _percentile(honest.imap.readable, 0.99), READABLE_SECONDS, ""),
         ("console page, longest, s", *_longest(honest.pages, PAGE_SECONDS)),
     ]
     rows += [
@@ -274,7 +286,11 @@ def _judge(
     ]
     missed = [name for name, value, goal, _ in rows if value > goal]
     median = statistics.median(honest.readable) if honest.readable else float("inf")
-    lines = [heading, f"{len(honest.readable)} honest mails, median {median:.2f} s; {len(honest.pages)} pages"]
+    lines = [
+        heading,
+        f"{len(honest.readable)} honest mails, median {median:.2f} s; {len(honest.pages)} pages; "
+        f"{honest.imap.commands} commands by IMAP on the worst mails",
+    ]
     lines += [
         f"{name:45} {value:9.2f} {goal:9.2f}  {'ok' if value <= goal else 'MISSED'}  {note}".rstrip()
         for name, value, goal, note in rows
