@@ -6,11 +6,11 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -20,8 +20,9 @@ from services.smtp_in.listener import SESSIONS
 from services.smtp_in.receive_memory import ReceiveMemory
 from shared.auth.authenticator import LOGINS, Authenticator
 from shared.auth.passwords import hash_password
-from shared.db.database import Database
-from shared.store import account_changes, relays
+from shared.db.database import Connection, Database
+from shared.model import Local
+from shared.store import account_changes, accounts, relays
 from tests.polling import until
 from tests.submission_harness import Client, Running, plain, running
 
@@ -412,6 +413,29 @@ async def test_a_remembered_login_ends_with_the_password(server: Running) -> Non
     async with server.database.transaction() as connection:
         await account_changes.save_local(connection, replace(changed, enabled=False))
     assert await logins.verify("alex@local.com", "new", "192.0.2.1") is None
+    logins.close()
+
+
+async def test_an_account_is_read_again_only_after_a_change(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    logins, load = Authenticator(server.database, server.settings, "test"), accounts.load_logins
+    read: list[str] = []
+
+    async def counting(connection: Connection, addresses: Sequence[str], more: str) -> dict[str, tuple[Local, Any]]:
+        read.extend(addresses)
+        return await load(connection, addresses, more)
+
+    monkeypatch.setattr(accounts, "load_logins", counting)
+    found = [await logins.verify("alex@local.com", "secret", "192.0.2.1") for _ in range(3)]
+    assert found[0] is not None and found[0] == found[1] == found[2] and read == ["alex@local.com"]
+    assert await logins.verify("alex@local.com", "wrong", "192.0.2.1") is None and len(read) == 2
+    # when any account changes, then this one is read again
+    async with server.database.transaction() as connection:
+        jim = await accounts.local_by_login(connection, "jim@local.com")
+        assert jim is not None
+        await account_changes.save_local(connection, replace(jim, user_name="James"))
+    read.clear()
+    assert await logins.verify("alex@local.com", "secret", "192.0.2.1") == found[0] and read == ["alex@local.com"]
+    assert await logins.verify("alex@local.com", "secret", "192.0.2.1") == found[0] and read == ["alex@local.com"]
     logins.close()
 
 
