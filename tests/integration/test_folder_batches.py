@@ -175,17 +175,19 @@ async def test_changes_at_once_of_one_folder_lose_nothing(database: Database) ->
     before = (await view(database, one)).folder.version
 
     async def change(number: int) -> int:
-        """Add a keyword for each number, and append a mail."""
+        """Add or remove a flag, and append a mail. :return: the number of mails that have other flags."""
         flags = FlagChange(alex.id, one.id, [1 + number % 3], "add" if number % 2 else "remove", 1 << number % 5)
         mail = AppendedMail(alex.id, one.id, Content.from_bytes(b"mail %d\r\n" % number))
         async with database.statement() as connection:
-            [result] = await folder_batches.store_at_once(connection, [flags])
-            [appended] = await folder_batches.append_at_once(connection, [mail])
+            [stored_at_once] = await folder_batches.store_at_once(connection, [flags])
+            [appended_at_once] = await folder_batches.append_at_once(connection, [mail])
+        result: object = stored_at_once
+        appended: object = appended_at_once
         async with database.transaction() as connection:
             if result is None:
-                [result] = await folder_batches.store_flags(connection, [flags])  # type: ignore[list-item]
+                [result] = await folder_batches.store_flags(connection, [flags])
             if appended is None:
-                [appended] = await folder_batches.append_mails(connection, [mail])  # type: ignore[list-item]
+                [appended] = await folder_batches.append_mails(connection, [mail])
         assert isinstance(result, StoreResult) and isinstance(appended, Appended)
         return len(result.changed)
 

@@ -18,9 +18,8 @@ FLAGS = ["UID", "FLAGS"]
 
 def state(folder_id: int = 1) -> FolderState:
     folder = Folder(folder_id, 1, "INBOX", "inbox", 1, 10, 9, 0, True)
-    columns = [array("q", range(1, MAILS + 1)) for _ in range(6)]
-    columns[3] = array("q", [0] * MAILS)
-    return build_state(View(folder, *columns, {}))
+    numbers, zeros = array("q", range(1, MAILS + 1)), array("q", [0] * MAILS)
+    return build_state(View(folder, numbers, numbers, numbers, zeros, numbers, zeros, {}))
 
 
 def record(answers: FetchAnswers, of: FolderState, *pieces: bytes, complete: bool = True) -> None:

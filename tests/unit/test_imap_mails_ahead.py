@@ -23,10 +23,9 @@ MAILS = 200
 def state(octets: int = 10) -> FolderState:
     """A folder with mails of so many octets; blob 1000 is the first one's."""
     folder = Folder(1, 1, "INBOX", "inbox", 1, 10, 9, 0, True)
-    columns = [array("q", range(start, start + MAILS)) for start in (1, 1000)]
-    columns.append(array("q", [octets] * MAILS))
-    columns += [array("q", [0] * MAILS) for _ in range(3)]
-    return build_state(View(folder, *columns, {}))
+    uids, blob_ids = (array("q", range(start, start + MAILS)) for start in (1, 1000))
+    sizes, zeros = array("q", [octets] * MAILS), array("q", [0] * MAILS)
+    return build_state(View(folder, uids, blob_ids, sizes, zeros, zeros, zeros, {}))
 
 
 class Reads:
