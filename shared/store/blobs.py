@@ -130,15 +130,9 @@ async def prefixes(connection: Connection, ids: Sequence[int], octets: int) -> d
     return {int(blob_id): bytes(beginning) for blob_id, beginning in await cursor.fetchall()}
 
 
-@dataclass(frozen=True, slots=True)
-class SoughtText:
-    """A text that is looked for in the octets of mails.
-
-    words: in lower case, without NUL and white space; each one is there if the text is. place: where it is looked for.
-    """
-
-    words: Sequence[bytes]
-    place: Literal["header", "body", "mail"] = "mail"
+SoughtText = tuple[Sequence[bytes], Literal["header", "body", "mail"]]
+"""A text that is looked for in the octets of mails. Its words, in lower case, without NUL and white space: each one is
+there if the text is. And the place where it is looked for."""
 
 
 async def find_texts(connection: Connection, ids: Sequence[int], texts: Sequence[SoughtText]) -> dict[int, list[bool]]:
@@ -152,10 +146,10 @@ async def find_texts(connection: Connection, ids: Sequence[int], texts: Sequence
         "mail": "position(%s::text in header) + position(%s::text in body) > 0",
     }
     columns, words = [], []
-    for text in texts:
-        columns.append(" and ".join([forms[text.place]] * len(text.words)) or "true")
-        for word in text.words:  # ``encode`` writes a backslash twice
-            words += [word.replace(b"\\", b"\\\\").decode("ascii")] * (2 if text.place == "mail" else 1)
+    for parts, place in texts:
+        columns.append(" and ".join([forms[place]] * len(parts)) or "true")
+        for word in parts:  # ``encode`` writes a backslash twice
+            words += [word.replace(b"\\", b"\\\\").decode("ascii")] * (2 if place == "mail" else 1)
     names = [f"t{number}" for number in range(len(texts))]
     cursor = connection.cursor(binary=True)
     # Without ``offset`` each use of a column would compute it again; ``encode`` makes a text of any octets.

@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from shared.mime import headers
-from shared.store.blobs import SoughtText
 
 _SPLIT = re.compile(r"[\s:]+")
 _TYPE = re.compile(rb"content-type:[ \t]*(?:text/plain|(?!text)[a-z]+/[a-z0-9.+-]+)[;\s]")
@@ -23,6 +22,13 @@ _CHARSET = re.compile(rb'charset="?(?:us-ascii|utf-8|iso-8859-1|iso-8859-15|wind
 _PAGE_BITS = 15
 MAX_PAGES = 500
 """Pages of 4 KiB, each with the bits of 32,768 mails."""
+
+
+class SoughtText(NamedTuple):
+    """A text that is looked for. words: each one is in the octets of the place if the text is there."""
+
+    words: tuple[bytes, ...]
+    place: Literal["header", "body", "mail"]
 
 
 def split_texts(places: Mapping[str, Literal["header", "body", "mail"]]) -> dict[str, SoughtText]:
