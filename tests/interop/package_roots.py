@@ -86,3 +86,9 @@ def version_of(package: str) -> str:
 def version_in(packages: Path, package: str) -> str:
     [file] = packages.glob(f"{package}_*.deb")
     return run(["dpkg-deb", "--field", str(file), "Version"], packages).decode().strip()
+
+
+def candidate(package: str) -> str:
+    """Return the version of a Debian package that apt would download."""
+    shown = run(["apt-cache", "policy", package], Path("/")).decode()
+    return shown.partition("Candidate:")[2].split()[0]

@@ -13,16 +13,18 @@ import subprocess
 import tempfile
 import termios
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import quote
 
 from tests.interop.mails import Letter
 from tests.interop.stand import WAYS, Account, Tls
 
-SECONDS = 45.0
+SECONDS = 180.0
+"""Limit of a program: seconds; none takes 20 on an idle machine."""
 
 Read = Callable[[Account], list[bytes]]
 Send = Callable[[Account, list[Letter]], None]
@@ -45,9 +47,15 @@ class Failed(Exception):
     """A program failed or did not end. The text is its output."""
 
 
-def run(command: Sequence[str], folder: Path, stdin: bytes = b"", seconds: float = SECONDS) -> bytes:
+def run(
+    command: Sequence[str],
+    folder: Path,
+    stdin: bytes = b"",
+    seconds: float = SECONDS,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> bytes:
     """Run a command and return its output. :raises Failed: it ends with an error, or takes too long."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "TERM": "xterm"}
+    environment = _environment(folder) | dict(variables)
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, input=stdin, capture_output=True, timeout=seconds, check=False
@@ -60,27 +68,49 @@ def run(command: Sequence[str], folder: Path, stdin: bytes = b"", seconds: float
 
 
 def version_of(command: Sequence[str]) -> str:
-    """Return the first number with dots in the output of a version command; "?" if there is none."""
+    """Return the first number with dots, or date, in the output of a version command; "?" if there is none."""
     with tempfile.TemporaryDirectory(prefix="interop-") as folder:
-        found = re.search(r"\d+\.[\w.]*\d", run(command, Path(folder)).decode())
+        found = re.search(r"\d+\.[\w.]*\d|\d{8}", run(command, Path(folder)).decode())
     return found.group() if found else "?"
 
 
-def run_on_terminal(command: Sequence[str], folder: Path, seconds: float = SECONDS) -> None:
-    """Run a command on a pseudo-terminal without input. :raises Failed: as ``run``."""
+def _environment(folder: Path) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "TERM": "xterm"}
+
+
+def run_on_terminal(
+    command: Sequence[str],
+    folder: Path,
+    seconds: float = SECONDS,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    typed: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    """Run a command on a pseudo-terminal. :raises Failed: as ``run``.
+
+    :param typed: keys, each after a pattern of what the program shows before.
+    """
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))  # a new terminal has no lines, which mutt does not accept
-    environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "LC_ALL": "C.UTF-8", "TERM": "xterm"}
     shown = bytearray()
 
     def watch() -> None:
+        left, seen = list(typed), 0
         with suppress(OSError):  # reading fails when the last program closes the terminal
             while data := os.read(ours, 65536):
                 shown.extend(data)
+                while left and (at := re.compile(left[0][0]).search(shown, seen)):
+                    seen = at.end()
+                    os.write(ours, left.pop(0)[1])
 
     watcher = threading.Thread(target=watch, daemon=True)
     program = subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+        command,
+        cwd=folder,
+        env=_environment(folder) | dict(variables),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
     )
     os.close(theirs)
     watcher.start()

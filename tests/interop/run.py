@@ -8,26 +8,35 @@ The exit status is 1 after a failed transfer, 2 for an unknown name.
 
 from __future__ import annotations
 
-import asyncio
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from tests.interop import table, upstream
+from tests.interop.alpine import ALPINE
 from tests.interop.claws import CLAWS
 from tests.interop.imap_programs import IMAP_PROGRAMS
-from tests.interop.imap_stand import imap_rows
+from tests.interop.imap_run import imap_row
 from tests.interop.mails import difference, difference_in_content
 from tests.interop.programs import PROGRAMS, Client, Failed, version_of
+from tests.interop.roundcube import ROUNDCUBE
 from tests.interop.stand import OUTSIDE, WAYS, Stand, Tls, as_relayed, compared, stand
-from tests.interop.table import ImapRow, Row
-from tests.interop.thunderbird import THUNDERBIRD
+from tests.interop.table import AnyRow, Row
+from tests.interop.thunderbird import THUNDERBIRD, THUNDERBIRD_AT_WORK, THUNDERBIRD_BY_IMAP
+from tests.interop.work import work_row
 from tests.system import System
 
 CLIENTS = (THUNDERBIRD, CLAWS, *PROGRAMS)
+BY_IMAP = (THUNDERBIRD_BY_IMAP, ALPINE, *IMAP_PROGRAMS)
+WORK_PROGRAMS = (THUNDERBIRD_AT_WORK, ROUNDCUBE)
+S = TypeVar("S")
+P = TypeVar("P")
+T = TypeVar("T", bound=AnyRow)
 
 
 def reading(stand: Stand, client: Client, tls: Tls) -> str | None:
@@ -91,32 +100,34 @@ def server_row(system: System, name: str) -> Row:
 
 def main(names: list[str]) -> int:
     """Test the named programs, or all of them. Return the exit status."""
-    known = [one.name for one in (*CLIENTS, *IMAP_PROGRAMS)] + list(upstream.NAMES)
+    known = [one.name for one in (*CLIENTS, *BY_IMAP, *WORK_PROGRAMS)] + list(upstream.NAMES)
     if unknown := [name for name in names if name not in known]:
-        print(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}", file=sys.stderr)
+        print(f"unknown: {', '.join(unknown)}; known: {', '.join(dict.fromkeys(known))}", file=sys.stderr)
         return 2
-    clients, servers = [], []
-    by_imap: list[ImapRow] = []
+
+    def wanted(name: str) -> bool:
+        return not names or name in names
+
     with stand() as running:
-        for client in CLIENTS:
-            if not names or client.name in names:
-                clients.append(_printed(time.monotonic(), client_row(running, client)))
-        for name in upstream.NAMES:
-            if not names or name in names:
-                servers.append(_printed(time.monotonic(), server_row(running.system, name)))
-    if not names or any(program.name in names for program in IMAP_PROGRAMS):
-        by_imap = asyncio.run(imap_rows(names))
-        for row in by_imap:
-            print(f"{row.name} {row.version} by IMAP: {'; '.join(row.problems) or 'no problems'}", flush=True)
+        clients = [_tested("", client_row, running, one) for one in CLIENTS if wanted(one.name)]
+        by_imap = [
+            _tested(" by IMAP", imap_row, running, one)
+            for one in BY_IMAP
+            if wanted(one.name) and (one.in_debian or shutil.which(one.version[0]))
+        ]
+        at_work = [_tested(" at work", work_row, running, one) for one in WORK_PROGRAMS if wanted(one.name)]
+        servers = [_tested("", server_row, running.system, name) for name in upstream.NAMES if wanted(name)]
     if not names:
-        table.write(clients, by_imap, servers)
-    rows: list[Row | ImapRow] = [*clients, *by_imap, *servers]
+        table.write(clients, by_imap, at_work, servers)
+    rows: list[AnyRow] = [*clients, *by_imap, *at_work, *servers]
     return 1 if any(row.problems for row in rows) else 0
 
 
-def _printed(started: float, row: Row) -> Row:
+def _tested(how: str, test: Callable[[S, P], T], stand: S, program: P) -> T:
+    started = time.monotonic()
+    row = test(stand, program)
     seconds = time.monotonic() - started
-    print(f"{row.name} {row.version}: {'; '.join(row.problems) or 'no problems'} ({seconds:.0f} s)", flush=True)
+    print(f"{row.name} {row.version}{how}: {'; '.join(row.problems) or 'no problems'} ({seconds:.0f} s)", flush=True)
     return row
 
 

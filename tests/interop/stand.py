@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import imaplib
 import poplib
 import secrets
 import ssl
@@ -20,6 +21,7 @@ from tests.system import PASSWORD, System, running, until
 SUPPORT, READER, COLLEAGUE, CUSTOMER = "support@company.com", "alex@local.com", "jim@local.com", "anna@customer.example"
 
 Tls = Literal["none", "starttls", "implicit"]
+Protocol = Literal["pop3", "imap", "smtp"]
 WAYS: tuple[Tls, ...] = ("none", "starttls", "implicit")
 
 
@@ -35,7 +37,7 @@ class Account:
     ca_file: Path  # PEM of the trusted certificate
     folder: Path  # empty, for all files of the client
     console_port: int  # serves the settings for clients that discover them (autoconfig)
-    clear_ports: tuple[int, int]  # of POP3 and SMTP without TLS, which autoconfig does not announce
+    clear_ports: tuple[int, int]  # of this server and of SMTP without TLS, which autoconfig does not announce
 
     @property
     def certificate(self) -> bytes:
@@ -59,20 +61,29 @@ class Stand:
             system.provider.put(SUPPORT, waiting.raw)
         until(lambda: self._count(READER) == len(self.waiting))
 
-    def account(self, protocol: Literal["pop3", "smtp"], tls: Tls, folder: Path, user: str = READER) -> Account:
+    def account(self, protocol: Protocol, tls: Tls, folder: Path, user: str = READER) -> Account:
         """Return a person's settings, with the port for this protocol and TLS mode."""
         settings = self.system.settings
         port = {
             ("pop3", "none"): settings.pop3_port,
             ("pop3", "starttls"): settings.pop3_port,
             ("pop3", "implicit"): settings.pop3s_port,
+            ("imap", "none"): settings.imap_port,
+            ("imap", "starttls"): settings.imap_port,
+            ("imap", "implicit"): settings.imaps_port,
             ("smtp", "none"): settings.smtp_port,
             ("smtp", "starttls"): settings.submission_port,
             ("smtp", "implicit"): settings.smtps_port,
         }[protocol, tls]
         certificate = settings.data / "tls" / "self-signed.pem"
-        clear = settings.pop3_port, settings.smtp_port
+        clear = settings.imap_port if protocol == "imap" else settings.pop3_port, settings.smtp_port
         return Account("localhost", port, tls, user, PASSWORD, certificate, folder, settings.admin_port, clear)
+
+    def session(self) -> imaplib.IMAP4:
+        """Return a session of the test by IMAP, logged in as the reader."""
+        client = imaplib.IMAP4("127.0.0.1", self.system.settings.imap_port, timeout=60)
+        client.login(READER, PASSWORD)
+        return client
 
     def letters(self) -> list[Letter]:
         """Return three new mails, from the reader to the colleague and the customer."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from tests.interop.alpine import mails_of
 from tests.interop.mails import KINDS, difference, difference_in_content, letter
 from tests.interop.stand import as_relayed, compared
-from tests.interop.table import Row
+from tests.interop.table import Row, WorkRow
 
 LETTERS = [letter(kind, f"token-{kind}", "alex@local.com", ("jim@local.com",)) for kind in KINDS]
 
@@ -63,3 +64,16 @@ def test_a_row_says_yes_no_or_cannot() -> None:
 
     assert row.cells() == ["mutt", "2.2.12", "yes", "–", "no: late / never", "yes*", "yes*", "–"]
     assert row.problems == ["late | never\n"]
+
+
+def test_a_row_of_a_days_work_names_what_went_wrong() -> None:
+    row = WorkRow("Roundcube", "1.6", ["", "two in Sent"])
+
+    assert row.cells() == ["Roundcube", "1.6", "yes", "no: two in Sent"]
+    assert row.problems == ["two in Sent"]
+
+
+def test_mails_of_an_mbox_keep_their_last_line_end() -> None:
+    box = b"From here\nSubject: internal\n\ndata\n\nFrom a\nSubject: a\n\nFromage\n\nFrom b\nSubject: b\n\n\n"
+
+    assert mails_of(box) == [b"Subject: a\n\nFromage\n", b"Subject: b\n\n"]
