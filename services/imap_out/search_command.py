@@ -102,10 +102,10 @@ async def run_sort(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
     facts: list[SortFacts] = []
     parsing = Parsing()
     if needs_header(arguments.order):
-            async with aclosing(_headers(context, state, found)) as mails:
-                async for index, header in mails:
-                    arrival, octets = _arrival(state, index), state.octets[index]
-                    facts.append(await parsing.run(len(header), read_sort_facts, header, arrival, octets))
+        async with aclosing(_headers(context, state, found)) as mails:
+            async for index, header in mails:
+                arrival, octets = _arrival(state, index), state.octets[index]
+                facts.append(await parsing.run(len(header), read_sort_facts, header, arrival, octets))
     else:
         facts = [SortFacts(_arrival(state, index), state.octets[index], 0.0) for index in found]
     positions = await parsing.run(FACT_OCTETS * len(facts), sort_mails, arguments.order, facts)
