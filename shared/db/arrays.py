@@ -25,6 +25,8 @@ def array_literal(values: Iterable[Value]) -> str:
 
 
 def _item(value: Value) -> str:
+    if type(value) is int:  # most are
+        return str(value)
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, bytes):

@@ -341,6 +341,27 @@ def _read_store(reader: ArgumentReader) -> Arguments:
     reader.space("the set of mails")
     numbers = reader.numbers()
     reader.space("the flags")
+    rest = reader.text[reader.position :]
+    if len(rest) > OFTEN_OCTETS or LITERAL in rest:
+        return StoreArguments(numbers, *_read_change(reader))
+    reader.position = len(reader.text)
+    return StoreArguments(numbers, *_read_change_often(rest))
+
+
+_Change = tuple[Literal["replace", "add", "remove"], tuple[str, ...], bool, int | None]
+
+
+@lru_cache(200)
+def _read_change_often(rest: bytes) -> _Change:
+    """Read how clients change one mail after the other."""
+    reader = ArgumentReader(rest)
+    change = _read_change(reader)
+    reader.end()
+    return change
+
+
+def _read_change(reader: ArgumentReader) -> _Change:
+    """Read the modifier of STORE, and the flags."""
     unchanged_since = None
     if reader.skips(b"("):
         if not reader.skips_atom(b"UNCHANGEDSINCE"):
@@ -353,7 +374,7 @@ def _read_store(reader: ArgumentReader) -> Arguments:
     if found is None:
         raise CommandError("STORE changes FLAGS, +FLAGS or -FLAGS, with .SILENT or without")
     reader.space("the flags")
-    return StoreArguments(numbers, _ACTIONS[found[1]], reader.flags(), found[2] is not None, unchanged_since)
+    return _ACTIONS[found[1]], reader.flags(), found[2] is not None, unchanged_since
 
 
 def _read_copy(reader: ArgumentReader) -> Arguments:
