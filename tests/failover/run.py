@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tests.failover.books import Flow, Lag, Seen, flow_since, take_undone, within
+from tests.failover.followers import Followers
 from tests.failover.stand import FailoverStand
 from tests.faults.books import Copies, Findings, Submitted, digest
 from tests.faults.drive import READER, Drive
@@ -47,7 +48,10 @@ class Maildrop(dict[str, bytes]):
 
 
 class FailoverDrive(Drive):
-    """One case. All people read during the run, so that the driver knows which mails a lost commit had shown."""
+    """One case. All people read during the run, so that the driver knows which mails a lost commit had shown.
+
+    One of each account also waits for mail by IMAP.
+    """
 
     readers = MappingProxyType({address: address == READER for address in PEOPLE.values()})
     imap_readers: Mapping[str, bool] = MappingProxyType({})  # its books know of no lost commit
@@ -61,6 +65,7 @@ class FailoverDrive(Drive):
         self.undone: dict[str, tuple[int, int]] = {}
         self._maildrop = Maildrop()
         stand.pop3.mails = self._maildrop
+        self._followers = Followers(stand.system.settings.imap_port, stand.system.settings.pop3_port)
         self._begun: dict[str, float] = {}
         self._taken: dict[str, float] = {}
         self._reads: list[Seen] = []
@@ -88,7 +93,8 @@ class FailoverDrive(Drive):
 
     def flow(self, at: float) -> Flow:
         """Return the times until mail flowed after an event."""
-        return flow_since(at, self._offered, self._begun, self._taken, tuple(self._reads), tuple(self._relays))
+        heard, relays = self._followers.heard, tuple(self._relays)
+        return flow_since(at, self._offered, self._begun, self._taken, tuple(self._reads), heard, relays)
 
     async def until_it_flows(self, since: float) -> None:
         """Wait until mail that was offered after this time has arrived in both directions."""
@@ -126,7 +132,7 @@ class FailoverDrive(Drive):
             self._reads += [Seen(digest(got[uidl]), address, begin, end) for uidl in got.keys() - before]
 
     def _beside(self) -> list[Coroutine[Any, Any, None]]:
-        return [*super()._beside(), self._watch()]
+        return [*super()._beside(), self._watch(), *self._followers.follow(lambda: self._offering)]
 
     async def _watch(self) -> None:
         """Poll the providers while mail is offered, and record when each mail arrives there."""
@@ -140,6 +146,13 @@ class FailoverDrive(Drive):
             await asyncio.sleep(WATCH_SECONDS)
 
     # ------------------------------------------------------------------------------------------ judging
+
+    def _judge(self) -> None:
+        self._refusals += self._followers.refusals
+        super()._judge()
+        wrong = asyncio.run(self._followers.find_wrong(may_vanish=bool(self.lags)))
+        self.lines += [f"mailboxes that are wrong by IMAP: {len(wrong)}", *(f"  {line}" for line in wrong)]
+        self.clean = self.clean and not wrong
 
     def _excuse(self, place: str, findings: Findings) -> Findings:
         """Remove from the findings the copies that a lag explains."""
@@ -193,7 +206,7 @@ class FailoverDrive(Drive):
 
     def report(self) -> list[str]:
         """Return the times of the case, the undone copies and the books, for printing."""
-        lines = [f"{'':52} accepted  mail in mail out  (seconds after it)"]
+        lines = [f"{'':52} accepted  mail in  by IMAP mail out  (seconds after it)"]
         lines += [f"{event:52}{self.flow(at)}" for event, at in self.events]
         for lag in self.lags:
             again = next((known for end, known in self._again if end > lag.end), 0)

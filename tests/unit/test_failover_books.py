@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tests.failover.books import Lag, Seen, flow_since, take_undone, within
+import pytest
+
+from tests.failover.books import Lag, Seen, flow_since, take_undone, within, wrong_inbox
 from tests.faults.books import judge
+from tests.rolling.imap_clients import Inbox
 
 LAG = Lag(10.0, 16.0)
 
@@ -36,11 +39,40 @@ def test_a_lag_explains_the_losses_that_it_may_have_caused_alone() -> None:
 
 def test_mail_of_before_a_failover_says_nothing_about_the_time_after_it() -> None:
     offered, begun = {"old": 9.0, "new": 11.0}, {"out-old": 9.0, "out-new": 12.0}
-    read = [seen("old", 13, 14)]
-    early = flow_since(10.0, offered, begun, {"out-old": 13.0}, read, [seen("out-old", 13, 14)])
+    read, heard = [seen("old", 13, 14)], [seen("old", 13, 13)]
+    early = flow_since(10.0, offered, begun, {"out-old": 13.0}, read, heard, [seen("out-old", 13, 14)])
     assert not early.complete
-    assert (early.taken, early.inward, early.outward) == (None, None, None)
+    assert (early.taken, early.inward, early.heard, early.outward) == (None, None, None, None)
     read.append(seen("new", 14, 15))
-    flow = flow_since(10.0, offered, begun, {"out-old": 13.0, "out-new": 12.5}, read, [seen("out-new", 15, 16)])
-    assert (flow.taken, flow.inward, flow.outward) == (2.5, 5.0, 6.0)
+    taken, relayed = {"out-old": 13.0, "out-new": 12.5}, [seen("out-new", 15, 16)]
+    assert not flow_since(10.0, offered, begun, taken, read, heard, relayed).complete
+    heard.append(seen("new", 14, 14))
+    flow = flow_since(10.0, offered, begun, taken, read, heard, relayed)
+    assert (flow.taken, flow.inward, flow.heard, flow.outward) == (2.5, 5.0, 4.0, 6.0)
     assert flow.complete
+
+
+def inbox(**mails: bytes) -> Inbox:
+    return Inbox({(7, int(name.removeprefix("uid"))): mail for name, mail in mails.items()})
+
+
+@pytest.mark.parametrize(
+    ("by_pop3", "by_imap", "known", "wrong"),
+    [
+        ([b"a", b"b"], inbox(uid1=b"a", uid2=b"b"), inbox(uid1=b"a"), ""),
+        ([b"a", b"b"], inbox(uid1=b"a"), inbox(), "mails by POP3 alone: 1"),
+        ([b"a"], inbox(uid1=b"a", uid2=b"a"), inbox(), "mails by IMAP alone: 1"),
+        ([b"a"], inbox(uid1=b"a"), inbox(uid1=b"lost"), "UIDs that named two mails: 1"),
+        (
+            [b"a"],
+            inbox(uid1=b"a"),
+            inbox(uid1=b"a", uid2=b"b"),
+            "mails that a client had read by IMAP, and that are gone: 1",
+        ),
+    ],
+)
+def test_a_mailbox_by_imap_is_that_by_pop3_and_that_of_the_client(
+    by_pop3: list[bytes], by_imap: Inbox, known: Inbox, wrong: str
+) -> None:
+    assert wrong_inbox(by_pop3, by_imap, known, may_vanish=False) == ([wrong] if wrong else [])
+    assert wrong_inbox(by_pop3, by_imap, known, may_vanish=True) == ([wrong] if wrong and "gone" not in wrong else [])
