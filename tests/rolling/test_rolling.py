@@ -168,8 +168,10 @@ def test_a_run_is_judged_by_what_clients_noticed(replicas: int, outcome: str, ou
     for protocol in ("POP3", "IMAP", "SMTP"):
         result = Result(pop3=Tally(sessions=5), imap=Tally(sessions=5), smtp=Tally(sessions=5))
         assert is_clean(result, plan)
-        for place in ("mailboxes", "inboxes", "providers"):
-            assert not is_clean(replace(result, **{place: Findings(lost=Counter({("a", "b"): 1}))}), plan)
+        lost = Findings(lost=Counter({("a", "b"): 1}))
+        assert not is_clean(replace(result, mailboxes=lost), plan)
+        assert not is_clean(replace(result, inboxes=lost), plan)
+        assert not is_clean(replace(result, providers=lost), plan)
         assert not is_clean(replace(result, unclean=1), plan)
         result.tallies[protocol].ends[outcome] += 1
         result.tallies[protocol].longest_outage = outage
