@@ -27,7 +27,8 @@ from shared.settings import SERVICES
 from shared.store import folders
 from tests.submission_harness import add_office
 
-CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy/k8s/components/mail-proxy/haproxy.cfg"
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURATION = ROOT / "deploy/k8s/components/mail-proxy/haproxy.cfg"
 PORTS = ("IMAP", "IMAPS", "POP3", "POP3S", "SMTP", "SUBMISSION", "SMTPS")
 CLIENT = "127.0.0.5"  # the proxy itself connects from 127.0.0.1
 MAIL = b"From: alex@local.com\r\nTo: jim@local.com\r\nSubject: lunch\r\n\r\nNow?\r\n"
@@ -85,6 +86,18 @@ def configuration(ports: dict[str, int], direct: dict[str, int], health: int) ->
     return text
 
 
+def settings(database_url: str, broker_url: str, folder: Path) -> dict[str, str]:
+    """The environment of a service behind a proxy on this machine."""
+    return {
+        "MAILGROUP_DATA": str(folder),
+        "MAILGROUP_DATABASE_URL": database_url,
+        "MAILGROUP_BROKER_URL": broker_url,
+        "MAILGROUP_SECRET_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
+        "MAILGROUP_ALLOW_PLAINTEXT_AUTH": "no",
+        "MAILGROUP_PROXY_FROM": "127.0.0.1",
+    }
+
+
 @pytest.fixture
 async def proxied(database: Database, database_url: str, broker_url: str, tmp_path: Path) -> AsyncIterator[Proxied]:
     people = await add_office(database)
@@ -93,14 +106,8 @@ async def proxied(database: Database, database_url: str, broker_url: str, tmp_pa
     numbers = free_ports.choose(18, str(tmp_path))
     direct, ports = dict(zip(PORTS, numbers, strict=False)), dict(zip(PORTS, numbers[7:], strict=False))
     health, *metrics_ports = numbers[14:]
-    variables = {f"MAILGROUP_{name}_PORT": str(port) for name, port in direct.items()} | {
-        "MAILGROUP_DATA": str(tmp_path),
-        "MAILGROUP_DATABASE_URL": database_url,
-        "MAILGROUP_BROKER_URL": broker_url,
-        "MAILGROUP_SECRET_KEY": base64.urlsafe_b64encode(b"k" * 32).decode(),
-        "MAILGROUP_ALLOW_PLAINTEXT_AUTH": "no",
-        "MAILGROUP_PROXY_FROM": "127.0.0.1",
-    }
+    variables = {f"MAILGROUP_{name}_PORT": str(port) for name, port in direct.items()}
+    variables |= settings(database_url, broker_url, tmp_path)
     file = tmp_path / "haproxy.cfg"
     file.write_text(configuration(ports, direct, health), encoding="utf-8")
     async with AsyncExitStack() as stack:
@@ -209,3 +216,50 @@ async def test_the_proxys_address_cannot_connect_without_the_header(proxied: Pro
     with suppress(ConnectionResetError):
         assert await asyncio.to_thread(greeting) == b""
     assert any(line["event"] == "proxy header refused" for line in proxied.lines(service))
+
+
+async def test_the_proxy_of_the_page_spreads_clients_over_all_replicas(
+    database: Database, database_url: str, broker_url: str, tmp_path: Path
+) -> None:
+    # given two replicas of imap_out on the first two ports of the range that docs/containers.md publishes
+    people = await add_office(database)
+    async with database.transaction() as connection:
+        await folders.create_standard_folders(connection, people["jim"])
+    page = (ROOT / "docs/containers.md").read_text(encoding="utf-8")
+    [written] = re.findall(r"^```haproxy\n(.*?)^```$", page, re.M | re.S)
+    [(first, last)] = re.findall(r'target: 1143, published: "(\d+)-(\d+)"', page)
+    servers = re.findall(r"server \S+ 127\.0\.0\.1:(\d+)", written)
+    assert len(servers) == 2 and int(first) <= int(servers[0]) < int(servers[1]) <= int(last)
+    front, *clear, tls_1, tls_2, metrics_1, metrics_2 = free_ports.choose(7, str(tmp_path))
+    text = written.replace("bind :143", f"bind 127.0.0.1:{front}")
+    for port, here in zip(servers, clear, strict=True):
+        text = text.replace(f"127.0.0.1:{port} ", f"127.0.0.1:{here} ")
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(text, encoding="utf-8")
+    async with AsyncExitStack() as stack:
+        for number, (port, tls_port, metrics) in enumerate(
+            zip(clear, (tls_1, tls_2), (metrics_1, metrics_2), strict=True)
+        ):
+            variables = settings(database_url, broker_url, tmp_path) | {
+                "MAILGROUP_IMAP_PORT": str(port),
+                "MAILGROUP_IMAPS_PORT": str(tls_port),
+                "MAILGROUP_METRICS_PORT": str(metrics - SERVICES.index("imap_out")),
+            }
+            words = (sys.executable, "-m", "services.imap_out")
+            await stack.enter_async_context(program(tmp_path, f"imap_out-{number}", *words, **variables))
+            await listens(port, tmp_path / f"imap_out-{number}.log")
+        await stack.enter_async_context(program(tmp_path, "haproxy", "/usr/sbin/haproxy", "-db", "-f", str(file)))
+        await listens(front, tmp_path / "haproxy.log")
+        tls = ssl.create_default_context(cafile=tmp_path / "tls/self-signed.pem")
+        tls.check_hostname = False
+        proxied = Proxied({"IMAP": front}, {}, tls, tmp_path)
+        # when clients log in, one after the other, twice as many as there are replicas
+        for _ in range(4):
+            assert await asyncio.to_thread(partial(read_by_imap, proxied, "IMAP")) == 0
+        for _ in range(4):
+            with pytest.raises(imaplib.IMAP4.error, match="AUTHENTICATIONFAILED"):
+                await asyncio.to_thread(partial(read_by_imap, proxied, "IMAP", "wrong"))
+        # then both replicas have served some, and know the clients' own address
+        for number in range(2):
+            seen = {line["peer"] for line in proxied.lines(f"imap_out-{number}") if line["event"] == "login refused"}
+            assert seen == {CLIENT}
