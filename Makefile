@@ -48,7 +48,7 @@ api:
 	API_LONG=1 ./mailgroup test tests/integration/console/test_api.py -k whatever
 
 screenshots:
-	SCREENSHOTS=docs/screenshots ./mailgroup test tests/e2e/test_console.py
+	SCREENSHOTS=dist/screenshots ./mailgroup test tests/e2e/test_pages.py tests/e2e/test_console.py
 
 # Ten thousand mails each way through two hundred kills and all else that goes wrong; then how soon mail flows again after
 # each single fault. Needs root, half an hour. SEED=n makes the same choices again.

@@ -7,7 +7,7 @@
 - gateway.py: the gateway under test, started as by ``up``. environment.py: all servers, each started on its first use.
 - pop3_load.py, imap_load.py (both with load_sessions.py), smtp_load.py, delay.py: the load, each in its own process
   (processes.py); smtp_target.py; mails.py.
-- fill.py: a large database.
+- fill.py: a large database. console_lists.py: the lists of the console with it, in milliseconds.
 - table.py (ratios of pairs, goals), results.py (RESULTS.md), machine.py: the report.
 - purge.py, partitions.py: the purge of old mail beside partitions by age (PURGE.md). sizing.py: mails of 75 KB, and a
   synchronous standby (SIZING.md).

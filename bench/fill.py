@@ -25,6 +25,14 @@ _STEPS = (
            from generate_series(0, %(externals)s - 1) n""",
     ),
     (
+        "",
+        "externals",
+        # The trigger that does it is switched off.
+        """insert into relays (external_id, position, host, port, tls, auth, connections)
+           select id, 0, smtp_host, smtp_port, smtp_tls, smtp_auth, smtp_connections from external_accounts
+           on conflict do nothing""",
+    ),
+    (
         "local_accounts",
         "people",
         """insert into local_accounts (address, password_hash, user_name, external_id)

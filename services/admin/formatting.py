@@ -22,6 +22,8 @@ MAIL_STATUS: Final = {
     "discarded": "cancelled",
 }
 """The word for people for each state of a mail, a submission or a recipient, except ``done``."""
+MAIL_RESULTS: Final = tuple(dict.fromkeys(MAIL_STATUS.values()))
+"""The words for people."""
 _PLURALS: Final = {"person": "people", "mail on hold": "mails on hold"}
 _WORST_FIRST = ("waiting", "failed", "cancelled", "relayed", "delivered")
 """Of the recipients of a submission, the first of these states that occurs gives its status."""
@@ -44,9 +46,22 @@ def counted(count: int, noun: str = "mail", verbs: tuple[str, str] | None = None
 
     :param verbs: the verb behind it, for one and for several.
     """
-    plural = _PLURALS.get(noun, f"{noun}s")
     verb = "" if verbs is None else f" {verbs[count != 1]}"
-    return f"{count:,} {noun if count == 1 else plural}{verb}"
+    return f"{count:,} {noun_for(count, noun)}{verb}"
+
+
+def noun_for(count: int, noun: str) -> str:
+    """Return a noun as it stands behind a number: mail behind 1, mails behind 0 and 2; tries, people."""
+    if count == 1:
+        return noun
+    if noun.endswith("y") and not noun.endswith(("ay", "ey", "oy", "uy")):
+        return f"{noun[:-1]}ies"
+    return _PLURALS.get(noun, f"{noun}s")
+
+
+def thousands(count: int) -> str:
+    """Write a number with commas between its thousands: 12,345."""
+    return f"{count:,}"
 
 
 def moment(at: str | None) -> str:

@@ -100,6 +100,16 @@ async def find_submission(connection: Connection, what: str, limit: int = 100) -
     return {int(row[0]): str(row[1]) for row in sorted(await cursor.fetchall())}
 
 
+async def list_recipients(connection: Connection, ids: Collection[int]) -> dict[int, list[str]]:
+    """Return the addresses of the recipients of these submissions, by id, in the order of the envelope."""
+    cursor = await connection.execute(
+        """select submission_id, array_agg(address order by position) from submission_recipients
+           where submission_id = any(%s) group by submission_id""",
+        (list(ids),),
+    )
+    return dict(await cursor.fetchall())
+
+
 async def content_of_submission(
     connection: Connection, submission_id: int
 ) -> tuple[int, int, datetime.datetime] | None:

@@ -280,7 +280,7 @@ def test_the_dialog_shows_the_fields_of_the_way_to_log_in(chromium: Browser, sys
 
 
 def _search(page: Page, words: str) -> bool:
-    page.get_by_role("searchbox").fill(words)
+    page.get_by_role("searchbox", name="Address, words").fill(words)
     with page.expect_navigation():
         page.keyboard.press("Enter")
     return page.get_by_role("link", name="it is off").count() > 0
@@ -339,7 +339,7 @@ def _look(page: Page, system: System, path: str) -> None:
         assert bare == 0, f"{path} has {bare} cards without padding at {width}"
         if SCREENSHOTS:
             name = re.sub(r"[^a-z0-9]+", "-", re.sub(r"/mail/\d+", "/mail-story", path)).strip("-") or "overview"
-            page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{width}.png", full_page=True)
+            page.screenshot(path=Path(SCREENSHOTS) / f"system-{name}-{width}-{scheme}.png", full_page=True)
         for found in Axe().run(page).response["violations"]:
             if found["impact"] in ("serious", "critical"):
                 faults.append((path, width, found["id"], [node["target"] for node in found["nodes"]]))

@@ -11,7 +11,7 @@ import pytest
 import structlog
 from prometheus_client import generate_latest
 
-from services.admin.mail import indexing, search_index, unknown_names
+from services.admin.mail import indexing, mail_search, search_index, unknown_names
 from services.admin.mail.indexing import SearchIndexer
 from services.admin.monitoring import background_work
 from shared.db.database import Database
@@ -79,7 +79,9 @@ async def test_mails_with_thousands_of_addresses_delay_neither_index_nor_loop(da
     # then the honest mail is found, and the loop ran all the time
     assert len(used) > 50 and max(used) < 0.5
     async with database.transaction() as connection:
-        assert [mail.subject for mail in await search_index.search(connection, "printer")] == ["Printer smokes"]
+        assert [mail.subject for mail in await mail_search.search(connection, mail_search.Filter("printer"))] == [
+            "Printer smokes"
+        ]
     assert await rows(database, "select count(*), max(cardinality(terms)) from search_index") == [(501, 120)]
 
 
@@ -125,7 +127,7 @@ async def test_a_mail_that_cannot_be_indexed_is_skipped_and_shown(
     ]
     async with database.transaction() as connection:
         subjects = await search_index.subjects(connection, ids)
-        assert [mail.id for mail in await search_index.search(connection, SUPPORT)][9] == ids[9]
+        assert [mail.id for mail in await mail_search.search(connection, mail_search.Filter(SUPPORT))][9] == ids[9]
     assert [subjects[id_][1] for id_ in ids] == ["before"] * 9 + [search_index.NOT_INDEXED] + ["behind"] * 9
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
+from services.admin.access import audit
 from services.admin.mail import operations
 from services.admin.maintenance import retention
 from services.admin.maintenance.retention import Purge, StepsFailed
@@ -110,6 +111,16 @@ async def test_a_removed_account_s_mail_is_purged_and_restore_is_over_then(datab
     with pytest.raises(Permanent, match="removed longer ago than mail is kept"):
         async with database.transaction() as connection:
             await operations.restore_account(connection, ALEX)
+
+
+async def test_sign_ins_are_purged_and_changes_stay(database: Database) -> None:
+    async with database.transaction() as connection:
+        await audit.record_sign_in(connection, "admin", "127.0.0.1")
+        await audit.record_sign_in(connection, "", "127.0.0.1", refused=True)
+        await audit.record_change(connection, "admin", "changed local account", ALEX)
+    assert await purge(database, 89) == Counter()
+    assert await purge(database, 91) == Counter(sign_ins=2)
+    assert await rows(database, "select did from audit") == [("changed local account",)]
 
 
 async def submit(harness: SenderHarness, *to: str) -> int:

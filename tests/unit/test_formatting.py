@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from services.admin.formatting import MAIL_STATUS, mail_status
+from services.admin.formatting import MAIL_STATUS, counted, mail_status, noun_for, thousands
 
 SCHEMA = Path(__file__).parents[2] / "shared" / "db" / "migrations" / "versions" / "initial.sql"
 
@@ -72,3 +72,19 @@ def test_a_submission_that_is_done_has_the_status_of_its_worst_recipient(recipie
 def test_an_unknown_state_is_an_error() -> None:
     with pytest.raises(KeyError):
         mail_status("lost")
+
+
+@pytest.mark.parametrize(
+    ("count", "noun", "text"),
+    [
+        (1, "mail", "1 mail"),
+        (0, "mail", "0 mails"),
+        (1, "try", "1 try"),
+        (2, "try", "2 tries"),
+        (3, "day", "3 days"),
+        (12_345, "person", "12,345 people"),
+    ],
+)
+def test_a_number_has_its_noun_in_the_plural_if_needed(count: int, noun: str, text: str) -> None:
+    assert counted(count, noun) == text
+    assert text == f"{thousands(count)} {noun_for(count, noun)}"

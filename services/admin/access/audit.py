@@ -12,6 +12,8 @@ from shared.db.database import Connection, storable
 
 PAGE = 100
 """Entries of one page."""
+SIGN_INS = ("signed in", "sign-in refused")
+"""What the audit says of a sign-in: good, refused."""
 _CHARACTERS = 1000
 """Longest text of an entry: characters; a detail may quote a mail that an outsider wrote."""
 
@@ -61,6 +63,29 @@ async def record_mails(connection: Connection, who: str, did: str, ids: Collecti
         "insert into audit (who, did, target, detail) select %s, %s, id::text, %s from unnest(%s::bigint[]) id",
         (storable(who), did, storable(detail)[:_CHARACTERS], sorted(ids)),
     )
+
+
+async def record_sign_in(connection: Connection, who: str, peer: str, refused: bool = False) -> None:
+    """Record a sign-in to the console. :param who: '' for a name that nobody has: it may be a password in the wrong
+    field. :param peer: IP address of the browser."""
+    did = SIGN_INS[refused]
+    await record_change(connection, who or "unknown name", did, detail=f"from {peer}")
+
+
+async def purge_sign_ins(connection: Connection, after: int, before: datetime, limit: int) -> tuple[int, int | None]:
+    """Delete the sign-ins before this time, among the next ``limit`` entries after this id.
+
+    :return: their number; and the id to continue after, None at the end.
+    """
+    cursor = await connection.execute(
+        """with next as materialized (select id from audit where id > %(after)s order by id limit %(limit)s),
+           gone as (delete from audit a using next where a.id = next.id and a.did = any(%(did)s) and a.at < %(before)s
+                    returning a.id)
+           select (select max(id) from next), (select count(*) from gone)""",
+        {"after": after, "limit": limit, "did": list(SIGN_INS), "before": before},
+    )
+    last, count = await cursor.fetchone() or (None, 0)
+    return int(count), last
 
 
 async def page(

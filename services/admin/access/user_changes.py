@@ -67,10 +67,10 @@ async def end_session(connection: Connection, who: str, id_: int) -> str:
     return f"user {session.who}: signed out of one browser"
 
 
-async def create_token(connection: Connection, who: str, name: str, role: str) -> str:
-    """Create a token. :return: the token. :raises Permanent: name or role is invalid."""
-    token = await users.create_token(connection, name, role, who)
-    await audit.record_change(connection, who, "made a token", name, role)
+async def create_token(connection: Connection, who: str, name: str, role: str, days: int = users.TOKEN_DAYS) -> str:
+    """Create a token. :return: the token. :raises Permanent: as ``users.create_token``."""
+    token = await users.create_token(connection, name, role, who, days)
+    await audit.record_change(connection, who, "made a token", name, f"{role}, days: {days}")
     return token
 
 

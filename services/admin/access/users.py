@@ -25,6 +25,8 @@ IDLE_HOURS, OLD_DAYS = 12, 7
 """A session ends after this time without a request, and after this time since the sign-in."""
 SESSIONS_OF_ONE, FLASHES = 50, 20
 """Sessions of one user, and messages that wait for the next page of a session; the oldest ones end."""
+TOKEN_DAYS, MAX_TOKEN_DAYS = 365, 3650
+"""Days until a new token expires: the usual number, and the largest one."""
 _SEEN_SECONDS = 60
 """Seconds between two updates of a session's last request."""
 
@@ -201,22 +203,33 @@ class ApiToken:
     made_by: str  # administrator who created it
     created_at: datetime
     used_at: datetime | None
+    expires_at: datetime | None  # None: never; from before tokens had an end
+    expired: bool
 
 
-async def create_token(connection: Connection, name: str, role: str, made_by: str) -> str:
-    """Create a token. :return: the token; only its digest is stored. :raises Permanent: name or role is invalid."""
+async def create_token(connection: Connection, name: str, role: str, made_by: str, days: int) -> str:
+    """Create a token. :param days: until it expires. :return: the token; only its digest is stored.
+
+    :raises Permanent: name, role or days are invalid.
+    """
     _check(name, role)
+    if not 1 <= days <= MAX_TOKEN_DAYS:
+        raise Permanent(f"Days: {days}: is a number from 1 to {MAX_TOKEN_DAYS}.")
     token = "mg_" + secrets.token_urlsafe(32)
     await connection.execute(
-        "insert into api_tokens (name, role, token_sha256, made_by) values (%s, %s, %s, %s)",
-        (name, role, _digest(token), made_by),
+        """insert into api_tokens (name, role, token_sha256, made_by, expires_at)
+           values (%s, %s, %s, %s, now() + make_interval(days => %s))""",
+        (name, role, _digest(token), made_by, days),
     )
     return token
 
 
 async def list_tokens(connection: Connection) -> list[ApiToken]:
-    """List the valid tokens."""
-    cursor = await connection.execute("select id, name, role, made_by, created_at, used_at from api_tokens order by id")
+    """List the tokens that are not revoked, also those that have expired."""
+    cursor = await connection.execute(
+        """select id, name, role, made_by, created_at, used_at, expires_at, coalesce(expires_at <= now(), false)
+           from api_tokens order by id"""
+    )
     return [ApiToken(*row) for row in await cursor.fetchall()]
 
 
@@ -229,7 +242,7 @@ async def user_for_token(connection: Connection, token: str) -> CurrentUser | No
     """Return the user of a token; None if the token is not valid."""
     cursor = await connection.execute(
         "select id, name, role, used_at is null or used_at < now() - interval '1 minute' from api_tokens "
-        "where token_sha256 = %s",
+        "where token_sha256 = %s and (expires_at is null or expires_at > now())",
         (_digest(token),),
     )
     row = await cursor.fetchone()

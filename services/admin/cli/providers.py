@@ -1,4 +1,5 @@
-"""The commands on an external account's provider: ``external test``, ``authorize``, ``probe-tag``, ``skipped``."""
+"""The commands on an external account's provider: ``external test``, ``check``, ``authorize``,
+``probe-tag``, ``skipped``."""
 
 from __future__ import annotations
 
@@ -9,14 +10,17 @@ import typer
 from services.admin.cli.lazy import lazy_imports
 from services.admin.cli.options import Address, Data, Json
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_lines, print_table, run, show_waiting
+from services.admin.cli.transactions import run_change
 from services.admin.formatting import counted
 
 with lazy_imports():
     from services.admin import context
     from services.admin.access import audit
+    from services.admin.accounts import check_now as start_check
     from services.admin.accounts import connection_check, export, tag_probe
     from services.admin.cli import authorize as authorization
     from services.admin.mail import operations
+    from shared.db import database
     from shared.store import reply_tags
 
 
@@ -66,6 +70,18 @@ def authorize(address: Address, data: Data = None) -> None:
         console.print(f"external account {address}: authorized")
 
     run(work)
+
+
+def check_now(address: Address, data: Data = None, json: Json = False) -> None:
+    """Check an account for new mail at once, before its interval has passed, also after failures.
+
+    Example: mailgroup external check support@company.com
+    """
+
+    async def change(system: context.AdminContext, connection: database.Connection) -> list[str]:
+        return [await start_check.request_check(connection, address, audit.operator())]
+
+    run_change(data, json, change)
 
 
 def probe_tag(

@@ -14,18 +14,23 @@ from services.admin.cli.mail import Id, Ids, act_on_mails
 from services.admin.cli.options import Data, Json
 from services.admin.cli.output import MISUSE, console, fail, print_json, print_table, run
 from services.admin.cli.transactions import run_change
-from services.admin.formatting import moment
+from services.admin.formatting import MAIL_RESULTS, moment
 from shared.errors import Permanent
 
 with lazy_imports():
     from services.admin import context
     from services.admin.access import audit
-    from services.admin.mail import history, operations, search_index
+    from services.admin.mail import history, mail_search, operations
     from services.admin.monitoring import status
     from shared.db import database
     from shared.store import blobs
 
 Before = Annotated[int | None, typer.Option("--before", help="Only mails before this id.", metavar="ID", min=1)]
+
+
+def _describe_recipients(mail: mail_search.FoundMail) -> str:
+    further = f" and {mail.further} more" if mail.further else ""
+    return f"{', '.join(mail.recipients)}{further}"
 
 
 def find(
@@ -38,10 +43,17 @@ def find(
         int | None, typer.Option("--before", help="Only mails before this id.", metavar="ID", min=1)
     ] = None,
     limit: Annotated[int, typer.Option("--limit", help="Largest number of mails.", min=1, max=1000)] = 50,
+    to: Annotated[
+        str, typer.Option("--to", help="Only mails to this person or address, or one that begins so.", metavar="TEXT")
+    ] = "",
+    result: Annotated[
+        str, typer.Option("--result", help=f"Only mails that are {', '.join(MAIL_RESULTS)}.", metavar="RESULT")
+    ] = "",
+    account: Annotated[str, typer.Option("--account", help="Only mails of this account.", metavar="ADDRESS")] = "",
     data: Data = None,
     json: Json = False,
 ) -> None:
-    """List the latest mails, or those with all these words, as the console's search does.
+    """List the latest mails, or those with all these words or their beginnings, as the console's search does.
 
     Example: mailgroup find printer anna@customer.example --day 2026-11-30
     """
@@ -49,16 +61,22 @@ def find(
         date = datetime.date.fromisoformat(day) if day else None
     except ValueError:
         fail(f"--day {day!r}: a day has the form 2026-11-30", MISUSE)
+    if result and result not in MAIL_RESULTS:
+        fail(f"--result {result!r}: is one of {', '.join(MAIL_RESULTS)}", MISUSE)
 
     async def work() -> None:
         async with context.open_context(data) as system, system.database.transaction() as connection:
-            found = await search_index.search(connection, " ".join(words or []), date, before, limit)
+            wanted = mail_search.Filter(" ".join(words or []), date, to=to, result=result, account=account)
+            found = await mail_search.search(connection, wanted, before, limit)
         if json:
-            names = ("id", "external", "sender", "subject", "sent", "state", "status")
+            names = ("id", "external", "sender", "subject", "sent", "state", "status", "recipients", "further")
             print_json([{"at": status.iso(mail.at), **{name: getattr(mail, name) for name in names}} for mail in found])
             return
-        rows = [(m.id, moment(status.iso(m.at)), m.sender, m.subject, m.status, m.external) for m in found]
-        print_table("Mails", ("Id", "Time (UTC)", "From", "Subject", "Status", "Account"), rows)
+        rows = [
+            (m.id, moment(status.iso(m.at)), m.sender, m.subject, _describe_recipients(m), m.status, m.external)
+            for m in found
+        ]
+        print_table("Mails", ("Id", "Time (UTC)", "From", "Subject", "To", "Status", "Account"), rows)
         if len(found) == limit:
             console.print(f"For earlier mails: --before {found[-1].id}")
 

@@ -147,14 +147,15 @@ def tokens_list(data: Data = None, json: Json = False) -> None:
     """
 
     async def read(connection: database.Connection) -> list[dict[str, Any]]:
-        names = ("id", "name", "role", "made_by", "created_at", "used_at")
+        names = ("id", "name", "role", "made_by", "created_at", "used_at", "expires_at", "expired")
         return as_rows(await stored_users.list_tokens(connection), *names)
 
     def cells(row: dict[str, Any]) -> tuple[object, ...]:
         used = moment(row["used_at"]) or "never"
-        return row["id"], row["name"], row["role"], row["made_by"], moment(row["created_at"]), used
+        expires = f"{moment(row['expires_at']) or 'never'}{' (expired)' if row['expired'] else ''}"
+        return row["id"], row["name"], row["role"], row["made_by"], moment(row["created_at"]), used, expires
 
-    columns = ("Id", "Name", "Role", "Created by", "Created (UTC)", "Last used (UTC)")
+    columns = ("Id", "Name", "Role", "Created by", "Created (UTC)", "Last used (UTC)", "Expires (UTC)")
     run_list("Tokens", columns, cells, data, json, read)
 
 
@@ -162,6 +163,7 @@ def tokens_list(data: Data = None, json: Json = False) -> None:
 def tokens_create(
     name: Annotated[str, typer.Argument(help="Name of the script that uses it.", metavar="NAME")],
     role: Role = "observer",
+    days: Annotated[int, typer.Option("--days", help="Days until the token expires.", min=1, max=3650)] = 365,
     data: Data = None,
     json: Json = False,
 ) -> None:
@@ -172,9 +174,9 @@ def tokens_create(
 
     async def work() -> None:
         async with context.open_context(data) as system, system.database.transaction() as connection:
-            token = await user_changes.create_token(connection, audit.operator(), name, role)
+            token = await user_changes.create_token(connection, audit.operator(), name, role, days)
         if json:
-            print_json({"name": name, "role": role, "token": token})
+            print_json({"name": name, "role": role, "days": days, "token": token})
         else:
             print(token)
 

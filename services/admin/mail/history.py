@@ -89,10 +89,11 @@ def _why(mail: InboundDetail, holders: list[Copyholder]) -> list[str]:
     if not holders:
         reason = (mail.reason or "").removeprefix("held: ")
         return [f"On hold: {reason}."] if mail.state == "held" else []
-    return [f"{h.user_name} {'got' if h.done_at else 'is to get'} this because {_because(h)}." for h in holders]
+    return [f"{h.user_name} {'got' if h.done_at else 'is to get'} this because {describe_reason(h)}." for h in holders]
 
 
-def _because(holder: Copyholder) -> str:
+def describe_reason(holder: Copyholder) -> str:
+    """Return why a recipient gets a mail, as it stands behind "because". Pure."""
     rule = f" (rule {holder.rule})" if holder.rule else ""
     return (
         f"{holder.reason[:1].lower()}{holder.reason[1:]}{rule}"

@@ -23,7 +23,7 @@ from services.admin.mail.search_index import NewMail, ReadMail
 from shared import routing
 from shared.db.database import Connection, Database
 from shared.model import External, Local
-from shared.store import accounts, inbound
+from shared.store import accounts, inbound, submissions_admin
 
 BATCH = 64
 """Mails that are indexed in one transaction, at most; their heads are 2 MiB together."""
@@ -101,7 +101,8 @@ async def index_next(connection: Connection, size: int = BATCH) -> IndexedBatch:
     used = {mail.external_id for mail in mails if mail.external_id is not None}
     externals = {external.id: external for external in await accounts.load_externals(connection, sorted(used))}
     sharers = await accounts.load_sharers(connection, list(externals))
-    read = await asyncio.to_thread(read_mails, mails, externals, sharers)
+    recipients = await submissions_admin.list_recipients(connection, [mail.id for mail in mails if mail.sent])
+    read = await asyncio.to_thread(read_mails, mails, externals, sharers, recipients)
     await search_index.write_terms(connection, read)  # first: notices quote sender and subject from the index
     notes: list[AnswerNotice] = []
     for mail, summary, _, _, answers in read:
@@ -116,9 +117,14 @@ async def index_next(connection: Connection, size: int = BATCH) -> IndexedBatch:
 
 
 def read_mails(
-    mails: Sequence[NewMail], externals: Mapping[int, External], sharers: Mapping[int, Sequence[Local]]
+    mails: Sequence[NewMail],
+    externals: Mapping[int, External],
+    sharers: Mapping[int, Sequence[Local]],
+    recipients: Mapping[int, Sequence[str]],
 ) -> list[ReadMail]:
     """Read the headers of these mails in order, until ``READ_SECONDS`` have passed, but at least one.
+
+    :param recipients: the addresses of the envelope of each submission: Bcc is not in the header.
 
     It runs in a thread, so the event loop is not blocked.
     """
@@ -130,7 +136,8 @@ def read_mails(
         names: list[str] = []
         if external is not None:
             names = routing.unknown_names(routing.read_facts(mail.head, external), sharers[external.id])
-        terms = search_index.index_terms(summary, [mail.message_id] if mail.message_id else [])
+        ids = [mail.message_id] if mail.message_id else []
+        terms = search_index.index_terms(summary, ids, recipients.get(mail.id, ()))
         read.append(ReadMail(mail, summary, terms, names, routing.answered_ids(mail.head) if mail.sent else []))
         if time.monotonic() > until:
             break

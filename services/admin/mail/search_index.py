@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,36 +18,20 @@ from psycopg.types.json import Jsonb
 from services.admin.formatting import mail_status
 from services.admin.mail.header_summary import HEAD_OCTETS, HeaderSummary
 from shared.db.database import Connection, storable
-from shared.store import accounts, blobs
+from shared.store import blobs
 
 SETTLED_SECONDS = 120
 """Indexing waits for the routing of a mail at most: seconds; after that the mail is indexed without its rule."""
 PAGE = 50
 """Rows of one page of a list."""
-RARE = 5_000
-"""Mails with the terms of a search: up to this number all are sorted; if there are more, the latest are found fast
-by the index on the id."""
-_RECIPIENT_STATES = "array(select distinct r.state from submission_recipients r where r.submission_id = s.id)"
+RECIPIENT_STATES = "array(select distinct r.state from submission_recipients r where r.submission_id = s.id)"
+"""SQL: the states of the recipients of the submission s."""
 _WORD = re.compile(r"\w+", re.UNICODE)
-_TERM_CHARACTERS, _MAX_TERMS = 200, 120
+_TERM_CHARACTERS, _MAX_TERMS, _MAX_RECIPIENTS = 200, 120, 1000
 ANSWERED_BY_ONE = 50
 """Limit of mails with the same Message-ID that one answer marks as answered, latest first; only forgery makes two."""
 NOT_INDEXED = "(not indexed)"
 """Subject of a mail whose header could not be read in time."""
-
-
-@dataclass(frozen=True, slots=True)
-class FoundMail:
-    """A mail in a list."""
-
-    id: int
-    at: datetime.datetime  # when it arrived or was submitted
-    external: str | None  # address of its external account
-    sender: str
-    subject: str
-    sent: bool  # it is a submission
-    state: str  # of the mail or submission, as in the database
-    status: str  # the same for people
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +48,19 @@ class SharedMail:
     submission_id: int | None  # of the answer
 
 
-def index_terms(summary: HeaderSummary, ids: Collection[str]) -> list[str]:
-    """Return the search terms of a mail: words of its subject, addresses and names, and its ids. Pure."""
+def index_terms(summary: HeaderSummary, ids: Collection[str], recipients: Sequence[str] = ()) -> list[str]:
+    """Return the search terms of a mail: words of its subject, addresses and names, and its ids. Pure.
+
+    :param recipients: of its envelope; those of Bcc are in no header.
+    """
     people = [*([summary.sender] if summary.sender else []), *summary.to]
     terms = dict.fromkeys(text.casefold() for text in (*ids, *(mailbox.address for mailbox in people)))
     for text in (summary.subject, *(mailbox.name or "" for mailbox in people), *(m.address for m in people)):
         if len(terms) >= _MAX_TERMS:
             break
         terms |= dict.fromkeys(_WORD.findall(text.casefold()))
-    return [storable(term)[:_TERM_CHARACTERS] for term in list(terms)[:_MAX_TERMS]]
+    chosen = dict.fromkeys([*list(terms)[:_MAX_TERMS], *(each.casefold() for each in recipients[:_MAX_RECIPIENTS])])
+    return [storable(term)[:_TERM_CHARACTERS] for term in chosen if term]
 
 
 def query_terms(text: str) -> list[str]:
@@ -277,62 +265,6 @@ async def matching(connection: Connection, ids: Collection[int], text: str) -> s
     return {int(row[0]) for row in await cursor.fetchall()}
 
 
-async def search(
-    connection: Connection,
-    text: str = "",
-    day: datetime.date | None = None,
-    before: int | None = None,
-    limit: int = PAGE,
-) -> list[FoundMail]:
-    """Return the mails that have all terms of the text, optionally of one day (UTC), the latest first.
-
-    The address of a local account finds the mails that the person received or sent, that of an external account all of
-    its mails.
-    """
-    person = await accounts.local_by_login(connection, storable(text.strip())) if "@" in text else None
-    external = await accounts.external_by_address(connection, storable(text.strip())) if "@" in text else None
-    parameters: dict[str, object] = {
-        "before": before,
-        "from": day,
-        "until": day + datetime.timedelta(days=1) if day else None,
-        "limit": limit,
-        "terms": query_terms(text),
-        "external": external.id if external else None,
-        "person": person.id if person else None,
-    }
-    if person is not None:
-        chosen = """select r.mail_id from folders f join folder_mails r on r.folder_id = f.id
-                where f.local_id = %(person)s
-                union select s.id from submissions s where s.author_id = %(person)s"""
-        condition = f"t.mail_id in ({chosen})"
-    elif external is not None:
-        condition = "t.external_id = %(external)s"
-    elif parameters["terms"]:
-        condition = "t.terms @> %(terms)s::text[]"
-        rare = await _find_rare(connection, parameters)
-        if rare is not None:
-            parameters["rare"] = rare
-            condition = "t.mail_id = any(%(rare)s::bigint[])"
-    else:
-        condition = "true"
-    cursor = await connection.execute(
-        f"""select t.mail_id, t.at, e.address, t.sender, t.subject, s.id is not null,
-                   coalesce(s.state, i.state), {_RECIPIENT_STATES}
-            from search_index t left join external_accounts e on e.id = t.external_id
-                left join submissions s on s.id = t.mail_id left join inbound i on i.id = t.mail_id
-            where {condition} and (s.id is not null or i.id is not null)
-                and (%(before)s::bigint is null or t.mail_id < %(before)s)
-                and (%(from)s::date is null or t.at >= %(from)s::date at time zone 'utc'
-                                               and t.at < %(until)s::date at time zone 'utc')
-            order by t.mail_id desc limit %(limit)s""".encode(),
-        parameters,
-    )
-    return [
-        FoundMail(mail_id, at, address, sender, subject, sent, state, mail_status(state, recipients))
-        for mail_id, at, address, sender, subject, sent, state, recipients in await cursor.fetchall()
-    ]
-
-
 class TracedMail(NamedTuple):
     """A mail or a submission with its state and its headline."""
 
@@ -348,7 +280,7 @@ async def load_mails(connection: Connection, ids: Collection[int]) -> dict[int, 
     """Load mails and submissions, by id."""
     cursor = await connection.execute(
         f"""select m.id, coalesce(s.created_at, i.created_at), coalesce(s.message_id, i.message_id),
-                   coalesce(t.sender, ''), coalesce(t.subject, ''), coalesce(s.state, i.state), {_RECIPIENT_STATES}
+                   coalesce(t.sender, ''), coalesce(t.subject, ''), coalesce(s.state, i.state), {RECIPIENT_STATES}
             from unnest(%s::bigint[]) as m (id) left join submissions s using (id) left join inbound i using (id)
                 left join search_index t on t.mail_id = m.id
             where s.id is not null or i.id is not null""".encode(),
@@ -358,19 +290,6 @@ async def load_mails(connection: Connection, ids: Collection[int]) -> dict[int, 
         mail_id: TracedMail(at, message_id, sender, subject, state, mail_status(state, recipients))
         for mail_id, at, message_id, sender, subject, state, recipients in await cursor.fetchall()
     }
-
-
-async def _find_rare(connection: Connection, parameters: Mapping[str, object]) -> list[int] | None:
-    """Return the ids of the mails with these terms if they are few, else None.
-
-    The planner does not know the frequency of a term, and would scan all mails for a rare one.
-    """
-    cursor = await connection.execute(
-        "select mail_id from search_index where terms @> %(terms)s::text[] limit %(limit)s",
-        {"terms": parameters["terms"], "limit": RARE + 1},
-    )
-    ids = [row[0] for row in await cursor.fetchall()]
-    return ids if len(ids) <= RARE else None
 
 
 async def unanswered(connection: Connection, before: int | None = None, limit: int = PAGE) -> list[SharedMail]:

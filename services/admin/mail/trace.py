@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from services.admin.mail import search_index
+from services.admin.mail import mail_search, search_index
 from services.admin.monitoring.status import iso, load_why_waits
 from shared.db.database import Connection
 from shared.store import inbound_admin, maillog, submissions_admin
@@ -26,7 +26,7 @@ async def trace(connection: Connection, what: str) -> list[dict[str, Any]]:
     further = []
     is_named = what.isdigit() or what in (*arrived.values(), *sent.values())
     if not is_named and search_index.query_terms(what):
-        further = await search_index.search(connection, what, limit=MAX_MAILS)
+        further = await mail_search.search(connection, mail_search.Filter(what), limit=MAX_MAILS)
     return await describe(
         connection,
         sorted({*arrived, *(mail.id for mail in further if not mail.sent)})[-MAX_MAILS:],

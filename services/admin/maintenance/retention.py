@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 from prometheus_client import Counter
 
+from services.admin.access import audit
 from services.admin.mail import search_index, unknown_names
 from services.admin.monitoring.background_work import repeat
 from shared.db import leases
@@ -47,6 +48,7 @@ for _kind in (
     "index",
     "names",
     "folders",
+    "sign_ins",
     "usage",
 ):
     PURGED.labels(_kind)
@@ -69,7 +71,7 @@ tenth of a second, as long as the pause. With fewer, the pauses would let a purg
 DRAFT_AGE = datetime.timedelta(hours=1)
 """Retention of an expunged draft: a client replaces its draft every minute or so, and nobody undeletes one."""
 TRACE_AGE = datetime.timedelta(days=90)
-"""Retention of the history of a mail, and of unknown names; longer if deleted mail is kept longer."""
+"""Retention of sign-ins, unknown names and the trace; of the last two longer if deleted mail is kept longer."""
 VANISHED_AGE = datetime.timedelta(days=365)
 """Time after which the ledger entry of a mail that the provider no longer lists is deleted."""
 ORPHAN_AGE = datetime.timedelta(days=1)
@@ -252,6 +254,10 @@ def _steps(now: datetime.datetime, kept: datetime.datetime) -> Sequence[Step]:
         count, following = await search_index.purge_index(connection, after, SCAN_FACTOR * size)
         return Counts(index=count), following
 
+    async def sign_ins(connection: Connection, after: int, size: int) -> Purged:
+        count, following = await audit.purge_sign_ins(connection, after, now - TRACE_AGE, SCAN_FACTOR * size)
+        return Counts(sign_ins=count), following
+
     async def usage(connection: Connection, after: int, size: int) -> Purged:
         return _until_nothing(Counts(usage=await relay_usage.purge_usage(connection)))
 
@@ -271,6 +277,7 @@ def _steps(now: datetime.datetime, kept: datetime.datetime) -> Sequence[Step]:
         ledger,
         orphans,
         index,
+        sign_ins,
         usage,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
-WIDTH, HEIGHT, FOOT, LEFT = 720, 190, 22, 34
+WIDTH, HEIGHT, FOOT, LEFT = 960, 230, 26, 44
 """Size of the chart, and of its margins for the hours and the scale: units of the viewBox."""
 _STEPS = (1, 2, 5)
 _MIN_END = 4
@@ -22,6 +22,11 @@ def scale_end(highest: int) -> int:
                 return step * power
         power *= 10
     return _MIN_END
+
+
+def _tick_class(hour: int) -> str:
+    """Return the class of the label of an hour: every third is shown, on a phone every sixth; live.js does the same."""
+    return "off" if hour % 3 else "between" if hour % 6 else ""
 
 
 def bar_chart(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, second: str) -> Markup:
@@ -41,13 +46,14 @@ def bar_chart(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, s
             place = x + slot * (0.12 + 0.38 * number)
             parts.append(
                 f'<rect class="bar{" second" if number else ""}" x="{place:.1f}" y="{HEIGHT - FOOT - tall:.1f}" '
-                f'width="{slot * 0.34:.1f}" height="{tall:.1f}" rx="1.5"><title>{hour:%H}:00 UTC: {count} '
-                f"{escape(name)}</title></rect>"
+                f'width="{slot * 0.34:.1f}" height="{tall:.1f}" rx="1.5"><title data-hour="{hour:%Y-%m-%dT%H:%M:%SZ}">'
+                f"{hour:%H}:00 UTC: {count} {escape(name)}</title></rect>"
             )
-        if hour.hour % 3 == 0:
-            between = ' class="between"' if hour.hour % 6 else ""  # hidden on a phone
-            place = x + slot / 2
-            parts.append(f'<text{between} x="{place:.1f}" y="{HEIGHT - 4}" text-anchor="middle">{hour:%H}:00</text>')
+        place = x + slot / 2
+        parts.append(
+            f'<text class="{_tick_class(hour.hour)}" data-hour="{hour:%Y-%m-%dT%H:%M:%SZ}" x="{place:.1f}" '
+            f'y="{HEIGHT - 4}" text-anchor="middle">{hour:%H}:00</text>'
+        )
     totals = f"{sum(one for _, one, _ in hours)} {first}, {sum(other for _, _, other in hours)} {second}"
     label = escape(f"Mails in the last {len(hours)} hours: {totals}")
     return Markup(

@@ -13,6 +13,7 @@ from services.admin.access import audit
 from services.admin.access.users import CurrentUser
 from services.admin.accounts import apply, connection_check, edit, oauth_flow, provider_presets, tag_probe
 from services.admin.accounts import start as account_start
+from services.admin.accounts.check_now import request_check
 from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.labels import ORDINALS
@@ -36,6 +37,7 @@ from services.admin.web.external_form import (
     with_usual_ports,
 )
 from services.admin.web.forms import FieldErrors, Form, explain, tell_changes
+from services.admin.web.local_accounts import SHOWN_SHARERS
 from services.admin.web.login_methods import CHOICES, RELAY_SECRETS, RELAYS, SECRETS, secret_fields
 from services.admin.web.page_context import (
     Administrator,
@@ -138,6 +140,19 @@ def _start_question(context: PageContext, external: External, people: Sequence[L
     ]
     back = context.path_to("/external", external.address)
     return Question(title, effects, "Everybody is here, start", back, [each.address for each in people])
+
+
+@router.post("/{address}/check")
+async def check_now(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
+    """Check the account for new mail at once."""
+    external = await load_external(context, address)
+    try:
+        async with context.system.database.transaction() as connection:
+            await request_check(connection, external.address, user.name)
+    except Permanent as error:
+        return await _dialog(request, context, user, external, account_values(external), problems=[str(error)])
+    said = f"{external.address} is being checked for new mail. Load this page again to see when it was done."
+    return await context.redirect(user, context.path_to("/external", external.address), said)
 
 
 @router.post("/{address}/remove")
@@ -302,6 +317,7 @@ async def _dialog(
     facts: dict[str, Any] = {
         "skipped": [],
         "sharers": [],
+        "sharer_count": 0,
         "people": [],
         "poll": None,
         "relays": [],
@@ -331,6 +347,7 @@ async def _dialog(
         providers=provider_presets.PROVIDERS,
         methods=CHOICES,
         days=DAYS,
+        shown_sharers=SHOWN_SHARERS,
         labels=LABELS,
         relay_names=[name for name in LABELS if name.startswith("smtp") and name not in MAIN_FIELDS],
         further_relays=list(zip(RELAYS[1:], ORDINALS[1:], strict=True)),
@@ -351,7 +368,8 @@ async def _load_state(connection: Connection, external: External) -> dict[str, A
     states = (await relays.load_status(connection, [external.id])).get(external.id, [])
     return {
         "people": await account_start.people_of(connection, external) if external.hold else [],
-        "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=200)),
+        "sharer_count": (await accounts.count_sharers(connection, [external.id])).get(external.id, 0),
+        "sharers": (await accounts.page_of_locals(connection, external_id=external.id, limit=SHOWN_SHARERS + 1)),
         "skipped": (await operations.list_skipped(connection, external))[:SKIPPED],
         "held": await inbound_admin.count_held(connection, external.id),
         "poll": poll,

@@ -9,11 +9,13 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
 from starlette.datastructures import FormData
 
 from services.admin.accounts.edit import ChangedMeanwhile
 from services.admin.accounts.errors import AccountProblem
 from services.admin.accounts.labels import IN_CHANGES
+from services.admin.web.times import moment
 
 KEPT_SECONDS = 1800.0
 """Lifetime of a typed password that is not saved yet: seconds; long enough to correct a form."""
@@ -132,7 +134,7 @@ def tell_changes(
     lines = [error.lines[0]]
     for entry in error.entries:
         detail = word.sub(lambda match: names[match[1]], entry.detail.removeprefix("changed "))
-        lines.append(f"{entry.at:%Y-%m-%d %H:%M:%S} UTC, {entry.who}: {detail or entry.did}")
+        lines.append(Markup("{}: {} ({})").format(entry.who, detail or entry.did, moment(entry.at)))
     lines.append("Your values are below. Compare, and save again to replace that state by them.")
     errors = FieldErrors()
     for field in labels:
@@ -167,6 +169,13 @@ class KeptSecrets:
         ):
             self._characters -= len(self._kept.popitem(last=False)[1][1])
         return handle
+
+    def take(self, session_id: int, handle: str) -> str | None:
+        """Return the secret of a handle as ``load`` does, and forget it."""
+        secret = self.load(session_id, handle)
+        if secret is not None:
+            self._characters -= len(self._kept.pop(handle)[1])
+        return secret
 
     def load(self, session_id: int, handle: str) -> str | None:
         """Return the secret of a handle, if it is still stored and belongs to this session."""

@@ -29,7 +29,7 @@ from services.admin.web.page_context import (
     Reader,
 )
 from shared.errors import Permanent
-from shared.model import Local
+from shared.model import External, Local
 from shared.store import accounts, folder_admin, inbound_admin, last_logins
 
 router = APIRouter(include_in_schema=False, prefix="/local")
@@ -46,18 +46,30 @@ _NEW: dict[str, Any] = {
     "kept": "",
     "version": "",
 }
+SHOWN_SHARERS = 20
+"""Sharers on the page of an account; the list of local accounts has all of them."""
 CHOICES = 200
 """Largest number of accounts that a list offers; with more, the user types the address."""
 
 
 @router.get("")
 async def show_list(
-    request: Request, context: PageDep, user: Reader, after: QueryText = "", q: QueryText = ""
+    request: Request,
+    context: PageDep,
+    user: Reader,
+    after: QueryText = "",
+    q: QueryText = "",
+    external: QueryText = "",
 ) -> Response:
-    """List the accounts, a page at a time."""
+    """List the accounts, or those that share an external account, a page at a time."""
+    shares = await _find_external(context, external) if external else None
     async with context.system.database.transaction() as connection:
         matches = await accounts.page_of_locals(
-            connection, context.storable(after), context.storable(q), limit=accounts.PAGE + 1
+            connection,
+            context.storable(after),
+            context.storable(q),
+            shares.id if shares else None,
+            limit=accounts.PAGE + 1,
         )
         page = matches[: accounts.PAGE]
         ids = {person.external_id for person in page}
@@ -65,8 +77,26 @@ async def show_list(
         removed = await accounts.removed_locals(connection, 1)
     more = page[-1].address if len(matches) > len(page) else None
     return await context.render_page(
-        request, user, "locals.html", people=page, externals=externals, more=more, after=after, q=q, removed=removed
+        request,
+        user,
+        "locals.html",
+        people=page,
+        externals=externals,
+        more=more,
+        after=after,
+        q=q,
+        removed=removed,
+        shares=shares.address if shares else "",
     )
+
+
+async def _find_external(context: PageContext, address: str) -> External:
+    """:raises NotFound: there is no such external account."""
+    async with context.system.database.transaction() as connection:
+        external = await accounts.external_by_address(connection, context.storable(address))
+    if external is None:
+        raise NotFound(f"There is no external account {address}.")
+    return external
 
 
 @router.get("/removed")
@@ -317,6 +347,7 @@ async def _dialog(
         sessions=sessions,
         logins=logins,
         absent_delegates=absent,
+        shown_sharers=SHOWN_SHARERS,
         servers=servers,
         links=links,
         min_characters=MIN_CHARACTERS,

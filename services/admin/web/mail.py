@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import datetime
 from typing import Annotated
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from services.admin.access import audit
-from services.admin.formatting import counted
-from services.admin.mail import history, operations, search_index
+from services.admin.formatting import MAIL_RESULTS, counted, thousands
+from services.admin.mail import history, mail_search, operations
 from services.admin.mail.history import MailHistory
+from services.admin.mail.mail_search import Filter
+from services.admin.mail.search_index import PAGE
 from services.admin.web.confirmation import Question, ask, is_confirmed
+from services.admin.web.folded_history import FOLDS_FROM, fold_events, fold_reasons
 from services.admin.web.forms import Form
 from services.admin.web.page_context import Administrator, NotFound, PageContext, PageDep, QueryText, Reader
 from shared.errors import Permanent
@@ -20,6 +24,8 @@ from shared.store import accounts, blobs
 
 router = APIRouter(include_in_schema=False, prefix="/mail")
 
+CHOICES = 200
+"""Largest number of accounts that the filter offers as a list; with more, the user types the address."""
 FAILED = ("failed", "cancelled")
 """States of recipients that did not get a submission."""
 NOBODY = "There is nobody to send it to again, or it is older than five days."
@@ -34,7 +40,11 @@ async def search(
     context: PageDep,
     user: Reader,
     q: QueryText = "",
+    to: QueryText = "",
+    result: Annotated[str, Query(max_length=20)] = "",
+    account: QueryText = "",
     day: Annotated[str, Query(max_length=20)] = "",
+    zone: Annotated[str, Query(max_length=60)] = "",
     before: Before = None,
 ) -> Response:
     """List the latest mail, or the mail that matches the query."""
@@ -45,16 +55,30 @@ async def search(
         date = datetime.date.fromisoformat(day) if day else None
     except ValueError:
         date, problems = None, [f"Day: {day}: a day has the form 2026-11-30."]
+    wanted = Filter(q, date, zone if date else "", to, result, account)
     async with context.system.database.transaction() as connection:
-        mails = await search_index.search(connection, q, date, before, search_index.PAGE + 1)
-    shown = mails[: search_index.PAGE]
+        mails = await mail_search.search(connection, wanted, before, PAGE + 1)
+        whole = before is None and len(mails) <= PAGE
+        total = thousands(len(mails)) if whole else await mail_search.count(connection, wanted)
+        choices = await accounts.page_of_externals(connection, limit=CHOICES + 1)
+    shown = mails[:PAGE]
+    query = {"q": q, "to": to, "result": result, "account": account, "day": day, "zone": zone if day else ""}
     return await context.render_page(
         request,
         user,
         "mails.html",
         mails=shown,
         more=shown[-1].id if len(mails) > len(shown) else None,
+        total=total,
+        accounts=[each.address for each in choices] if len(choices) <= CHOICES else [],
+        results=MAIL_RESULTS,
+        filtered=wanted != Filter(),
+        query=urlencode({name: value for name, value in query.items() if value}),
+        zone=zone,
         q=q,
+        to=to,
+        result=result,
+        account=account,
         day=day,
         before=before,
         problems=problems,
@@ -68,7 +92,14 @@ async def show(request: Request, context: PageDep, user: Reader, id: Id) -> Resp
     async with context.system.database.transaction() as connection:
         people = await accounts.page_of_locals(connection, limit=501) if user.role == "administrator" else []
     return await context.render_page(
-        request, user, "mail.html", story=story, people=people if len(people) < 501 else []
+        request,
+        user,
+        "mail.html",
+        story=story,
+        people=people if len(people) < 501 else [],
+        why=fold_reasons(story),
+        events=fold_events(story),
+        folds_from=FOLDS_FROM,
     )
 
 

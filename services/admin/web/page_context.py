@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import jinja2
 from fastapi import Depends, Query, Request
 from fastapi import Path as PathParameter
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
-from markupsafe import Markup
 
 from services.admin.access import audit, users
 from services.admin.access.sign_in import ConsoleAuthenticator
@@ -24,7 +22,8 @@ from services.admin.accounts.apply import ApplyResult
 from services.admin.accounts.file_format import AccountsFile
 from services.admin.accounts.passwords import describe_weak
 from services.admin.context import AdminContext
-from services.admin.formatting import ago, counted, mail_status, octets
+from services.admin.formatting import counted, mail_status, noun_for, octets, thousands
+from services.admin.web import times
 from services.admin.web.forms import KeptSecrets
 from services.admin.web.refill import TypedForm, refill
 from services.admin.web.status_cache import StatusCache
@@ -66,10 +65,13 @@ class PageContext:
             auto_reload=False,
         )
         self._templates.filters |= {
-            "ago": _ago,
-            "moment": _moment,
+            "ago": times.time_span,
+            "since": times.since,
+            "moment": times.moment,
             "counted": counted,
             "octets": octets,
+            "thousands": thousands,
+            "noun": noun_for,
             "path": _path,
             "pair": _pair,
             "browser": _browser,
@@ -106,6 +108,7 @@ class PageContext:
             "notices": notices,
             "troubles": len(self.status.problems),
             "problems": [],
+            "reload_at": _page_before(request),
         }
         page = self.render_template(template, **(common | facts))
         if viewer is not None and (handle := request.query_params.get("typed")):
@@ -204,16 +207,30 @@ Administrator = Annotated[CurrentUser, Depends(administrator)]
 Person = Annotated[CurrentUser, Depends(person)]
 
 
-def viewer_pages(user: CurrentUser) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Return the menu: groups of pages, each with its path and name."""
+def viewer_pages(user: CurrentUser) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """Return the menu: groups of pages, each with its path, name and icon."""
     if user.role == "person":
-        return [("", [("/mine", "My mailbox"), ("/mine/deleted", "Deleted mail")])]
-    settings = [("/users", "Users and tokens"), ("/accounts-file", "Accounts file")]
+        return [("", [("/mine", "My mailbox", "mine"), ("/mine/deleted", "Deleted mail", "deleted")])]
+    settings = [("/users", "Users and tokens", "users"), ("/accounts-file", "Accounts file", "file")]
     return [
-        ("", [("/", "Overview")]),
-        ("Accounts", [("/external", "External accounts"), ("/local", "Local accounts"), ("/names", "Unknown names")]),
-        ("Mail", [("/mail", "Find mail"), ("/answers", "Who answered"), ("/queue", "Queue and stuck mail")]),
-        ("Console", [("/audit", "Who did what"), *(settings if user.role == "administrator" else [])]),
+        ("", [("/", "Overview", "overview")]),
+        (
+            "Accounts",
+            [
+                ("/external", "External accounts", "external"),
+                ("/local", "Local accounts", "local"),
+                ("/names", "Unknown names", "names"),
+            ],
+        ),
+        (
+            "Mail",
+            [
+                ("/mail", "Find mail", "mail"),
+                ("/answers", "Who answered", "answers"),
+                ("/queue", "Queue and stuck mail", "queue"),
+            ],
+        ),
+        ("Console", [("/audit", "Who did what", "audit"), *(settings if user.role == "administrator" else [])]),
     ]
 
 
@@ -225,25 +242,16 @@ def home_page(user: CurrentUser) -> str:
 # ------------------------------------------------------------------------------------------ filters of the templates
 
 
-def _ago(value: float | datetime.datetime | None) -> str:
-    """Format the time since a moment, or a time span in seconds."""
-    if value is None:
-        return "never"
-    if isinstance(value, datetime.datetime):
-        value = (datetime.datetime.now(datetime.UTC) - value).total_seconds()
-    return ago(max(0.0, value))
+def _page_before(request: Request) -> str:
+    """Return the path of the page that a form was on: a reload of the response shows it, and sends nothing again.
 
-
-def _moment(at: datetime.datetime | str | None) -> Markup | str:
-    """Format a time in UTC; live.js shows it in the time zone of the browser."""
-    if at is None:
-        return "never"
-    if isinstance(at, str):
-        at = datetime.datetime.fromisoformat(at)
-    at = at.astimezone(datetime.UTC)
-    return Markup('<time datetime="{}">{} UTC</time>').format(
-        at.strftime("%Y-%m-%dT%H:%M:%SZ"), at.strftime("%Y-%m-%d %H:%M:%S")
-    )
+    '' for a response to anything else.
+    """
+    if request.method != "POST":
+        return ""
+    came_from = urlsplit(request.headers.get("referer", ""))
+    query = f"?{came_from.query}" if came_from.query else ""
+    return f"{came_from.path}{query}" if came_from.path.startswith("/") and came_from.path[1:2] != "/" else ""
 
 
 def _browser(agent: str) -> str:

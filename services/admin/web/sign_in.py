@@ -8,10 +8,11 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from services.admin.access import users
+from services.admin.access import audit, users
 from services.admin.web.page_context import COOKIE, OptionalUser, PageContext, PageDep, SignedIn, home_page
 from services.admin.web.refill import MAX_OCTETS, TypedForm
 from shared.auth.authenticator import Throttled
+from shared.store import accounts
 
 router = APIRouter(include_in_schema=False)
 
@@ -60,11 +61,14 @@ async def sign_in(
     except Throttled as error:
         user, problem, status = None, f"{str(error)[0].upper()}{str(error)[1:]}.", 429
     if user is None:
+        if status == 401:
+            await _record_refusal(context, name.strip(), peer)
         return await _page(
             request, context, status=status, next=_local_path(next), name=name, typed=typed, problems=[problem]
         )
     async with context.system.database.transaction() as connection:
         token = await users.begin_session(connection, user, peer, request.headers.get("user-agent", ""))
+        await audit.record_sign_in(connection, user.name, peer)
         current = await users.user_for_session(connection, token)
         form = TypedForm.from_text(typed) if typed else None
         if current is not None and form is not None:
@@ -79,6 +83,18 @@ async def sign_in(
     response = RedirectResponse(to, 303)
     response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
     return response
+
+
+async def _record_refusal(context: PageContext, name: str, peer: str) -> None:
+    """Record a refused sign-in, with the name if somebody has it."""
+    async with context.system.database.transaction() as connection:
+        if "@" in name:
+            person = await accounts.local_by_login(connection, context.storable(name))
+            known = person.address if person is not None else ""
+        else:
+            user = await users.identity(connection, name)
+            known = user.name if user is not None else ""
+        await audit.record_sign_in(connection, known, peer, refused=True)
 
 
 @router.post("/sign-out")

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from starlette.datastructures import UploadFile
 
 from services.admin.access import audit, user_changes, users
-from services.admin.access.users import CurrentUser
+from services.admin.access.users import TOKEN_DAYS, CurrentUser
 from services.admin.accounts import export
 from services.admin.accounts.apply import FILE_SECONDS, ApplyResult
 from services.admin.accounts.errors import AccountsError
@@ -34,7 +34,7 @@ QUESTIONS = {
     ),
 }
 """What is asked first: the verb, the noun and the effect."""
-_EMPTY = {"name": "", "role": "observer", "token-name": "", "token-role": "observer"}
+_EMPTY = {"name": "", "role": "observer", "token-name": "", "token-role": "observer", "token-days": str(TOKEN_DAYS)}
 """The values of the empty forms for a new user and a new token."""
 
 
@@ -51,9 +51,9 @@ async def show_audit(
 
 
 @router.get("/users")
-async def show_users(request: Request, context: PageDep, user: Administrator) -> Response:
-    """Show the users of the console, their sessions, and the tokens."""
-    return await _users(request, context, user)
+async def show_users(request: Request, context: PageDep, user: Administrator, token: QueryText = "") -> Response:
+    """Show the users of the console, their sessions, and the tokens. :param token: handle of a new one, shown once."""
+    return await _users(request, context, user, token=context.kept_secrets.take(user.session_id, token) or "")
 
 
 async def _users(
@@ -100,14 +100,15 @@ async def change_users(request: Request, context: PageDep, user: Administrator) 
     except Permanent as error:
         label, _, words = str(error).partition(": ")
         prefix = {"token": "token-", "password": f"{form.text('id')}-"}.get(form.text("do"), "")
-        named = label in ("Name", "Role", "Password")
+        named = label in ("Name", "Role", "Password", "Days")
         errors = FieldErrors.of({f"{prefix}{label.lower()}": words} if named else {})
-        values = {prefix + name: form.text(name) for name in ("name", "role")}
+        values = {prefix + name: form.text(name) for name in ("name", "role", "days")}
         return await _users(
             request, context, user, status=422, problems=[str(error)], invalid=errors, values=_EMPTY | values
         )
     if form.text("do") == "token":
-        return await _users(request, context, user, token=done)
+        handle = context.kept_secrets.store(user.session_id, done)
+        return await context.redirect(user, f"/users?token={handle}#tokens")
     return await context.redirect(user, "/users", done)
 
 
@@ -136,22 +137,26 @@ async def _change_users(context: PageContext, user: CurrentUser, form: Form) -> 
             await users.require_version(connection, chosen_id, form.text("version"))
         match do:
             case "add":
-                await user_changes.add_user(connection, user.name, name, role, hashed)
+                done = await user_changes.add_user(connection, user.name, name, role, hashed)
             case "password":
-                await user_changes.set_password(connection, user.name, chosen_id, hashed)
+                done = await user_changes.set_password(connection, user.name, chosen_id, hashed)
             case "role":
-                await user_changes.set_role(connection, user.name, chosen_id, role)
+                done = await user_changes.set_role(connection, user.name, chosen_id, role)
             case "remove":
-                await user_changes.remove_user(connection, user.name, chosen_id)
+                done = await user_changes.remove_user(connection, user.name, chosen_id)
             case "end-session":
-                await user_changes.end_session(connection, user.name, chosen_id)
+                done = await user_changes.end_session(connection, user.name, chosen_id)
             case "token":
-                return await user_changes.create_token(connection, user.name, name, role)
+                typed = form.number("days")
+                days = TOKEN_DAYS if typed is None else typed
+                if not isinstance(days, int):
+                    raise Permanent("Days: type a number.")
+                return await user_changes.create_token(connection, user.name, name, role, days)
             case "end-token":
-                await user_changes.revoke_token(connection, user.name, chosen_id)
+                done = await user_changes.revoke_token(connection, user.name, chosen_id)
             case _:
                 raise Permanent("Nothing was chosen to be done.")
-    return "Done."
+    return f"{done[:1].upper()}{done[1:]}."
 
 
 @router.get("/accounts-file")

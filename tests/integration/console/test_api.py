@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 import requests
 
@@ -65,6 +66,31 @@ def test_a_token_is_shown_once_ends_and_is_stored_as_a_digest(browser: Browser, 
     for (id_,) in stored(store, "select id from api_tokens"):
         browser.agree("/users", {"do": "end-token", "id": str(id_)})
     assert Script(url, secret).call("GET", "/held").status_code == 401
+
+
+def test_a_token_expires_after_its_days(browser: Browser, url: str, store: str) -> None:
+    page = browser.post("/users", {"do": "token", "name": "short", "role": "observer", "days": "30"})
+    [secret] = re.findall(r"mg_[\w-]+", text(page))
+    [(left,)] = stored(store, "select expires_at - now() from api_tokens where name = 'short'")
+    assert 29.9 < left.total_seconds() / 86_400 <= 30
+    assert Script(url, secret).call("GET", "/status").ok
+    # when its time is over, it opens nothing, and the list says so
+    with psycopg.connect(store) as connection:
+        connection.execute("update api_tokens set expires_at = now() where name = 'short'")
+    assert Script(url, secret).call("GET", "/status").status_code == 401
+    assert "expired" in text(browser.get("/users"))
+    # and a wrong number of days is refused beside its field
+    for days in ("0", "3651", "many"):
+        refused = browser.post("/users", {"do": "token", "name": "x", "role": "observer", "days": days})
+        assert refused.status_code == 422 and 'id="token-days-error"' in refused.text, days
+
+
+def test_a_new_token_is_shown_once_and_a_reload_makes_no_other(browser: Browser, store: str) -> None:
+    page = browser.post("/users", {"do": "token", "name": "reloaded", "role": "observer"})
+    [secret] = re.findall(r"mg_[\w-]+", text(page))
+    again = browser.get(page.url)
+    assert again.ok and secret not in again.text
+    assert stored(store, "select count(*) from api_tokens where name = 'reloaded'") == [(1,)]
 
 
 def test_a_token_opens_no_page(browser: Browser, url: str) -> None:

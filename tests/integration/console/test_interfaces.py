@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
 import requests
 from typer.testing import CliRunner, Result
@@ -19,7 +20,7 @@ from services.router.worker import RouterWorker
 from shared.db.database import Database
 from tests import console, servers
 from tests.company import COMPANY, KEY, SUPPORT, arrive, everyone, mailbox_of
-from tests.console import Browser
+from tests.console import Browser, stored
 
 ALEX, JIM = "alex@local.com", "jim@local.com"
 T = TypeVar("T")
@@ -135,7 +136,44 @@ def test_users_are_managed_by_command_and_rest(command: Command, rest: Rest, url
     assert command("users", "remove", "first").exit_code == 0
     rest.json("DELETE", f"/users/{ids['second']}")
     assert command("users", "remove", "first").exit_code == 1
-    assert deeds(rest, "second")[:2] == ["console: remove", "console: password"]
+    assert deeds(rest, "second")[:3] == ["console: remove", "signed in", "console: password"]
+
+
+def test_an_account_is_checked_at_once_by_command_rest_and_page(
+    command: Command, rest: Rest, browser: Browser, store: str
+) -> None:
+    def due() -> bool:
+        [(due_now,)] = stored(
+            store,
+            f"""select next_poll_at <= now() and failures = 0
+                from polls p join external_accounts e on e.id = p.external_id where e.address = '{SUPPORT}'""",
+        )
+        return bool(due_now)
+
+    def postpone() -> None:
+        with psycopg.connect(store) as connection:
+            connection.execute("update polls set next_poll_at = now() + interval '1 hour', failures = 3")
+
+    asyncio.run(console.make(store))
+    # given an account that is due in an hour, each way makes it due now
+    for check in (
+        lambda: command("external", "check", SUPPORT),
+        lambda: rest.json("POST", f"/external-accounts/{SUPPORT}/check"),
+        lambda: browser.post(f"/external/{SUPPORT}/check"),
+    ):
+        postpone()
+        assert not due()
+        check()
+        assert due()
+    assert "is being checked for new mail" in console.text(browser.post(f"/external/{SUPPORT}/check"))
+    assert deeds(rest, SUPPORT)[:3] == ["requested a check"] * 3
+    # and a disabled account, or none, is not checked
+    command("external", "disable", SUPPORT)
+    assert "is disabled" in command("external", "check", SUPPORT).stderr
+    assert rest.call("POST", f"/external-accounts/{SUPPORT}/check").status_code == 409
+    assert "is disabled" in console.text(browser.post(f"/external/{SUPPORT}/check"))
+    command("external", "enable", SUPPORT)
+    assert command("external", "check", "nobody@company.com").exit_code == 1
 
 
 def test_the_last_administrator_stays_for_command_and_rest(command: Command, rest: Rest) -> None:

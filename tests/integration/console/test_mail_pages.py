@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from services.admin.accounts import file_format, yaml_text
-from services.admin.mail import indexing, search_index
+from services.admin.mail import indexing, mail_search
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from shared.db.database import Database
@@ -112,24 +112,62 @@ def id_of(store: str, message_id: str) -> int:
     [
         ("", {"Printer smokes", "Für Alex", "Hello there", "Re: Printer smokes"}),
         ("printer", {"Printer smokes", "Re: Printer smokes"}),
-        ("SMOKES anna", {"Printer smokes"}),
+        ("SMOKES anna", {"Printer smokes", "Re: Printer smokes"}),
         ("für", {"Für Alex"}),
-        ("anna@customer.example", {"Printer smokes", "Für Alex"}),
+        ("anna@customer.example", {"Printer smokes", "Für Alex", "Re: Printer smokes"}),
         ("<s@customer.example>", {"Hello there"}),
         ("jim@local.com", {"Printer smokes", "Hello there"}),
         ("support@company.com", {"Printer smokes", "Für Alex", "Hello there", "Re: Printer smokes"}),
-        ("prin", set()),
+        ("prin", {"Printer smokes", "Re: Printer smokes"}),
+        ("anna@cust prin", {"Printer smokes", "Re: Printer smokes"}),
+        ("rinter", set()),
+        ("pr", set()),
+        ("gone@customer", {"Re: Printer smokes"}),
         ("' or \x00 %", set()),
     ],
 )
-@pytest.mark.parametrize("rare", [search_index.RARE, 0])
+@pytest.mark.parametrize("rare", [mail_search.RARE, 0])
 def test_mail_is_found_by_words_addresses_and_ids_rare_or_not(
     browser: Browser, monkeypatch: pytest.MonkeyPatch, asked: str, subjects: set[str], rare: int
 ) -> None:
-    monkeypatch.setattr(search_index, "RARE", rare)
+    monkeypatch.setattr(mail_search, "RARE", rare)
     page = browser.get("/mail", params={"q": asked})
     every = {"Printer smokes", "Für Alex", "Hello there", "Re: Printer smokes"}
     assert {s for s in every if f">{s}</a>" in page.text} == subjects
+
+
+@pytest.mark.parametrize(
+    ("asked", "subjects"),
+    [
+        ({"to": "alex@local.com"}, {"Printer smokes", "Für Alex", "Hello there"}),
+        ({"to": "Jim"}, {"Printer smokes", "Hello there"}),
+        ({"to": "gone@"}, {"Re: Printer smokes"}),
+        ({"to": "anna@"}, {"Re: Printer smokes"}),
+        ({"to": "nobody"}, set()),
+        ({"result": "delivered"}, {"Printer smokes", "Für Alex", "Hello there"}),
+        ({"result": "failed"}, {"Re: Printer smokes"}),
+        ({"result": "sent"}, set()),
+        ({"result": "on hold"}, set()),
+        ({"result": "lost"}, set()),
+        ({"account": "support@company.com"}, {"Printer smokes", "Für Alex", "Hello there", "Re: Printer smokes"}),
+        ({"account": "sales@company.com"}, set()),
+        ({"account": "support@company.com", "to": "jim", "result": "delivered", "q": "hell"}, {"Hello there"}),
+    ],
+    ids=str,
+)
+def test_mail_is_filtered_by_recipient_result_and_account(
+    browser: Browser, asked: dict[str, str], subjects: set[str]
+) -> None:
+    page = browser.get("/mail", params=asked)
+    every = {"Printer smokes", "Für Alex", "Hello there", "Re: Printer smokes"}
+    assert {s for s in every if f">{s}</a>" in page.text} == subjects
+    assert ("No mail was found" in page.text) == (not subjects)
+    assert f"{len(subjects)} found." in page.text
+
+
+def test_a_list_of_mail_shows_who_gets_it(browser: Browser) -> None:
+    told = text(browser.get("/mail", params={"q": "re printer"}))
+    assert "anna@customer.example and 1 more" in told and "1 found." in told
 
 
 def test_mail_is_found_by_its_day(browser: Browser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import psycopg
 import pytest
@@ -11,7 +12,7 @@ import requests
 from services.admin.access import audit, users
 from shared.db.database import Database
 from tests import console, servers
-from tests.console import PASSWORD, Browser, text
+from tests.console import PASSWORD, Browser, stored, text
 
 
 @pytest.fixture
@@ -76,6 +77,27 @@ def test_a_person_signs_in_with_the_mailbox_password_and_sees_own_pages(browser:
     page = browser.sign_in("ALEX@local.com", "secret")
     assert "alex@local.com" in text(page)
     assert browser.get("/").status_code == 403
+
+
+def test_the_audit_has_each_sign_in_and_no_name_that_may_be_a_password(
+    browser: Browser, store: str, people: None
+) -> None:
+    def entries() -> list[tuple[Any, ...]]:
+        return stored(store, "select who, did, detail from audit where did like '%sign%' order by id")
+
+    known = len(entries())
+    browser.sign_in(password="wrong")
+    browser.sign_in("ALEX@local.com", "wrong")
+    browser.sign_in("my-secret-password", "x")
+    browser.sign_in("alex@local.com", "secret")
+    console.signed_in(browser.url)
+    assert entries()[known:] == [
+        ("admin", "sign-in refused", "from 127.0.0.1"),
+        ("alex@local.com", "sign-in refused", "from 127.0.0.1"),
+        ("unknown name", "sign-in refused", "from 127.0.0.1"),
+        ("alex@local.com", "signed in", "from 127.0.0.1"),
+        ("admin", "signed in", "from 127.0.0.1"),
+    ]
 
 
 def test_a_session_ends_with_the_password_it_began_with(browser: Browser, store: str, people: None) -> None:

@@ -9,6 +9,7 @@ from fastapi.responses import Response
 
 from services.admin.access.users import CurrentUser
 from services.admin.accounts import connection_check, export, start, tag_probe
+from services.admin.accounts.check_now import request_check
 from services.admin.accounts.file_format import ExternalFields
 from services.admin.mail import operations
 from services.admin.monitoring.found_authors import load_found_authors
@@ -106,6 +107,14 @@ async def start_external(context: PageDep, user: Administrator, address: Address
     async with context.system.database.transaction() as connection:
         await require_external(connection, address)
         return {"changed": await start.start(connection, context.storable(address), user.name)}
+
+
+@router.post("/external-accounts/{address}/check", response_model=ChangeLines, tags=["accounts"])
+async def check_external(context: PageDep, user: Administrator, address: AddressInPath) -> Any:
+    """Check the account for new mail at once, also after failures."""
+    async with context.system.database.transaction() as connection:
+        await require_external(connection, address)
+        return {"changed": [await request_check(connection, context.storable(address), user.name)]}
 
 
 @router.get("/external-accounts/{address}/history", response_model=HistoryProgress, tags=["accounts"])

@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from fastapi.responses import Response, StreamingResponse
 
 from services.admin.access import audit
-from services.admin.mail import history, operations, search_index, trace
+from services.admin.mail import history, mail_search, operations, trace
 from services.admin.monitoring.status import iso
-from services.admin.web.api.schemas.common import ApiText, Before, ChangeLines, PageLimit
+from services.admin.web.api.schemas.common import ApiText, Before, ChangeLines, MailStatus, PageLimit
 from services.admin.web.api.schemas.mails import CopyRequest, Day, MailDetails, MailListEntry
 from services.admin.web.mail import Id
 from services.admin.web.page_context import Administrator, NotFound, PageDep, Reader
@@ -29,12 +29,17 @@ async def search(
     user: Reader,
     q: ApiText = "",
     day: Day | None = None,
+    to: ApiText = "",
+    result: MailStatus | None = None,
+    account: ApiText = "",
     before: Before = None,
     limit: PageLimit = 50,
 ) -> Any:
-    """Search mail, the latest first: all words of `q` in subject, names and addresses; or the address of an account."""
+    """Search mail, the latest first: all words of `q` in subject, names and addresses, or their beginnings; or the
+    address of an account. `day` is one of UTC. `to` is the beginning of a recipient's name or address."""
     async with context.system.database.transaction() as connection:
-        return await search_index.search(connection, q, day, before, limit)
+        wanted = mail_search.Filter(q, day, to=to, result=result or "", account=account)
+        return await mail_search.search(connection, wanted, before, limit)
 
 
 @router.get("/mails/{id}", response_model=MailDetails, tags=["mail"])

@@ -92,8 +92,8 @@ async def list_tokens(context: PageDep, user: Administrator) -> Any:
 async def create_token(context: PageDep, user: Administrator, given: NewToken) -> Any:
     """Create a token. The response shows it once; only its digest is stored."""
     async with context.system.database.transaction() as connection:
-        token = await user_changes.create_token(connection, user.name, given.name, given.role)
-    return {"name": given.name, "role": given.role, "token": token}
+        token = await user_changes.create_token(connection, user.name, given.name, given.role, given.days)
+    return {**given.model_dump(), "token": token}
 
 
 @router.delete("/tokens/{id}", response_model=ChangeLines)

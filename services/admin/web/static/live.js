@@ -2,16 +2,34 @@
 "use strict";
 
 // Shows the times of the page, which are UTC, in the time zone of the browser.
+const shortTime = (at) => at.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+const hourOf = (at) => at.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
 function localizeTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
-    if (!Number.isNaN(at.getTime())) {
+    if (Number.isNaN(at.getTime())) continue;
+    if ("since" in time.dataset) {
+      time.title = shortTime(at);
+    } else {
       time.title = time.textContent;
-      time.textContent = at.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+      time.textContent = shortTime(at);
     }
   }
+  for (const label of root.querySelectorAll("svg [data-hour]")) {
+    const at = new Date(label.dataset.hour);
+    if (label.localName === "title") {
+      label.textContent = label.textContent.replace(/^.*? UTC/, hourOf(at));
+    } else {
+      label.textContent = hourOf(at);
+      label.setAttribute("class", at.getHours() % 3 ? "off" : at.getHours() % 6 ? "between" : "");
+    }
+  }
+  for (const place of root.querySelectorAll("[data-zone]")) place.textContent = "times are those of this device";
 }
 localizeTimes(document);
+
+// A reload of a page that answers a form shows the form's page, and sends nothing again.
+if (document.body.dataset.reloadAt) history.replaceState(null, "", document.body.dataset.reloadAt);
 
 // Updates the live part of a page while the page is visible; reloads the page where all of it changes.
 const live = document.querySelector("[data-live]");

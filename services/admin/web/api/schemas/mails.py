@@ -22,7 +22,7 @@ Day = Annotated[datetime.date, BeforeValidator(_check_date)]
 
 
 class MailListEntry(BaseModel):
-    """A mail in a list. sent: it is a submission."""
+    """A mail in a list. sent: it is a submission. recipients: the first ones. further: number of the others."""
 
     id: int
     at: datetime.datetime
@@ -32,6 +32,8 @@ class MailListEntry(BaseModel):
     sent: bool
     state: str = Field(examples=["delivered"])
     status: MailStatus
+    recipients: list[str] = Field(examples=[["alex@local.com"]])
+    further: int
 
 
 class MailDetails(ResponseModel):

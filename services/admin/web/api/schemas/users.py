@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.admin.access.users import MAX_TOKEN_DAYS, TOKEN_DAYS
+
 
 class SessionEntry(BaseModel):
     """A session of the console."""
@@ -73,15 +75,16 @@ class UserSession(SessionEntry):
 
 
 class NewToken(BaseModel):
-    """A token to create. name: of the script that uses it."""
+    """A token to create. name: of the script that uses it. days: until it expires."""
 
     model_config = ConfigDict(extra="forbid")
     name: _Given = Field(examples=["backup script"])
     role: Role
+    days: Annotated[int, Field(ge=1, le=MAX_TOKEN_DAYS)] = TOKEN_DAYS
 
 
 class TokenEntry(BaseModel):
-    """A token of a script."""
+    """A token of a script. expires_at: null for one from before tokens had an end."""
 
     id: int
     name: str = Field(examples=["backup script"])
@@ -89,6 +92,8 @@ class TokenEntry(BaseModel):
     made_by: str = Field(examples=["admin"])
     created_at: datetime.datetime
     used_at: datetime.datetime | None
+    expires_at: datetime.datetime | None
+    expired: bool
 
 
 class TokenSecret(NewToken):
