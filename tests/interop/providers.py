@@ -38,8 +38,10 @@ class Maildirs:
     def put(self, address: str, mail: bytes) -> None:
         """See ``Boxes.put``."""
         name = f"{time.time_ns()}.{secrets.token_hex(4)}.interop"
-        (self.folder(address) / "new" / name).write_bytes(mail)
-        give(self.folder(address), _USER)
+        file = self.folder(address) / "tmp" / name
+        file.write_bytes(mail)
+        give(file, _USER)
+        file.rename(self.folder(address) / "new" / name)  # a server may have files of its own in the folder
 
     def mail_of(self, address: str) -> list[bytes]:
         """See ``Boxes.mail_of``."""
