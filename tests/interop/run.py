@@ -2,6 +2,7 @@
 
     python -m tests.interop.run                all of them
     python -m tests.interop.run mutt Courier   only these; no file is written
+    python -m tests.interop.run --write mutt   only this one; its rows in the page are replaced
 
 The exit status is 1 after a failed transfer, 2 for an unknown name.
 """
@@ -20,6 +21,7 @@ from typing import TypeVar
 from tests.interop import table, upstream
 from tests.interop.alpine import ALPINE
 from tests.interop.claws import CLAWS
+from tests.interop.evolution import EVOLUTION
 from tests.interop.imap_programs import IMAP_PROGRAMS
 from tests.interop.imap_run import imap_row
 from tests.interop.mails import difference, difference_in_content
@@ -32,7 +34,7 @@ from tests.interop.work import work_row
 from tests.system import System
 
 CLIENTS = (THUNDERBIRD, CLAWS, *PROGRAMS)
-BY_IMAP = (THUNDERBIRD_BY_IMAP, ALPINE, *IMAP_PROGRAMS)
+BY_IMAP = (THUNDERBIRD_BY_IMAP, EVOLUTION, ALPINE, *IMAP_PROGRAMS)
 WORK_PROGRAMS = (THUNDERBIRD_AT_WORK, ROUNDCUBE)
 S = TypeVar("S")
 P = TypeVar("P")
@@ -100,6 +102,7 @@ def server_row(system: System, name: str) -> Row:
 
 def main(names: list[str]) -> int:
     """Test the named programs, or all of them. Return the exit status."""
+    write, names = not names or "--write" in names, [name for name in names if name != "--write"]
     known = [one.name for one in (*CLIENTS, *BY_IMAP, *WORK_PROGRAMS)] + list(upstream.NAMES)
     if unknown := [name for name in names if name not in known]:
         print(f"unknown: {', '.join(unknown)}; known: {', '.join(dict.fromkeys(known))}", file=sys.stderr)
@@ -117,8 +120,9 @@ def main(names: list[str]) -> int:
         ]
         at_work = [_tested(" at work", work_row, running, one) for one in WORK_PROGRAMS if wanted(one.name)]
         servers = [_tested("", server_row, running.system, name) for name in upstream.NAMES if wanted(name)]
-    if not names:
-        table.write(clients, by_imap, at_work, servers)
+    if write:
+        before = table.FILE.read_text(encoding="utf-8") if names else ""
+        table.FILE.write_text(table.page(clients, by_imap, at_work, servers, before), encoding="utf-8")
     rows: list[AnyRow] = [*clients, *by_imap, *at_work, *servers]
     return 1 if any(row.problems for row in rows) else 0
 

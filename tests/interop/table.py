@@ -1,9 +1,10 @@
-"""Writes docs/interoperation.md from the results of a full run."""
+"""The page docs/interoperation.md, from the results of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 FILE = Path(__file__).resolve().parent.parent.parent / "docs" / "interoperation.md"
@@ -12,7 +13,8 @@ _INTRODUCTION = """\
 # Mail programs that were tried with mailgroup
 
 `make interop` writes this page, on a running system with real programs of Debian; nothing here is written by hand. It
-takes about ten minutes; `./mailgroup interop mutt Courier` tries some of the programs.
+takes about ten minutes. `./mailgroup interop mutt Courier` tries some of the programs; with `--write` it also replaces
+their rows.
 
 Each program transfers three mails: one with an empty body, one whose lines begin with dots, and one of 5 MB with an
 attachment. "yes": all three arrived once, octet by octet. "–": the program has no such function. Certificates are
@@ -36,16 +38,16 @@ _IMAP = """
 ## Mail clients by IMAP
 
 *Read*: from INBOX, every octet compared as above. *Changed*: the three mails are stored in a folder, every octet
-compared. curl stores only. mutt and neomutt also set a flag and delete. mbsync and offlineimap3 synchronise the folder
-with a Maildir: new mails and flags in both directions, mbsync deletions, too. imapsync, which Debian does not have,
-copies from one folder to another with flags and dates; its row is there if the machine has the command. IMAPClient runs
-the tests that its authors wrote for IMAP servers (`imapclient.livetest`), all but four: two of them fail with every
-server, one wants the flag `\\Recent`, which this server never sets, and one a new folder that is not subscribed.
+compared. curl stores only. mutt, neomutt and Evolution also set a flag and delete. mbsync and offlineimap3 synchronise
+the folder with a Maildir: new mails and flags in both directions, mbsync deletions, too. imapsync, which Debian does
+not have, copies from one folder to another with flags and dates; its row is there if the machine has the command.
+IMAPClient runs the tests that its authors wrote for IMAP servers (`imapclient.livetest`), all but four: two of them
+fail with every server, one wants the flag `\\Recent`, which this server never sets, and one a new folder that is not
+subscribed. Evolution runs without its windows: a script drives Camel, the library with which it reads mailboxes. Claws
+Mail is not tried, as its command line does not read by IMAP.
 
 """
 _WORK = """
-Evolution and Claws Mail are not driven by IMAP here: neither has a command line that reads a folder.
-
 ## A day's work by IMAP
 
 A customer has written to the team. A person reads the mail, answers as the team (the customer gets the answer from the
@@ -145,15 +147,35 @@ def _cell(why: str | None, star: str = "") -> str:
     return "no: " + " ".join(why.replace("|", "/").split()) if why else f"yes{star}"
 
 
-def write(
-    clients: Iterable[Row], by_imap: Iterable[ImapRow], at_work: Iterable[WorkRow], servers: Iterable[Row]
-) -> None:
-    """Write the whole page."""
-    text = _INTRODUCTION + _table(_CLIENT_HEAD, clients) + _IMAP + _table(_IMAP_HEAD, by_imap)
-    text += _WORK + _table(_WORK_HEAD, at_work) + _SERVERS + _table(_SERVER_HEAD, servers)
-    FILE.write_text(text, encoding="utf-8")
+def page(
+    clients: Iterable[Row], by_imap: Iterable[ImapRow], at_work: Iterable[WorkRow], servers: Iterable[Row], text: str
+) -> str:
+    """Return the whole page.
+
+    :param text: the page as it was; rows of programs that were not tested are kept from it. "": there is none.
+    """
+    return "".join(
+        introduction + _table(head, rows, _stored(text, head))
+        for introduction, head, rows in (
+            (_INTRODUCTION, _CLIENT_HEAD, clients),
+            (_IMAP, _IMAP_HEAD, by_imap),
+            (_WORK, _WORK_HEAD, at_work),
+            (_SERVERS, _SERVER_HEAD, servers),
+        )
+    )
 
 
-def _table(head: Sequence[str], rows: Iterable[AnyRow]) -> str:
-    lines = [head, ["---"] * len(head), *(row.cells() for row in rows)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+def _stored(text: str, head: Sequence[str]) -> dict[str, str]:
+    """Return the lines of the table with this head, by the name of the program."""
+    _, _, rest = text.partition(_line(head) + _line(["---"] * len(head)))
+    lines = takewhile(lambda line: line.startswith("| "), rest.splitlines(keepends=True))
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines}
+
+
+def _table(head: Sequence[str], rows: Iterable[AnyRow], stored: dict[str, str]) -> str:
+    lines = stored | {row.name: _line(row.cells()) for row in rows}
+    return _line(head) + _line(["---"] * len(head)) + "".join(lines.values())
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.interop.alpine import mails_of
 from tests.interop.mails import KINDS, difference, difference_in_content, letter
 from tests.interop.stand import as_relayed, compared
-from tests.interop.table import Row, WorkRow
+from tests.interop.table import Row, WorkRow, page
 
 LETTERS = [letter(kind, f"token-{kind}", "alex@local.com", ("jim@local.com",)) for kind in KINDS]
 
@@ -77,3 +77,13 @@ def test_mails_of_an_mbox_keep_their_last_line_end() -> None:
     box = b"From here\nSubject: internal\n\ndata\n\nFrom a\nSubject: a\n\nFromage\n\nFrom b\nSubject: b\n\n\n"
 
     assert mails_of(box) == [b"Subject: a\n\nFromage\n", b"Subject: b\n\n"]
+
+
+def test_rows_of_programs_that_were_not_tested_are_kept() -> None:
+    first = page([], [], [WorkRow("A", "1", ["late"]), WorkRow("B", "1", [""])], [], "")
+
+    second = page([], [], [WorkRow("A", "2", [""]), WorkRow("C", "1", [""])], [], first)
+
+    assert second == first.replace("| A | 1 | no: late |", "| A | 2 | yes |").replace(
+        "| B | 1 | yes |\n", "| B | 1 | yes |\n| C | 1 | yes |\n"
+    )
