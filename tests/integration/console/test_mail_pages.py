@@ -153,7 +153,6 @@ def test_mail_is_found_by_words_addresses_and_ids_rare_or_not(
         ({"account": "sales@company.com"}, set()),
         ({"account": "support@company.com", "to": "jim", "result": "delivered", "q": "hell"}, {"Hello there"}),
     ],
-    ids=str,
 )
 def test_mail_is_filtered_by_recipient_result_and_account(
     browser: Browser, asked: dict[str, str], subjects: set[str]
