@@ -120,7 +120,7 @@ def test_the_page_for_developers_names_the_packages_of_each_command() -> None:
     function = re.sub(r"\[ -[xe] [^]]+\]", "false", function)
     nothing = "".join(f"{name}() {{ return 1; }}; " for name in ("elsewhere", "compgen", "command", "perl"))
     page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([a-z-]+)`.*? \| `([a-z0-9 -]+)`[^|]*\|$", page.partition("| Debian packages |")[2], re.M)
+    rows = re.findall(r"^\| `([a-z-]+)`.*? \| `([a-z0-9 .-]+)`[^|]*\|$", page.partition("| Debian packages |")[2], re.M)
     # when, then
     assert [command for command, _ in rows] == ["test", "alerts", "bench", "interop", "deploy-check"]
     for command, named in rows:
