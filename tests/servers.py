@@ -118,8 +118,11 @@ async def rows_read(connection: Connection, *tables: str) -> int:
     return int(row[0])
 
 
-async def make_read_only(database: Database, read_only: bool) -> None:
-    """Make every further transaction read-only, as a full disk's guard does, or writable; end the sessions of today."""
+async def make_read_only(database: Database, read_only: bool, *others: Database) -> None:
+    """Make every further transaction read-only, as a full disk's guard does, or writable; end the sessions of today.
+
+    :param others: pools of connections to the same database, which would lend the ended ones.
+    """
     async with database.statement() as connection:
         await connection.execute("set default_transaction_read_only = off")
         cursor = await connection.execute("select current_database()")
@@ -129,7 +132,8 @@ async def make_read_only(database: Database, read_only: bool) -> None:
             """select pg_terminate_backend(pid, 60000) from pg_stat_activity
                where datname = current_database() and pid <> pg_backend_pid()"""
         )
-    await database._pool.check()  # drops the connections that have ended: the server has waited for their end
+    for each in (database, *others):
+        await each._pool.check()  # drops the connections that have ended: the server has waited for their end
 
 
 class Vhosts:

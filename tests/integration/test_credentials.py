@@ -144,6 +144,7 @@ async def test_a_renewed_refresh_token_is_kept_until_the_database_stores_it(
     account: External,
     ours: Credentials,
     keeper: Database,
+    database: Database,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # given an issuer that takes each refresh token once, and a database that becomes read-only during the request
@@ -162,7 +163,7 @@ async def test_a_renewed_refresh_token_is_kept_until_the_database_stores_it(
         await ours.credential_for(account)
     assert len(server.requests) == 1
     # and once it does, the renewed token is stored and good, in another process too
-    await make_read_only(keeper, False)
+    await make_read_only(keeper, False, database)
 
     async def is_stored() -> bool:
         with suppress(Temporary):  # the change ended all connections, of which the pool may still have some
