@@ -27,7 +27,8 @@ NO_SUCH_MAIL = (
 )
 """Their example names a mail, a session or a token that does not exist here."""
 REFUSED = (
-    *("external add", "local add", "external remove", "external skipped", "external probe-tag", "trace", "status"),
+    *("external add", "local add", "external remove", "external skipped", "external probe-tag", "external check"),
+    *("trace", "status"),
 )
 """The account is there already, is shared or disabled, the mail does not exist, or the account was not polled yet."""
 ORDER = ("apply", "external add", "local add")
