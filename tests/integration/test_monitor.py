@@ -182,7 +182,7 @@ async def test_a_mail_that_is_lost_is_an_alarm_and_a_metric(
         await later(database, 2)
         await look(process)
         assert shown(process)["mailgroup_books_difference_messages"] == 1
-    assert "the books differ: 1 mail was fetched, 0 were accounted for" in (await alarms_of(database, ALEX))[0]
+    assert "the counts do not add up: 1 mail was fetched, 0 were accounted for" in (await alarms_of(database, ALEX))[0]
 
 
 def sample(process: Monitor, name: str, **labels: str) -> float | None:

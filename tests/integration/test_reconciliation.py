@@ -126,7 +126,7 @@ def test_status_reports_a_difference(database_url: str, tmp_path: Path) -> None:
         "own_copies": 0,
         "in_flight": 0,
     }
-    assert done.exit_code == 1 and any("the books differ" in problem for problem in found["problems"])
+    assert done.exit_code == 1 and any("the counts do not add up" in problem for problem in found["problems"])
 
 
 async def test_mail_in_flight_for_over_ten_minutes_is_reported(database: Database) -> None:

@@ -31,7 +31,7 @@ SUPPORT = "support@company.com"
             "alex@local.com: is disabled, and the delegate jim@local.com is disabled: mail stays on hold",
             "/local/alex@local.com",
         ),
-        ("gone@company.com: not polled yet", "gone@company.com: not polled yet", ""),
+        ("gone@company.com: not checked yet", "gone@company.com: not checked yet", ""),
         ("queue router: nobody consumes it", "queue router: nobody consumes it", ""),
     ],
 )

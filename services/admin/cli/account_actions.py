@@ -161,5 +161,5 @@ def _describe(found: dict[str, Any]) -> str:
     if not found["wanted"]:
         return "mail that was there at the start stays at the provider (history: from_now)"
     if found["total"] is None:
-        return "not polled yet"
+        return "not checked yet"
     return f"{found['fetched']} of {found['total']} mails that were there at the start are fetched"

@@ -253,10 +253,10 @@ def _find_in_account(external: External, facts: SystemFacts) -> list[Problem]:
         return found
     why = f" ({poll.last_error})" if poll.last_error else ""
     if poll.last_success_at is None:
-        found.append(Problem("poll", external.address, f"{external.address}: never polled yet{why}", STALE_SECONDS))
+        found.append(Problem("poll", external.address, f"{external.address}: not checked yet{why}", STALE_SECONDS))
     elif (facts.now - poll.last_success_at).total_seconds() > max(STALE_SECONDS, 3 * external.poll_seconds):
         since = f"{poll.last_success_at:%Y-%m-%d %H:%M} UTC"
-        found.append(Problem("poll", external.address, f"{external.address}: nothing polled since {since}{why}"))
+        found.append(Problem("poll", external.address, f"{external.address}: no successful check since {since}{why}"))
     return found
 
 

@@ -80,7 +80,7 @@ def describe_difference(account: AccountBooks) -> str | None:
     lost = f"; {account.lost} of them count as delivered and are in no mailbox" if account.lost else ""
     verbs = ("was", "were")
     fetched, total = counted(account.fetched, verbs=verbs), f"{account.books.total:,} {verbs[account.books.total != 1]}"
-    return f"the books differ: {fetched} fetched, {total} accounted for{lost}"
+    return f"the counts do not add up: {fetched} fetched, {total} accounted for{lost}"
 
 
 def describe_late(account: AccountBooks) -> str | None:

@@ -124,16 +124,17 @@ def _external(
     error = _latest_error(poll, states)
     if external.enabled:
         if poll and poll.skipped:
+            stay = "stays" if poll.skipped == 1 else "stay"
             problems.append(
-                f"{external.address}: {counted(poll.skipped)} could not be fetched and stay at the provider "
+                f"{external.address}: {counted(poll.skipped)} could not be fetched and {stay} at the provider "
                 f"(external skipped {external.address})"
             )
         if error:
             problems.append(f"{external.address}: {error}")
         elif last_success is None:
-            problems.append(f"{external.address}: not polled yet")
+            problems.append(f"{external.address}: not checked yet")
         elif (now - last_success).total_seconds() > max(STALE_SECONDS, 3 * external.poll_seconds):
-            problems.append(f"{external.address}: not polled successfully since {last_success:%Y-%m-%d %H:%M} UTC")
+            problems.append(f"{external.address}: no successful check since {last_success:%Y-%m-%d %H:%M} UTC")
     return {
         "address": external.address,
         "enabled": external.enabled,

@@ -335,7 +335,7 @@ def test_the_first_fetch_of_existing_mail_is_followed(command: Command, rest: Re
     asyncio.run(console.make(store))
     path = f"/external-accounts/{SUPPORT}/history"
     assert rest.json("GET", path) == {"wanted": True, "fetched": 0, "total": None, "done": False}
-    assert "not polled yet" in command("external", "history", SUPPORT).stdout
+    assert "not checked yet" in command("external", "history", SUPPORT).stdout
 
     async def first_contact(database: Database) -> None:
         async with database.transaction() as connection:
