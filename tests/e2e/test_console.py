@@ -339,7 +339,8 @@ def _look(page: Page, system: System, path: str) -> None:
         assert bare == 0, f"{path} has {bare} cards without padding at {width}"
         if SCREENSHOTS:
             name = re.sub(r"[^a-z0-9]+", "-", re.sub(r"/mail/\d+", "/mail-story", path)).strip("-") or "overview"
-            page.screenshot(path=Path(SCREENSHOTS) / f"system-{name}-{width}-{scheme}.png", full_page=True)
+            picture = Path(SCREENSHOTS) / f"system-{name}-{width}-{scheme}.png"
+            page.screenshot(path=picture, full_page=True, animations="disabled")
         for found in Axe().run(page).response["violations"]:
             if found["impact"] in ("serious", "critical"):
                 faults.append((path, width, found["id"], [node["target"] for node in found["nodes"]]))

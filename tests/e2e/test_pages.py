@@ -218,7 +218,7 @@ def look(page: Page, name: str) -> None:
         if SCREENSHOTS:  # of the whole page, with what stays at its bottom there
             high = page.evaluate("document.documentElement.scrollHeight")
             page.set_viewport_size({"width": width, "height": max(high, SIZES[width])})
-            page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{width}-{scheme}.png")
+            page.screenshot(path=Path(SCREENSHOTS) / f"{name}-{width}-{scheme}.png", animations="disabled")
             page.set_viewport_size({"width": width, "height": SIZES[width]})
         wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
         if wide > 0:
