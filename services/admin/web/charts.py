@@ -38,7 +38,8 @@ def bar_chart(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, s
     for part in (0, 0.5, 1):
         y = HEIGHT - FOOT - height * part
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{end * part:g}</text>')
+        shown = "" if part else ' class="between"'  # on a phone the first hour stands there
+        parts.append(f'<text{shown} x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{end * part:g}</text>')
     for index, (hour, one, other) in enumerate(hours):
         x = LEFT + index * slot
         for number, count, name in ((0, one, first), (1, other, second)):

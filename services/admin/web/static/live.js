@@ -1,8 +1,11 @@
 // Conveniences only: every page works without this script.
 "use strict";
 
-// Shows the times of the page, which are UTC, in the time zone of the browser.
-const shortTime = (at) => at.toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+// Shows the times of the page, which are UTC, in the time zone of the browser; without the year if it is this one.
+const thisYear = new Date().getFullYear();
+const shortTime = (at) => at.toLocaleString(undefined, {
+  day: "numeric", month: "short", year: at.getFullYear() === thisYear ? undefined : "numeric", hour: "2-digit", minute: "2-digit",
+});
 const hourOf = (at) => at.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
 function localizeTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
