@@ -261,6 +261,15 @@ def test_a_mail_to_202_people_is_one_sentence_and_a_fold(page: Page, url: str, s
     expect(page.locator(".columns li").filter(has_text="Colleague 200 (")).to_be_visible()
 
 
+def test_actions_stay_on_a_desktop_and_cover_no_row_on_a_phone(page: Page, url: str) -> None:
+    position = "getComputedStyle(document.querySelector('.actions.sticky')).position"
+    page.goto(f"{url}/queue")
+    for width, ticked, expected in ((390, True, "static"), (1280, False, "static"), (1280, True, "sticky")):
+        page.set_viewport_size({"width": width, "height": SIZES[width]})
+        page.get_by_role("checkbox", name="Mail ").first.set_checked(ticked)
+        assert page.evaluate(position) == expected, (width, ticked)
+
+
 def test_times_are_those_of_the_browser_the_chart_too(page: Page, url: str) -> None:
     page.goto(f"{url}/")
     expect(page.get_by_text("times are those of this device")).to_be_visible()
