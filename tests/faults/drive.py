@@ -222,9 +222,10 @@ class Drive:
 
         After a failure, or the death of the sender that had them, they wait for some minutes: here these pass at once.
         """
-        deadline = time.monotonic() + self._plan.settle_seconds
-        while self._stand.ask("select 1 from provider_filings limit 1") and time.monotonic() < deadline:
-            self._stand.ask("update provider_filings set next_try_at = now() where next_try_at > now()")
+        ask, deadline = self._stand.ask, time.monotonic() + self._plan.settle_seconds
+        # In a thread: the commit of a change may wait for a standby, whose proxy this loop runs.
+        while await asyncio.to_thread(ask, "select 1 from provider_filings limit 1") and time.monotonic() < deadline:
+            await asyncio.to_thread(ask, "update provider_filings set next_try_at = now() where next_try_at > now()")
             await asyncio.sleep(5.0)  # the only sender works them off meanwhile, one after the other
 
     def _judge_copies(self, unknown: Copies) -> Findings:
