@@ -237,7 +237,8 @@ async def load_routed(connection: Connection, ids: Sequence[int]) -> list[Routed
     (``folder_mails.lock_recipients``), so they stay like this until it commits.
     """
     cursor = await connection.execute(
-        """select i.id, i.blob_id, m.octets, i.own_copy, e.address, d.rule, d.reason, i.source,
+        """select i.id, i.blob_id, (select m.octets from blobs m where m.id = i.blob_id), i.own_copy,
+                  (select e.address from external_accounts e where e.id = i.external_id), d.rule, d.reason, i.source,
                   i.submission_id, coalesce(i.junk in ('folder', 'header'), false),
                   extract(epoch from now() - i.created_at)::float8, d.gone, d.local_ids, d.addresses
            from (select d.inbound_id, d.rule, d.reason,
@@ -245,12 +246,12 @@ async def load_routed(connection: Connection, ids: Sequence[int]) -> list[Routed
                             or not l.enabled and not i.own_copy and i.source in ('fetched', 'submitted') as gone,
                         array_agg(l.id order by l.id) as local_ids, array_agg(l.address order by l.id) as addresses
                  from deliveries d join inbound i on i.id = d.inbound_id join local_accounts l on l.id = d.local_id
-                 where d.inbound_id = any(%s::bigint[]) and i.state || '' = 'routed' and d.done_at is null
+                 where d.inbound_id = any(%(ids)s::bigint[]) and i.id = any(%(ids)s::bigint[])
+                     and i.state || '' = 'routed' and d.done_at is null
                  group by 1, 2, 3, 4) d
-           join inbound i on i.id = d.inbound_id join blobs m on m.id = i.blob_id
-           left join external_accounts e on e.id = i.external_id
+           join inbound i on i.id = d.inbound_id and i.id = any(%(ids)s::bigint[])
            order by i.id, d.local_ids""",
-        (array_literal(ids),),
+        {"ids": array_literal(ids)},
     )
     return [RoutedMail(*row) for row in await cursor.fetchall()]
 
