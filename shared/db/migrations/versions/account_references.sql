@@ -1,6 +1,6 @@
 -- An account is removed by removed_at: its row is never deleted, and its id never changes. A service that stores a mail
--- has read the accounts for it, so a check of each reference finds nothing, and costs more than a quarter of the time
--- that PostgreSQL takes for a submission. Each statement locks its tables for a moment only.
+-- has read the accounts for it, so a check of each reference finds nothing. The checks took 43 of the 151 us of processor
+-- time that a submission in a batch of eight costs PostgreSQL. Each statement locks its tables for a moment only.
 alter table submissions drop constraint if exists submissions_author_id_fkey;
 alter table submissions drop constraint if exists submissions_external_id_fkey;
 alter table sent_mail drop constraint if exists sent_mail_author_id_fkey;
