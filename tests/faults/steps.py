@@ -109,8 +109,8 @@ STEPS = (
     *_steps(
         "imap_out",
         folder_read=">shared.store.folder_views:load_view",
-        flags_written_not_committed=">shared.store.folder_batches:store_flags",
-        mails_appended_not_committed=">shared.store.folder_batches:append_mails",
+        flags_committed_not_announced=">shared.store.folder_batches:store_at_once",
+        mails_appended_not_announced=">shared.store.folder_batches:append_at_once",
         copied_not_committed=">shared.store.folder_edits:copy_mails",
         moved_not_committed=">shared.store.folder_edits:move_mails",
         expunged_not_committed=">shared.store.folder_edits:expunge_mails",

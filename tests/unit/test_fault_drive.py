@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 from typing import Any, cast
 
 from tests.faults.drive import Drive
@@ -13,6 +14,8 @@ from tests.faults.stand import Stand
 
 class StandWithProxy:
     """A database that answers once the event loop has had its turn, as a commit that waits for a standby does."""
+
+    system = SimpleNamespace(settings=SimpleNamespace(imap_port=1))  # nobody reads by IMAP here
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.asked: list[str] = []
