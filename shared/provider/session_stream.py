@@ -34,6 +34,8 @@ SESSION_SECONDS = 3600.0
 """Time limit for a session: seconds."""
 BUFFER_OCTETS = 1024 * 1024
 """Octets in the read buffer at which reading pauses."""
+JOINED_OCTETS = 64 * 1024
+"""Limit of small pieces that are read together: octets."""
 
 
 class ReceivedOctets(asyncio.Protocol):
@@ -43,7 +45,7 @@ class ReceivedOctets(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport  # set by connection_made, before everything else
-        self._chunks: list[bytes] = []  # few; an empty deque takes 600 octets, in each of hundreds of idle sessions
+        self._chunks: list[bytes] = []  # an empty deque takes 600 octets, in each of hundreds of idle sessions
         self._buffered = 0
         self._paused = False
         self._ended = False
@@ -103,11 +105,21 @@ class ReceivedOctets(asyncio.Protocol):
             if self._ended:
                 return b""
             await self._wait()
-        data = self._chunks.pop(0)
+        data = self._take()
         self._buffered -= len(data)
         if self._paused and self._buffered <= BUFFER_OCTETS // 2 and not self._ended:
             self._paused = False
             self.transport.resume_reading()
+        return data
+
+    def _take(self) -> bytes:
+        """Remove the first pieces, small ones together: a server may send a million of one octet each."""
+        count, octets = 1, len(self._chunks[0])
+        while count < len(self._chunks) and octets + len(self._chunks[count]) <= JOINED_OCTETS:
+            octets += len(self._chunks[count])
+            count += 1
+        data = b"".join(self._chunks[:count])
+        del self._chunks[:count]
         return data
 
     async def is_silent(self, seconds: float) -> bool:
