@@ -405,7 +405,7 @@ def test_in_a_cluster_with_ipv6_alone_every_service_listens_on_it(overlay: str, 
 
 
 def test_in_a_cluster_with_ipv6_alone_the_nodes_of_the_broker_use_it(tmp_path: Path) -> None:
-    # given what the broker is told without it
+    # given the broker's configuration without it
     [before] = of_kind("production", "RabbitmqCluster")
     single = one("small", "ConfigMap", "rabbitmq")["data"]["20-mailgroup.conf"]
     (tmp_path / "production").mkdir()
