@@ -24,12 +24,13 @@ _SECTION = re.compile(r"^## (\S+): ", re.M)
 
 def section(name: str, title: str, conditions: str, lines: Sequence[Line]) -> str:
     """Return the section of a benchmark. :param conditions: when, how and where it was measured."""
-    text = f"## {name}: {title}\n\n{conditions}\n\n{_table(COLUMNS, [line.cells() for line in lines])}\n"
+    text = f"## {name}: {title}\n\n{conditions}\n\n{markdown_table(COLUMNS, [line.cells() for line in lines])}\n"
     costs = [cells for line in lines if (cells := line.costs())]
-    return f"{text}\n{COSTS}\n\n{_table(COST_COLUMNS, costs)}\n" if costs else text
+    return f"{text}\n{COSTS}\n\n{markdown_table(COST_COLUMNS, costs)}\n" if costs else text
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *rows))
 
 

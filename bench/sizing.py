@@ -30,6 +30,7 @@ from bench.gateway import DOMAIN
 from bench.mails import fill_maildir
 from bench.pipeline import deliver
 from bench.processes import Run, cpu_seconds, generate, measured, tree
+from bench.results import markdown_table
 from bench.submission import drain
 from bench.table import cost_of, medians, number, spread
 from deploy.machine import ports
@@ -172,7 +173,7 @@ def report(works: Sequence[Work], fsync: float, pairs: int) -> str:
     """Return the page."""
     small = {work.name: work for work in works if work.octets == SIZES[0]}
     rows = [_row(work, mode, small[work.name]) for work in works for mode in (ALONE, STANDBY)]
-    table = "\n".join(f"| {' | '.join(cells)} |" for cells in (_COLUMNS, ("---",) * len(_COLUMNS), *rows))
+    table = markdown_table(_COLUMNS, rows)
     return (
         "# Results of `bench.sizing`\n\n"
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, `python -m bench.sizing {' '.join(sys.argv[1:])}`, {pairs} pairs, on "

@@ -29,6 +29,7 @@ from bench.gateway import DOMAIN
 from bench.imap_serving import load, restart
 from bench.mails import mail
 from bench.processes import Run, generate, holding, measured, memory, tree
+from bench.results import markdown_table
 from bench.table import cost_of, medians, number, spread
 from shared.errors import Permanent, Temporary
 from tests.servers import scratch
@@ -231,8 +232,10 @@ class Stand:
 def report(works: Sequence[Work], memories: Sequence[tuple[str, float, str]], fsync: float, runs: int) -> str:
     """Return the page."""
     columns = ("work", "a", "imap_out, ms", "PostgreSQL, ms", "a second")
-    used = _table(columns, [work.cells() for work in works])
-    held = _table(("imap_out", "memory"), [[name, f"{number(figure)} {unit}"] for name, figure, unit in memories])
+    used = markdown_table(columns, [work.cells() for work in works])
+    held = markdown_table(
+        ("imap_out", "memory"), [[name, f"{number(figure)} {unit}"] for name, figure, unit in memories]
+    )
     counted = f"{runs} run{'s' * (runs > 1)}"
     conditions = f"{machine.processor()} with {os.cpu_count()} cores, fsync {machine.words(fsync)}"
     return (
@@ -243,10 +246,6 @@ def report(works: Sequence[Work], memories: Sequence[tuple[str, float, str]], fs
         "for the mail that it hears of, PostgreSQL's time contains submission and delivery. Memory is PSS.\n\n"
         f"{used}\n\n{held}\n"
     )
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (columns, ("---",) * len(columns), *rows))
 
 
 def main() -> None:
