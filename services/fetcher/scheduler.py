@@ -20,11 +20,11 @@ from functools import partial
 import structlog
 from prometheus_client import REGISTRY, Gauge
 
-from services.fetcher.error_counts import ErrorCounts
 from services.fetcher.mailbox_watch import MailboxWatch
 from services.fetcher.memory_budget import OverflowBudget
 from services.fetcher.poll import Polling
 from services.fetcher.poll_interval import PollResult, after_failure, after_success, kind_of
+from shared.account_counts import AccountCounts
 from shared.db.database import Connection
 from shared.errors import Permanent, Temporary
 from shared.metrics import STAGE_SECONDS
@@ -40,7 +40,7 @@ from shared.store.polls import LEASE_SECONDS, LeaseLost
 
 KINDS = ("refused", "unreachable", "tls", "certificate", "timeout", "protocol", "policy", "busy", "internal")
 """Values of the label kind of mailgroup_fetch_errors_total."""
-ERRORS = ErrorCounts(KINDS)
+ERRORS = AccountCounts("mailgroup_fetch_errors_total", "Failed polls.", KINDS)
 REGISTRY.register(ERRORS)
 SKIPPED = Gauge("mailgroup_skipped_messages", "Mails that could not be fetched and that no operator has acknowledged.")
 
@@ -126,7 +126,7 @@ async def _measure(service: Service) -> None:
         SKIPPED.set(await uidl_ledger.count_unacknowledged(connection))
         addresses = await list_external_addresses(connection)
     for address in addresses:  # an alert on a counter needs its value before the first event
-        maillog.FETCHED.labels(address)
+        maillog.FETCHED.add_account(address)
         ERRORS.add_account(address)
 
 

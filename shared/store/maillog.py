@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import REGISTRY, Counter
 
+from shared.account_counts import AccountCounts
 from shared.db import arrays
 from shared.db.database import Connection, storable
 
-FETCHED = Counter("mailgroup_messages_fetched_total", "Mails fetched from providers.", ["external"])
+FETCHED = AccountCounts("mailgroup_messages_fetched_total", "Mails fetched from providers.")
+REGISTRY.register(FETCHED)
 ROUTED = Counter("mailgroup_messages_routed_total", "Mails routed, by the rule that decided.", ["rule"])  # 1 to 5
 DELIVERED = Counter("mailgroup_messages_delivered_total", "Copies put into mailboxes.")
 SUBMITTED = Counter("mailgroup_messages_submitted_total", "Mails taken from mail clients.")
@@ -114,7 +116,7 @@ def announce(events: Sequence[MailEvent]) -> None:
     for (event, external, rule), count in counts.items():
         match event:
             case "fetched":
-                FETCHED.labels(external).inc(count)
+                FETCHED.count(external or "", number=count)
             case "routed":
                 ROUTED.labels(str(rule)).inc(count)
             case "delivered":
