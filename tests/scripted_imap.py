@@ -261,6 +261,15 @@ class _Session:
                 return ok
             case "EXPUNGE":
                 return b"".join(self._expunge(folder, set(_members(arguments, folder)))) + ok
+            case "MOVE":
+                uids, _, name = arguments.partition(" ")
+                moved = _members(uids, folder)
+                bin_folder = self.server.others[name.strip('"')]
+                bin_folder.mails |= {
+                    max(bin_folder.mails, default=0) + n: folder.mails[u] for n, u in enumerate(moved, 1)
+                }
+                folder.deleted |= set(moved)
+                return b"".join(self._expunge(folder, set(moved))) + ok
             case _:
                 return f"{tag} BAD unknown command\r\n".encode()
 

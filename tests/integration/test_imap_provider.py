@@ -16,6 +16,7 @@ from deploy.machine.dovecot_postfix import DemoProvider
 from shared.imap.names import encode_utf7, quoted
 from shared.model import Server, Tls
 from shared.net.dial import CertificateRefused
+from shared.provider import imap_deletion
 from shared.provider.credentials import Credential
 from shared.provider.imap_client import ImapClient, open_session
 from shared.provider.retrieval import MailRequest
@@ -130,6 +131,23 @@ async def test_only_our_mails_are_deleted(provider: DemoProvider, box: str) -> N
         assert len((await client.fetch_list()).mails) == 2
         assert await client.quit()
     assert sorted(provider.mail_of(box)) == sorted([mail("two"), mail("four")])
+
+
+async def test_deleted_mails_are_moved_to_the_bin_as_at_gmail(
+    provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imap_deletion, "GMAIL", "UIDPLUS")  # Dovecot is taken for Gmail
+    for name in ("one", "two", "three"):
+        provider.put(box, mail(name))
+    other = other_client(provider, box)
+    other.create("Trash")
+    async with session(provider, box) as client:
+        numbers = [number for number, _ in (await client.fetch_list()).mails]
+        assert not (await client.delete([numbers[0], numbers[2]])).numbers
+        assert len((await client.fetch_list()).mails) == 1
+    assert provider.mail_of(box) == [mail("two")]
+    assert other.select("Trash", readonly=True) == ("OK", [b"2"])
+    other.logout()
 
 
 @pytest.mark.parametrize("name", ["Orders", "Entwürfe 2026", 'quotes " and \\', "per*cent%", "R&D", "台北"])

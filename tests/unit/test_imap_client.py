@@ -387,6 +387,41 @@ async def test_without_uidplus_nothing_is_deleted() -> None:
     assert not [line for line in script.commands if line.startswith(("SELECT", "UID STORE"))]
 
 
+GMAIL_CAPABILITIES = (*CAPABILITIES, "MOVE", "X-GM-EXT-1", "SPECIAL-USE")
+
+
+async def test_gmail_gets_them_moved_to_its_bin() -> None:
+    bin_folder = ScriptedFolder(attributes=r"\HasNoChildren \Trash")
+    script = ScriptedImap({2: ONE, 3: ONE, 4: ONE}, GMAIL_CAPABILITIES, others={"[Gmail]/Bin": bin_folder})
+    async with script.running(), open_session(script.server(), True) as client:
+        await client.login(US)
+        await client.fetch_list()
+        assert not (await client.delete([2, 4])).numbers
+    assert list(script.mails) == [3] and list(bin_folder.mails.values()) == [ONE, ONE]
+    assert 'UID MOVE 2,4 "[Gmail]/Bin"' in script.commands
+    assert not [line for line in script.commands if line.startswith(("UID STORE", "UID EXPUNGE"))]
+
+
+async def test_gmail_without_a_bin_in_imap_expunges() -> None:
+    script = ScriptedImap({3: ONE}, GMAIL_CAPABILITIES)
+    async with script.running(), open_session(script.server(), True) as client:
+        await client.login(US)
+        await client.fetch_list()
+        assert not (await client.delete([3])).numbers
+    assert "UID EXPUNGE 3" in script.commands and not script.mails
+
+
+async def test_a_refused_move_to_the_bin_says_why() -> None:
+    bins = {"Bin": ScriptedFolder(attributes=r"\Trash")}
+    answers = {"UID MOVE": say(b"<tag> NO [OVERQUOTA] the bin is full\r\n")}
+    script = ScriptedImap({3: ONE}, GMAIL_CAPABILITIES, answers, bins)
+    async with script.running(), open_session(script.server(), True) as client:
+        await client.login(US)
+        await client.fetch_list()
+        assert await client.delete([3]) == ([3], "MOVE: [OVERQUOTA] the bin is full")
+    assert 3 in script.mails
+
+
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
