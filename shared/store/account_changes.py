@@ -89,6 +89,16 @@ async def save_external(connection: Connection, external: External) -> int:
     return external_id
 
 
+async def follow_address(connection: Connection, old: str, new: str) -> None:
+    """Let the accounts and relays that use the access tokens of an external account name it by its new address."""
+    await connection.execute(
+        """update external_accounts set oauth = jsonb_set(oauth, '{same_as}', to_jsonb(%s::text))
+           where lower(oauth ->> 'same_as') = lower(%s)""",
+        (new, old),
+    )
+    await relays.follow_address(connection, old, new)
+
+
 async def save_password(connection: Connection, external_id: int, password: bytes) -> None:
     """Store another sealed form of an external account's password."""
     await connection.execute("update external_accounts set password = %s where id = %s", (password, external_id))

@@ -88,6 +88,11 @@ async def save_password(connection: Connection, external_id: int, position: int,
     )
 
 
+async def follow_address(connection: Connection, old: str, new: str) -> None:
+    """Let the relays that use the access tokens of an external account name it by its new address."""
+    await connection.execute("update relays set tokens_of = %s where lower(tokens_of) = lower(%s)", (new, old))
+
+
 async def erase_passwords(connection: Connection, external_ids: Collection[int]) -> None:
     """Erase the own passwords of these accounts' relays."""
     await connection.execute(

@@ -155,7 +155,7 @@ def test_the_value_of_data_is_no_command_and_a_wrong_one_gets_advice(
 
 @pytest.mark.parametrize(("model", "named"), [(ExternalFields, EXTERNAL_FIELDS), (LocalFields, LOCAL_FIELDS)])
 def test_help_names_every_field_of_an_account(model: type[BaseModel], named: tuple[str, ...]) -> None:
-    assert set(named) == {*field_names(model)} - {"address"}
+    assert set(named) == {*field_names(model)} - {"renamed_from"}
 
 
 def field_names(model: type[BaseModel]) -> Iterator[str]:

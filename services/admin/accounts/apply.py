@@ -201,6 +201,9 @@ class _Execution:
         if new == old:
             return
         new = replace(new, id=await account_changes.save_external(self._connection, new))
+        if old is not None and old.address.casefold() != new.address.casefold():
+            del self.externals[old.address.casefold()]
+            await account_changes.follow_address(self._connection, old.address, new.address)
         self.externals[wanted.address.casefold()] = new
         if before is not None and before.hold and not new.hold:
             self.started.append(new)
@@ -223,6 +226,8 @@ class _Execution:
         if new == old:
             return
         new = replace(new, id=await account_changes.save_local(self._connection, new))
+        if old is not None and old.address.casefold() != new.address.casefold():
+            del self.people[old.address.casefold()]
         self.people[wanted.address.casefold()] = new
         if old is None:
             await folders.create_standard_folders(self._connection, new.id)
@@ -250,9 +255,12 @@ def is_other_maildrop(old: External, new: External) -> bool:
     With another host or login it does. With another protocol and the same login it is the same maildrop, on a host of
     another name as a rule: its mails have other keys then, as after a renumbering, and the fetcher knows them by their
     bytes, or by their age. If the first contact were repeated, mail that came since the last poll would be history, and
-    ``from_now`` would never deliver it.
+    ``from_now`` would never deliver it. The same holds for a login that is another address of the same mailbox, as when
+    the account's address is changed.
     """
-    return old.login != new.login or (old.protocol == new.protocol and old.incoming.host != new.incoming.host)
+    own = {address.casefold() for each in (old, new) for address in (each.address, *each.aliases)}
+    same_login = old.login == new.login or {old.login.casefold(), new.login.casefold()} <= own
+    return not same_login or (old.protocol == new.protocol and old.incoming.host != new.incoming.host)
 
 
 async def check_conflicts(connection: Connection, kind: Kind, address: str) -> None:

@@ -64,6 +64,15 @@ async def _find(connection: Connection, kind: Kind, address: str) -> External | 
     return await accounts.local_by_login(connection, address)
 
 
+async def find_stored(connection: Connection, kind: Kind, entry: Mapping[str, Any]) -> External | Local | None:
+    """Return the stored account of an entry: that of its address, or else that of ``renamed_from``."""
+    for name in ("address", "renamed_from"):
+        given = entry.get(name)
+        if isinstance(given, str) and (found := await _find(connection, kind, given)) is not None:
+            return found
+    return None
+
+
 async def prepare(
     connection: Connection, kind: Kind, address: str, fields: dict[str, Any], new: bool, folder: Path | None = None
 ) -> AccountsFile:
@@ -78,9 +87,8 @@ async def prepare(
     if new and await _find(connection, kind, address) is not None:
         raise Permanent(f"{address}: this {kind} account is there already; change it with '{kind} set'")
     old = {"address": address} if new else await export.find_entry(connection, kind, address)
-    if str(fields.get("address", address)).casefold() != address.casefold():
-        words = "an account keeps its address; add another account, and remove this one"
-        raise AccountsError([AccountProblem(words, kind, address=address, field=("address",))])
+    if not new and str(fields.get("address") or address).casefold() != address.casefold():
+        old["renamed_from"] = old["address"]
     _replace_protocol(old, fields)
     _replace_tokens(old, fields)
     entry = export.merge(old, fields)
@@ -151,7 +159,7 @@ def check_new_entry(kind: Kind, entry: dict[str, Any], folder: Path | None = Non
 async def check_saved_entry(connection: Connection, kind: Kind, entry: dict[str, Any]) -> AccountsFile:
     """Check the entry of an account that is to be added, or that replaces the stored one; an external account keeps its
     ``history`` if the entry has none. :raises AccountsError: with all mistakes."""
-    old = await _find(connection, kind, str(entry.get("address", "")))
+    old = await find_stored(connection, kind, entry)
     if old is None:
         return check_new_entry(kind, entry)
     return check_entry(kind, {"history": old.history} | entry if isinstance(old, External) else entry)

@@ -250,9 +250,11 @@ class ExternalFields(_Strict):
     """An external account (manual 4.1). Mail is fetched from one of the servers ``imap`` and ``pop3``.
 
     smtp: the server through which it sends, or several: each is used while those before it do not work, or are full.
+    renamed_from: the address that the account had until now.
     """
 
     address: Address
+    renamed_from: Address | None = None
     enabled: bool = True
     login: Login | None = None
     password: Secret | None = None
@@ -320,10 +322,11 @@ class ExternalFields(_Strict):
 class LocalFields(_Strict):
     """A local account (manual 4.2). external: address of an external account. delegate: address of a sharer.
 
-    junk: junk mail goes into the folder Junk.
+    junk: junk mail goes into the folder Junk. renamed_from: the address that the account had until now.
     """
 
     address: Address
+    renamed_from: Address | None = None
     enabled: bool = True
     password: Secret | None = None
     password_file: str | None = None

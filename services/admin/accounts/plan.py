@@ -11,6 +11,7 @@ from services.admin.accounts.errors import AccountProblem, AccountsError, Kind
 from services.admin.accounts.file_format import AccountsFile, ExternalFields, LocalFields, ServerFields, SmtpFields
 from services.admin.accounts.passwords import is_weak
 from services.admin.accounts.provider_presets import preset_for_hosts
+from services.admin.accounts.renaming import find_renamed, follow_renamed
 from services.admin.accounts.token_users import find_token_problems
 from services.admin.suggestions import say_unknown
 from shared.mime.display_names import normalise
@@ -34,6 +35,15 @@ class AccountsPlan:
     save_locals: list[tuple[LocalFields, Local | None]]  # with the stored account, if there is one
     remove_externals: list[External]
 
+    @property
+    def renamed_externals(self) -> dict[str, str]:
+        """The new addresses of external accounts, by their folded former ones."""
+        return {
+            old.address.casefold(): entry.address
+            for entry, old in self.save_externals
+            if old is not None and old.address.casefold() != entry.address.casefold()
+        }
+
 
 def plan_changes(
     wanted: AccountsFile, externals: Sequence[External], people: Sequence[Local], prune: bool
@@ -45,14 +55,21 @@ def plan_changes(
     """
     stored_externals = {external.address.casefold(): external for external in externals}
     stored_locals = {person.address.casefold(): person for person in people}
+    renamed_externals, external_problems = find_renamed("external", wanted.external_accounts, stored_externals)
+    renamed_locals, local_problems = find_renamed("local", wanted.local_accounts, stored_locals)
+    known_externals, known_locals = stored_externals | renamed_externals, stored_locals | renamed_locals
     plan = AccountsPlan(
-        [(entry, stored_externals.get(entry.address.casefold())) for entry in wanted.external_accounts],
-        _not_named(stored_locals, wanted.local_accounts, wanted.refused["local"]) if prune else [],
-        [(entry, stored_locals.get(entry.address.casefold())) for entry in wanted.local_accounts],
-        _not_named(stored_externals, wanted.external_accounts, wanted.refused["external"]) if prune else [],
+        [(entry, known_externals.get(entry.address.casefold())) for entry in wanted.external_accounts],
+        _not_named(stored_locals, renamed_locals, wanted.local_accounts, wanted.refused["local"]) if prune else [],
+        [(entry, known_locals.get(entry.address.casefold())) for entry in wanted.local_accounts],
+        _not_named(stored_externals, renamed_externals, wanted.external_accounts, wanted.refused["external"])
+        if prune
+        else [],
     )
     problems = [
         *wanted.problems,
+        *external_problems,
+        *local_problems,
         *_find_repeated(wanted),
         *_find_without_password(plan),
         *find_token_problems(expected_accounts(plan, externals, people)[0], *_externals_of(wanted)),
@@ -92,6 +109,7 @@ def expected_accounts(
             for position, (entry, old) in enumerate(plan.save_externals)
         ],
     )
+    externals_after = follow_renamed(externals_after, plan.renamed_externals)
     external_ids = {external.address.casefold(): external.id for external in externals_after}
     people_after = _replace_saved(
         people,
@@ -111,19 +129,23 @@ def expected_accounts(
 
 
 def _replace_saved(stored: Iterable[Account], removed: Iterable[Account], saved: Sequence[Account]) -> list[Account]:
-    """Return the stored accounts without the removed ones; a saved one replaces that of its address."""
-    accounts = {account.address.casefold(): account for account in stored}
+    """Return the stored accounts without the removed ones; a saved one replaces that of its id."""
+    after = {account.id: account for account in stored}
     for account in removed:
-        del accounts[account.address.casefold()]
+        del after[account.id]
     for account in saved:
-        accounts[account.address.casefold()] = account
-    return list(accounts.values())
+        after[account.id] = account
+    return list(after.values())
 
 
 def _not_named(
-    stored: Mapping[str, Account], entries: Iterable[ExternalFields | LocalFields], refused: Collection[str]
+    stored: Mapping[str, Account],
+    renamed: Mapping[str, Account],
+    entries: Iterable[ExternalFields | LocalFields],
+    refused: Collection[str],
 ) -> list[Account]:
     named = {entry.address.casefold() for entry in entries} | set(refused)
+    named |= {account.address.casefold() for account in renamed.values()}
     return [account for key, account in stored.items() if key not in named]
 
 
@@ -288,7 +310,7 @@ def changed_hosts(wanted: ExternalFields, old: External) -> list[tuple[str, str,
 def _find_unknown_externals(
     plan: AccountsPlan, externals: Mapping[str, External], refused: dict[str, str]
 ) -> list[AccountProblem]:
-    leaving = {external.address.casefold() for external in plan.remove_externals}
+    leaving = {external.address.casefold() for external in plan.remove_externals} | set(plan.renamed_externals)
     addresses = {key: external.address for key, external in externals.items() if key not in leaving}
     addresses |= refused | {entry.address.casefold(): entry.address for entry, _ in plan.save_externals}
     unknown = [person for person, _ in plan.save_locals if person.external.casefold() not in addresses]
@@ -302,6 +324,7 @@ def _find_unknown_delegates(
     plan: AccountsPlan, people: Mapping[str, Local], refused: dict[str, str]
 ) -> list[AccountProblem]:
     leaving = {person.address.casefold() for person in plan.remove_locals}
+    leaving |= {old.address.casefold() for _, old in plan.save_locals if old is not None}  # named by the entries below
     addresses = {key: person.address for key, person in people.items() if key not in leaving}
     addresses |= refused | {entry.address.casefold(): entry.address for entry, _ in plan.save_locals}
     unknown = [

@@ -23,7 +23,7 @@ Fields = Annotated[
     ),
 ]
 EXTERNAL_FIELDS = (
-    *("enabled", "login", "password", "password_file"),
+    *("address", "enabled", "login", "password", "password_file"),
     *(f"oauth.{name}" for name in ("same_as", "grant", "issuer", "client_id", "client_secret", "client_key")),
     *("oauth.client_key_file", "oauth.tenant"),
     *(f"pop3.{name}" for name in ("host", "port", "tls", "tls_fingerprint")),
@@ -37,12 +37,23 @@ EXTERNAL_FIELDS = (
 """The fields of an external account, for the help. smtp.host is of its first SMTP server, smtp[1].host of the second.
 """
 LOCAL_FIELDS = (
-    *("enabled", "password", "password_file", "password_hash", "user_name", "aliases", "addresses", "external"),
-    *("delegate", "junk"),
+    *("address", "enabled", "password", "password_file", "password_hash", "user_name", "aliases", "addresses"),
+    *("external", "delegate", "junk"),
 )
 """The fields of a local account, for the help."""
 _TEXTS = (
-    *("password", "password_file", "password_hash", "login", "host", "tls", "tls_fingerprint", "user_name", "external"),
+    *(
+        "address",
+        "password",
+        "password_file",
+        "password_hash",
+        "login",
+        "host",
+        "tls",
+        "tls_fingerprint",
+        "user_name",
+        "external",
+    ),
     *("client_id", "client_secret", "client_key", "client_key_file", "tenant", "same_as", "grant"),
     *("token_url", "scope", "device_url", "authorize_url"),
 )

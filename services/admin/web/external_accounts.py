@@ -223,7 +223,7 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     form = Form(with_usual_ports(with_trusted_certificate(await request.form())))
     values = form.typed(NEW)
     if old is not None:
-        values["address"] = old.address
+        values["address"] = values["address"] or old.address
     secrets = _secrets_of(context, user, form, values)
 
     def keep() -> None:

@@ -14,7 +14,7 @@ from services.admin.accounts.field_problems import EMPTY
 from services.admin.accounts.file_format import PORTS
 from services.admin.accounts.labels import EXTERNAL, of_further
 from services.admin.accounts.provider_presets import ProviderPreset
-from services.admin.web.forms import Form, shown
+from services.admin.web.forms import Form, lines_with_former, shown, typed_address
 from services.admin.web.login_methods import PASSWORD, RELAY_SECRETS, RELAYS, method_of, oauth_fields
 from shared.model import INBOX, External, FetchProtocol
 
@@ -56,6 +56,7 @@ def _relay(prefix: str) -> dict[str, Any]:
 
 NEW: dict[str, Any] = {
     "address": "",
+    "keep_address": True,
     "enabled": True,
     "login": "",
     "method": PASSWORD,
@@ -129,7 +130,7 @@ def shown_labels(protocol: str, *values: Mapping[str, Any]) -> dict[str, str]:
 def account_fields(form: Form, secrets: Mapping[str, str], old: External | None) -> dict[str, Any]:
     """Return the typed values as an entry of the accounts file. secrets: by field, those that the login method has."""
     entry: dict[str, Any] = {
-        "address": form.text("address") if old is None else old.address,
+        **typed_address(form, old),
         "enabled": form.flag("enabled"),
         "poll_seconds": form.number("poll_seconds"),
         "delete_after_days": form.number("delete_after_days"),
@@ -137,7 +138,7 @@ def account_fields(form: Form, secrets: Mapping[str, str], old: External | None)
         "reply_to_author": form.flag("reply_to_author"),
         "answer_notes": form.flag("answer_notes"),
         "reply_tag": form.flag("reply_tag"),
-        "aliases": form.lines("aliases"),
+        "aliases": lines_with_former(form, "aliases", old),
     }
     if history := form.text("history"):
         entry["history"] = history

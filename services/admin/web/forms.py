@@ -16,6 +16,7 @@ from services.admin.accounts.edit import ChangedMeanwhile
 from services.admin.accounts.errors import AccountProblem
 from services.admin.accounts.labels import IN_CHANGES
 from services.admin.web.times import moment
+from shared.model import External, Local
 
 KEPT_SECONDS = 1800.0
 """Lifetime of a typed password that is not saved yet: seconds; long enough to correct a form."""
@@ -67,6 +68,24 @@ class Form:
     def typed(self, empty: Mapping[str, Any]) -> dict[str, Any]:
         """Return the typed values to show them again, without secrets. :param empty: the values of an empty form."""
         return {name: self.flag(name) if isinstance(old, bool) else self.text(name) for name, old in empty.items()}
+
+
+def typed_address(form: Form, old: External | Local | None) -> dict[str, str]:
+    """Return the fields that say which account an entry is. :param old: as it is stored; None: it is new."""
+    typed = form.text("address")
+    if old is None or not typed or typed == old.address:
+        return {"address": typed if old is None else old.address}
+    return {"address": typed, "renamed_from": old.address}
+
+
+def lines_with_former(form: Form, name: str, old: External | Local | None) -> list[str]:
+    """Return the further addresses of a form, with the former address of the account if that is to be kept."""
+    lines = form.lines(name)
+    changed = "renamed_from" in typed_address(form, old)
+    if old is None or not changed:
+        return lines
+    lines = [line for line in lines if line.casefold() != form.text("address").casefold()]  # it is the main one now
+    return [*lines, old.address] if form.flag("keep_address") and old.address not in lines else lines
 
 
 def shown(value: Any) -> Any:

@@ -18,7 +18,15 @@ from services.admin.formatting import counted
 from services.admin.mail import operations, search_index
 from services.admin.web import client_autoconfig
 from services.admin.web.confirmation import Question, ask, is_confirmed
-from services.admin.web.forms import FieldErrors, Form, explain, shown, tell_changes
+from services.admin.web.forms import (
+    FieldErrors,
+    Form,
+    explain,
+    lines_with_former,
+    shown,
+    tell_changes,
+    typed_address,
+)
 from services.admin.web.page_context import (
     Administrator,
     NotFound,
@@ -36,6 +44,7 @@ router = APIRouter(include_in_schema=False, prefix="/local")
 
 _NEW: dict[str, Any] = {
     "address": "",
+    "keep_address": True,
     "enabled": True,
     "user_name": "",
     "aliases": "",
@@ -250,11 +259,11 @@ async def _values(context: PageContext, person: Local) -> dict[str, Any]:
 
 def _fields(form: Form, password: str | None, old: Local | None) -> dict[str, Any]:
     entry: dict[str, Any] = {
-        "address": form.text("address") if old is None else old.address,
+        **typed_address(form, old),
         "enabled": form.flag("enabled"),
         "user_name": form.text("user_name"),
         "aliases": form.lines("aliases"),
-        "addresses": form.lines("addresses"),
+        "addresses": lines_with_former(form, "addresses", old),
         "external": form.text("external"),
         "delegate": form.text("delegate") or None,
         "junk": form.flag("junk"),
@@ -275,7 +284,7 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
     form = Form(await request.form())
     values = form.typed(_NEW)
     if old is not None:
-        values["address"] = old.address
+        values["address"] = values["address"] or old.address
     password = form.secret("password") or context.kept_secrets.load(user.session_id, values["kept"])
     try:
         requested = edit.check_entry("local", _fields(form, password, old))

@@ -516,6 +516,35 @@ def test_an_account_uses_the_tokens_of_another_one_as_long_as_it_is_there(browse
     assert "removed" in text(browser.agree(f"/external/{SUPPORT}/remove"))
 
 
+def test_addresses_are_changed_in_the_dialogs_and_the_former_ones_kept(browser: Browser, store: str) -> None:
+    # given
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Alex"))
+    ids = stored(store, "select id from external_accounts union all select id from local_accounts")
+    # when
+    fields = external(address="help@pages.example", password="", keep_address="on")
+    page = browser.post(f"/external/{SUPPORT}", fields)
+    # then
+    assert page.url.endswith("/external/help@pages.example")
+    assert f"Email address: {SUPPORT} -> help@pages.example" in text(page)
+    assert f"Further addresses of this mailbox: none -> {SUPPORT}" in text(page)
+    assert browser.get(f"/external/{SUPPORT}").status_code == 404
+    # and so it is with a person, whose former address is given up here
+    page = browser.post("/local/alex@local.com", local("Alex", address="al@local.com", external="help@pages.example"))
+    assert page.url.endswith("/local/al@local.com")
+    assert stored(store, "select address, addresses from local_accounts") == [("al@local.com", [])]
+    assert stored(store, "select id from external_accounts union all select id from local_accounts") == ids
+
+
+def test_an_address_of_another_account_is_refused_in_the_dialog(browser: Browser, store: str) -> None:
+    browser.post("/external/new", external())
+    browser.post("/external/new", external(address="b@pages.example"))
+    page = browser.post(f"/external/{SUPPORT}", external(address="b@pages.example", password=""))
+    assert page.status_code == 422 and "two accounts cannot become one" in text(page)
+    assert 'value="b@pages.example"' in page.text  # as it was typed
+    assert len(stored(store, "select from external_accounts")) == 2
+
+
 def test_no_part_of_an_endpoint_but_its_host_is_in_the_audit(browser: Browser, store: str) -> None:
     # given endpoints whose path and query are keys
     url = "https://login.example/hush-path/token?key=hush-key"
@@ -692,7 +721,9 @@ def test_skipped_mails_are_shown_acknowledged_and_retried(browser: Browser, stor
 def test_a_local_account_is_added_shown_changed_removed_and_brought_back(browser: Browser, store: str) -> None:
     browser.post("/external/new", external())
     assert "added" in text(browser.post("/local/new", local("Alex")))
-    page = browser.post("/local/alex@local.com", local("Alexander", password="", aliases="Al\nLex"))
+    page = browser.post(
+        "/local/alex@local.com", local("Alexander", address="alex@local.com", password="", aliases="Al\nLex")
+    )
     assert "User name: Alex -&gt; Alexander" in page.text
     assert "Al" in text(browser.get("/local?q=alexander"))
     assert SUPPORT in text(browser.get("/local"))
@@ -751,9 +782,10 @@ def test_a_weak_password_is_refused_and_a_stored_one_counted(browser: Browser, s
     assert "Warning: 1 local account has a password of fewer than 10 characters." in text(page)
     assert stored(store, "select weak_password from local_accounts") == [(True,)]
     # it stays weak until it is changed
-    assert browser.post("/local/alex@local.com", local("Sascha", password="")).ok
+    fields = local("Sascha", address="alex@local.com")
+    assert browser.post("/local/alex@local.com", fields | {"password": ""}).ok
     assert stored(store, "select weak_password from local_accounts") == [(True,)]
-    assert "changed Login password" in text(browser.post("/local/alex@local.com", local("Sascha")))
+    assert "changed Login password" in text(browser.post("/local/alex@local.com", fields))
     assert stored(store, "select weak_password from local_accounts") == [(False,)]
 
 

@@ -43,7 +43,8 @@ async def save_account(
         require_strong(requested)
         if if_match is not None:
             version = if_match.strip().removeprefix("W/").strip('"')
-            await edit.require_version(connection, kind, entry["address"], version)
+            stored = await edit.find_stored(connection, kind, entry)
+            await edit.require_version(connection, kind, stored.address if stored else entry["address"], version)
         outcome = await context.apply(connection, requested, user)
     return {"changed": outcome.lines}
 
