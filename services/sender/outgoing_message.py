@@ -18,9 +18,10 @@ from shared.mime import headers
 from shared.mime.addresses import ascii_address, fold_address, spellings
 from shared.mime.headers import Mailbox
 from shared.mime.reply_tags import make_tag, tagged_address
-from shared.model import External, Local
+from shared.model import External
 from shared.runtime.parsing import Parsing
 from shared.store import accounts, blobs, reply_tags
+from shared.store.accounts import AddressHolder
 from shared.store.relay_queue import QueuedMail
 
 _People = Mapping[str, tuple[str, str]]  # lower-case local address to (user name, external address)
@@ -163,25 +164,29 @@ async def _load_people(
 ) -> Callable[[float], _People]:
     """Return a function from a mail's age in seconds (at most ``max_age``) to the persons behind local addresses.
 
-    An account that was removed after the submission is included: customers must not see a local address.
+    Who gave up an address after the submission, or was removed, is included: customers must not see a local address.
     """
-    people: list[tuple[Local, float | None]] = []
+    people: list[AddressHolder] = []
     remaining = iter(addresses)
     while part := list(islice(remaining, LOOKED_UP_ADDRESSES)):
         all_spellings = {spelling for address in part for spelling in spellings(address)}
         people += await accounts.locals_by_address(connection, sorted(all_spellings), max_age)
-    people.sort(key=lambda found: 1.0 if found[1] is None else -found[1])  # of one address, the present holder wins
+    people.sort(key=lambda found: 1.0 if found.gone is None else -found.gone)  # of one address, the present holder wins
     external_addresses = {external.id: external.address}
-    other_ids = {local.external_id for local, _ in people} - {external.id}
+    other_ids = {found.local.external_id for found in people} - {external.id}
     if other_ids:
         others = await accounts.load_externals(connection, sorted(other_ids))
         external_addresses |= {other.id: other.address for other in others}
     rows = [
-        (fold_address(address), (local.user_name, external_addresses.get(local.external_id, external.address)), removed)
-        for local, removed in people
-        for address in (local.address, *local.addresses)
+        (
+            fold_address(address),
+            (found.local.user_name, external_addresses.get(found.local.external_id, external.address)),
+            found.gone,
+        )
+        for found in people
+        for address in found.addresses
     ]
-    return lambda age: {address: person for address, person, removed in rows if removed is None or removed < age}
+    return lambda age: {address: person for address, person, gone in rows if gone is None or gone < age}
 
 
 def build_message(

@@ -325,23 +325,36 @@ async def load_logins(connection: Connection, addresses: Sequence[str], more: st
     return {str(row[0]): (_local(row[2:]), row[1]) for row in await cursor.fetchall()}
 
 
-async def locals_by_address(
-    connection: Connection, addresses: Collection[str], since: float
-) -> list[tuple[Local, float | None]]:
-    """Find the local accounts that have one of these addresses (main or further), or had it within the last ``since``
-    seconds; in any case of letters.
+@dataclass(frozen=True, slots=True)
+class AddressHolder:
+    """A person who has some addresses, or had them."""
 
-    :return: each with the seconds since its removal, None if it is not removed; the removed ones first.
-    """
+    local: Local
+    addresses: tuple[str, ...]
+    gone: float | None  # seconds since the account was removed or the address was given up; None: it is held now
+
+
+async def locals_by_address(connection: Connection, addresses: Collection[str], since: float) -> list[AddressHolder]:
+    """Find who has one of these addresses (main or further), or had it within the last ``since`` seconds; in any case
+    of letters."""
     cursor = await connection.execute(
-        f"""{_LOCAL.replace(" from", ", extract(epoch from now() - removed_at)::float8 from")}
+        f"""{_LOCAL.replace(" from", ", extract(epoch from now() - removed_at)::float8, null::text from")}
             where (removed_at is null or removed_at > now() - make_interval(secs => %(since)s))
                 and (lower(address) = any(%(a)s)
                      or exists (select from unnest(addresses) x where lower(x) = any(%(a)s)))
-            order by removed_at, address""",
+            union all
+            select l.*, extract(epoch from now() - f.given_up_at)::float8, f.address
+            from former_addresses f, lateral ({_LOCAL} where id = f.local_id) l
+            where lower(f.address) = any(%(a)s) and f.given_up_at > now() - make_interval(secs => %(since)s)""",
         {"a": [address.lower() for address in addresses], "since": since},
     )
-    return [(_local(row[:-1]), row[-1]) for row in await cursor.fetchall()]
+    return [_holder(row) for row in await cursor.fetchall()]
+
+
+def _holder(row: Row) -> AddressHolder:
+    gone, former = row[-2:]
+    local = _local(row[:-2])
+    return AddressHolder(local, (local.address, *local.addresses) if former is None else (former,), gone)
 
 
 async def valid_logins(connection: Connection, logins: Collection[tuple[int, str]]) -> set[tuple[int, str]]:

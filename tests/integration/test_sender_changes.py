@@ -116,6 +116,22 @@ async def test_accepted_mail_of_a_removed_user_leaves_without_a_local_address(
     )
 
 
+@pytest.mark.parametrize(
+    "change", ["address = 'al@local.com'", "address = 'al@local.com', addresses = '{x@local.com}'"]
+)
+async def test_a_mail_leaves_without_an_address_that_its_author_gave_up_meanwhile(
+    harness: SenderHarness, provider: ScriptedSmtp, change: str
+) -> None:
+    id_ = await claim_one(harness, provider)
+    await harness.rows(f"update local_accounts set {change} where address = 'alex@local.com'")
+    provider.gates["DATA"].set()
+    await harness.until(id_, state="done")
+    [taken] = provider.taken
+    assert (
+        b'From: "Alex" <support@company.com>' in taken.mail and b"local.com" not in taken.mail.split(b"Message-ID")[0]
+    )
+
+
 async def test_an_account_is_well_again_when_nothing_waits_for_it(harness: SenderHarness) -> None:
     async def failures() -> int:
         return int((await harness.rows("select sum(failures)::int from relays"))[0][0])
