@@ -77,6 +77,9 @@ class TokenServer:
 
     meanwhile: called, in a thread, before each answer. rotating: a refresh token is good once, and gives the next one;
     ``good`` is the one that is good now. agreeing: False: a request with a device code is answered with "wait".
+
+    mailbox: the login that access tokens are for, as a provider is told by introspection. revoked: access tokens that
+    are no longer good there.
     """
 
     def __init__(self) -> None:
@@ -87,6 +90,8 @@ class TokenServer:
         self.good = "again"
         self.agreeing = True
         self.clients: dict[str, Registered] = {}
+        self.mailbox = ""
+        self.revoked: set[str] = set()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
         self.issuer = Issuer(f"{self.url}/token", "mail", f"{self.url}/device", f"{self.url}/agree")
@@ -108,6 +113,12 @@ class TokenServer:
             self.good = f"again-{number}"
             return 200, {"access_token": f"access-{number}", "expires_in": 3600, "refresh_token": self.good}
         return 200, {"access_token": f"access-{len(self.requests)}", "expires_in": 3600}
+
+    def introspect(self, fields: dict[str, str]) -> Answer:
+        """The answer to a provider that asks about a token (RFC 7662 section 2.2)."""
+        token = fields["token"]
+        active = token.startswith("access-") and token not in self.revoked
+        return 200, {"active": active, "username": self.mailbox} if active else {"active": False}
 
     def _refuse(self, fields: dict[str, str]) -> str:
         """Check a request as an issuer does. :return: the error code; '' if all is well."""
@@ -167,8 +178,12 @@ class TokenServer:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 form = dict(parse_qsl(self.rfile.read(int(self.headers["Content-Length"])).decode()))
-                server.requests.append((urlsplit(self.path).path, form))
-                found = server.answer(form)
+                path = urlsplit(self.path).path
+                if path == "/introspect":  # asked by a provider, not by us
+                    found: Answer | str = server.introspect(form)
+                else:
+                    server.requests.append((path, form))
+                    found = server.answer(form)
                 status, body = (200, found) if isinstance(found, str) else (found[0], json.dumps(found[1]))
                 self.send_response(status)
                 self.end_headers()
