@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any
@@ -13,7 +13,8 @@ import pytest
 from services.admin.mail import operations, trace
 from services.admin.monitoring import problems
 from services.admin.monitoring.problem_kinds import Problem
-from shared.errors import Permanent
+from services.sender import delivery, outcomes
+from shared.errors import Permanent, Temporary
 from shared.provider import smtp_connect
 from shared.provider.vault import Vault, new_key
 from shared.store import account_changes, accounts, relay_usage
@@ -178,6 +179,45 @@ async def test_a_mail_that_a_relay_may_have_taken_goes_to_no_other(harness: Send
     await harness.until(id_, state="done")
     assert [mail.recipients for mail in one.taken] == [[ANN], [ANN]]
     assert [mail.recipients for mail in two.taken] == [[BOB]]
+
+
+async def test_the_mail_of_a_dead_sender_waits_for_the_relay_that_has_it(
+    database_url: str, servers: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a sender that dies when the first relay has taken a mail, before it writes that down
+    one, two = servers
+    monkeypatch.setattr(delivery, "RECORD_SECONDS", 0.0)
+    settle = outcomes.record_results
+
+    async def dies(connection: Any, batch: Sequence[Any], *rest: Any) -> Any:
+        if batch:
+            raise Temporary("dead")
+        return await settle(connection, batch, *rest)
+
+    async with sending(database_url) as harness:
+        await configure(harness, one, two)
+        monkeypatch.setattr(outcomes, "record_results", dies)
+        id_ = await harness.submit(ANN)
+        await until(lambda: _taken(one))
+        await harness.until(id_, state="sent_unanswered")
+    monkeypatch.setattr(outcomes, "record_results", settle)
+    # when the next sender starts while that relay is away, then other mail leaves by the second one
+    one.always("GREETING", "421 4.3.2 closing")
+    async with sending(database_url) as harness:
+        await configure(harness, one, two)
+        await harness.until(await harness.submit(BOB), state="done")
+        await harness.until(id_, state="queued", uncertain=True)
+        assert [mail.recipients for mail in two.taken] == [[BOB]]
+        # and when the first one is back, it gets the mail once more
+        one.always("GREETING", None)
+        await harness.make_due()
+        await harness.until(id_, state="done")
+    assert [mail.recipients for mail in one.taken] == [[ANN], [ANN]]
+    assert [mail.recipients for mail in two.taken] == [[BOB]]
+
+
+async def _taken(server: ScriptedSmtp) -> bool:
+    return bool(server.taken)
 
 
 async def test_a_mail_waits_if_no_relay_works_and_says_why(harness: SenderHarness, servers: Pair) -> None:
