@@ -26,7 +26,7 @@ from tests.faults.books import Copies, Findings, Submitted, digest, judge, relay
 from tests.faults.clients import Gone, Refused, copies
 from tests.faults.faults import Faults
 from tests.faults.imap_people import ImapPeople
-from tests.faults.mails import ACCOUNTS, BY_IMAP, CUSTOMERS, HELP, PEOPLE, SALES, incoming, outgoing
+from tests.faults.mails import ACCOUNTS, BY_IMAP, CUSTOMERS, DESK, HELP, PEOPLE, SALES, incoming, outgoing
 from tests.faults.plan import FULL, SHORT, Plan
 from tests.faults.seen import Listings, Relayed, failed_recipients, is_alarm, is_notice, reported_mail
 from tests.faults.stand import Stand
@@ -138,6 +138,8 @@ class Drive:
             self._mails += 1
             if mail.account == SALES:
                 self._stand.pop3.mails[f"{next(self._uidls)}"] = mail.mail
+            elif mail.account == DESK:
+                self._stand.imap.arrive(next(self._uidls), mail.mail)
             else:
                 await asyncio.to_thread(self._stand.provider.put, mail.account, mail.mail)
             self._offered[digest(mail.mail)] = time.monotonic()
@@ -282,7 +284,7 @@ class Drive:
             """select (select count(*) from submissions where state not in ('done', 'parked'))
                     + (select count(*) from inbound where state in ('fetched', 'routed'))"""
         )
-        left = self._stand.count_at_provider(HELP) if self._stand.deletes_by_imap else 0
+        left = sum(self._stand.count_at_provider(each) for each in (HELP, DESK) if self._stand.deletes_by_imap)
         return lost + left + int(str(unfinished))
 
     def _wanted(self) -> Copies:

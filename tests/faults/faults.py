@@ -95,7 +95,7 @@ class Faults:
             disk.empty()
         for proxy in stand.proxies.values():
             await proxy.resume()
-        stand.pop3.answers = {}
+        stand.pop3.answers = stand.imap.answers = {}
         stand.smtp.answers.clear()
         for file in stand.orders.iterdir():
             file.unlink(missing_ok=True)
@@ -214,8 +214,11 @@ class Faults:
                 return
 
     async def _misbehave(self, chance: Random, number: int) -> None:
-        """Let the provider of sales@ fail in a way that real providers fail."""
+        """Let the provider of sales@ or desk@ fail in a way that real providers fail."""
         stand = self._stand
+        if number % 4 == 2:
+            await self._misbehave_by_imap(chance)
+            return
         if number % 2:
             verb, reply = chance.choice(PROMPT_REPLIES + (SLOW_REPLIES if self._plan.slow_retries else ()))
             stand.smtp.say(verb, reply)
@@ -237,3 +240,27 @@ class Faults:
         self.note(f"provider: {next(iter(what))}")
         await asyncio.sleep(1.5)
         stand.pop3.answers = {}
+
+    async def _misbehave_by_imap(self, chance: Random) -> None:
+        stand = self._stand
+        what: dict[str, Answer] = chance.choice(
+            (
+                {"greeting": cut()},
+                {"greeting": say(b"* BYE [UNAVAILABLE] too busy\r\n")},
+                {"AUTHENTICATE": say(b"<tag> NO [UNAVAILABLE] not now\r\n")},
+                {"AUTHENTICATE": say(b"<tag> NO [THROTTLED] slow down\r\n")},
+                {"EXAMINE": say(b"<tag> BAD User is authenticated but not connected.\r\n")},
+                {"UID SEARCH": cut(b"* ESEARCH (TAG")},
+                {"UID SEARCH": say(b"* garbage\r\n")},
+                {"UID FETCH": cut(b"* 1 FETCH (UID 1 BODY[] {500}\r\nSubject: half a ma")},
+                {"UID EXPUNGE": cut()},
+                {"UID STORE": say(b"* BYE idle for too long\r\n")},
+                {"IDLE": cut(b"+ idling\r\n* BYE Session invalidated\r\n")},
+            )
+        )
+        stand.imap.answers = what
+        self.note(f"provider: {next(iter(what))} by IMAP")
+        for writer in list(stand.imap.idlers):  # those that wait must notice it, too
+            writer.close()
+        await asyncio.sleep(1.5)
+        stand.imap.answers = {}

@@ -7,10 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
-SUPPORT, SALES, HELP, INFO = (f"{name}@company.com" for name in ("support", "sales", "help", "info"))
-"""Fetched by POP3 from a real and a scripted server; by IMAP, where mail is deleted at HELP and kept at INFO."""
+SUPPORT, SALES, HELP, INFO, DESK = (f"{name}@company.com" for name in ("support", "sales", "help", "info", "desk"))
+"""Fetched by POP3 from a real and a scripted server; by IMAP from a real one, where mail is deleted at HELP and kept at
+INFO; by IMAP from a scripted one."""
 BY_IMAP = (HELP, INFO)
-SHARERS = {SUPPORT: ("Alex", "Jim"), SALES: ("Kim", "Tom", "Eve"), HELP: ("Ida", "Pat"), INFO: ("Mia", "Lou")}
+"""At the real server; copies of sent mail are filed there."""
+SHARERS = {
+    SUPPORT: ("Alex", "Jim"),
+    SALES: ("Kim", "Tom", "Eve"),
+    HELP: ("Ida", "Pat"),
+    INFO: ("Mia", "Lou"),
+    DESK: ("Ben", "Zoe"),
+}
 PEOPLE = {name: f"{name.lower()}@local.com" for names in SHARERS.values() for name in names}
 ACCOUNTS = {PEOPLE[name]: account for account, names in SHARERS.items() for name in names}
 """The external account of each person."""

@@ -31,9 +31,10 @@ from deploy.machine.programs import Process, Program, give
 from deploy.machine.rabbitmq import RabbitMQ
 from shared.settings import Settings
 from tests.company import local
-from tests.faults.mails import BY_IMAP, CUSTOMERS, HELP, SALES, SHARERS, SUPPORT
+from tests.faults.mails import BY_IMAP, CUSTOMERS, DESK, HELP, SALES, SHARERS, SUPPORT
 from tests.faults.proxy import Proxy
 from tests.faults.steps import ORDERS, REACHED
+from tests.scripted_imap import ScriptedImap
 from tests.scripted_pop3 import ScriptedPop3
 from tests.scripted_smtp import ScriptedSmtp, scripted_smtp
 from tests.system import PASSWORD, System
@@ -129,10 +130,10 @@ class Server:
 
 
 class Stand:
-    """The gateway, its servers and proxies, and two providers."""
+    """The gateway, its servers and proxies, and its providers: a real one, and scripted ones."""
 
     deletes_by_imap = True
-    """Whether the mail of ``HELP`` is deleted at the provider as soon as it is fetched."""
+    """Whether the mail of ``HELP`` and ``DESK`` is deleted at the provider as soon as it is fetched."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -142,6 +143,7 @@ class Stand:
         self.proxies: dict[str, Proxy] = {}  # by name of the target
         self.pop3 = ScriptedPop3()  # with smtp the faulty provider of sales@
         self.smtp = ScriptedSmtp()
+        self.imap = ScriptedImap()  # the faulty provider of desk@
         self.postgres: Postgres
         self.rabbitmq: RabbitMQ
         self.provider: DemoProvider
@@ -199,6 +201,7 @@ class Stand:
             await self._servers_answer()
             await asyncio.to_thread(self._make_database)  # in a thread: the loop runs the proxy of the standby
             await stack.enter_async_context(self.pop3.running())
+            await stack.enter_async_context(self.imap.running())
             self.smtp = await stack.enter_async_context(scripted_smtp())
             targets = {
                 "database": (self.postgres.port,),
@@ -208,6 +211,7 @@ class Stand:
                 "postfix": (self.provider.smtp_port,),
                 "pop3": (self.pop3.port,),
                 "smtp": (self.smtp.port,),
+                "scripted imap": (self.imap.port,),
             }
             taken = itertools.chain.from_iterable(targets.values())
             chosen = ports.choose(len(targets), f"{self.folder} proxies", taken=taken)
@@ -260,6 +264,14 @@ class Stand:
                     delete_after_days=0 if deletes else None,
                 )
             )
+        desk = self.system.external(
+            DESK,
+            imap=server | {"port": self.proxies["scripted imap"].port},
+            smtp=server | {"port": self.proxies["postfix"].port},
+            **({"delete_after_days": 0, "delete_history": True} if self.deletes_by_imap else {}),
+        )
+        del desk["pop3"]
+        accounts.append(desk)
         people = [local(name, account) for account, names in SHARERS.items() for name in names]
         self.system.apply({"external_accounts": accounts, "local_accounts": people})
 
@@ -279,6 +291,8 @@ class Stand:
 
     def count_at_provider(self, address: str) -> int:
         """Count the mails in the INBOX at the provider; some may be deleted meanwhile."""
+        if address == DESK:
+            return len(self.imap.mails)
         return len(list(self.provider.maildir(address).glob("[nc]*/*")))
 
     def filed(self, address: str) -> list[bytes]:
