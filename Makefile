@@ -1,5 +1,5 @@
 # The commands that the README names; each is one command that works without make, too.
-.PHONY: demo test unit check graph bench fuzz interop soak api screenshots deploy-check release faults failover rolling hostile \
+.PHONY: demo test unit check texts graph bench fuzz interop soak api screenshots deploy-check release faults failover rolling hostile \
   alerts imap
 
 demo:
@@ -14,6 +14,11 @@ unit:
 
 check:
 	.ci/run check
+
+# Brings the files of the languages up to date with the texts of the code, and lists what is not translated.
+texts:
+	./mailgroup test --setup
+	.venv/bin/python -m deploy.texts write
 
 # The packages of shared/ and services/, what each imports, and whether that goes one way.
 graph:

@@ -23,6 +23,7 @@ from services.admin.web import (
     authorization,
     client_autoconfig,
     external_accounts,
+    languages,
     local_accounts,
     mail,
     overview,
@@ -43,6 +44,7 @@ from shared.field_errors import describe_error
 ROUTERS = (
     client_autoconfig.router,  # first: mail clients fix its paths, and /mail/{id} would match one of them
     sign_in.router,
+    languages.router,
     overview.router,
     external_accounts.router,
     authorization.router,
@@ -99,7 +101,9 @@ def build_app(context: PageContext) -> RequestGuard:
     app.add_exception_handler(AccountsError, _unacceptable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _fault)
-    return RequestGuard(app, OwnHosts(context.system.settings), client_autoconfig.PUBLIC_PATHS)
+    return RequestGuard(
+        languages.PagesInLanguage(app), OwnHosts(context.system.settings), client_autoconfig.PUBLIC_PATHS
+    )
 
 
 def _is_api(request: Request) -> bool:

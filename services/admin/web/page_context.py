@@ -30,6 +30,8 @@ from services.admin.web.status_cache import StatusCache
 from shared import __version__
 from shared.db import database
 from shared.db.database import Connection
+from shared.languages import translation
+from shared.languages.translation import marked
 
 HERE = Path(__file__).resolve().parent
 COOKIE = "mailgroup_session"
@@ -57,6 +59,7 @@ class PageContext:
         self.status = StatusCache(system, stopping)
         self.kept_secrets = KeptSecrets()
         self._templates = jinja2.Environment(
+            extensions=["jinja2.ext.i18n"],
             loader=jinja2.FileSystemLoader(HERE / "templates"),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
@@ -83,7 +86,11 @@ class PageContext:
             "static": _static_names(),
             "viewer_pages": viewer_pages,
             "version": __version__,
+            "language": translation.language,
+            "languages": translation.languages,
         }
+        install: Any = self._templates
+        install.install_gettext_callables(translation.lookup, translation.lookup_plural, newstyle=True)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -108,7 +115,7 @@ class PageContext:
             "notices": notices,
             "troubles": len(self.status.problems),
             "problems": [],
-            "reload_at": _page_before(request),
+            "reload_at": page_before(request),
         }
         page = self.render_template(template, **(common | facts))
         if viewer is not None and (handle := request.query_params.get("typed")):
@@ -210,27 +217,30 @@ Person = Annotated[CurrentUser, Depends(person)]
 def viewer_pages(user: CurrentUser) -> list[tuple[str, list[tuple[str, str, str]]]]:
     """Return the menu: groups of pages, each with its path, name and icon."""
     if user.role == "person":
-        return [("", [("/mine", "My mailbox", "mine"), ("/mine/deleted", "Deleted mail", "deleted")])]
-    settings = [("/users", "Users and tokens", "users"), ("/accounts-file", "Accounts file", "file")]
+        return [("", [("/mine", marked("My mailbox"), "mine"), ("/mine/deleted", marked("Deleted mail"), "deleted")])]
+    settings = [("/users", marked("Users and tokens"), "users"), ("/accounts-file", marked("Accounts file"), "file")]
     return [
-        ("", [("/", "Overview", "overview")]),
+        ("", [("/", marked("Overview"), "overview")]),
         (
-            "Accounts",
+            marked("Accounts"),
             [
-                ("/external", "External accounts", "external"),
-                ("/local", "Local accounts", "local"),
-                ("/names", "Unknown names", "names"),
+                ("/external", marked("External accounts"), "external"),
+                ("/local", marked("Local accounts"), "local"),
+                ("/names", marked("Unknown names"), "names"),
             ],
         ),
         (
-            "Mail",
+            marked("Mail"),
             [
-                ("/mail", "Find mail", "mail"),
-                ("/answers", "Who answered", "answers"),
-                ("/queue", "Queue and stuck mail", "queue"),
+                ("/mail", marked("Find mail"), "mail"),
+                ("/answers", marked("Who answered"), "answers"),
+                ("/queue", marked("Queue and stuck mail"), "queue"),
             ],
         ),
-        ("Console", [("/audit", "Who did what", "audit"), *(settings if user.role == "administrator" else [])]),
+        (
+            marked("Console"),
+            [("/audit", marked("Who did what"), "audit"), *(settings if user.role == "administrator" else [])],
+        ),
     ]
 
 
@@ -242,7 +252,7 @@ def home_page(user: CurrentUser) -> str:
 # ------------------------------------------------------------------------------------------ filters of the templates
 
 
-def _page_before(request: Request) -> str:
+def page_before(request: Request) -> str:
     """Return the path of the page that a form was on: a reload of the response shows it, and sends nothing again.
 
     '' for a response to anything else.
