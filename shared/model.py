@@ -213,6 +213,7 @@ class Local:
     former_names: tuple[str, ...] = ()  # earlier user names; they stay valid until another person has them
     weak_password: bool = False  # it had too few characters when it was set; False for a hash from a file
     junk: bool = False  # junk mail goes into the folder Junk, which POP3 does not show
+    language: str | None = None  # of mails that mailgroup writes to the person; None: the setting LANGUAGE
 
     @property
     def names(self) -> tuple[str, ...]:

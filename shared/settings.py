@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from shared.data_folder import is_up
 from shared.errors import SettingsError as SettingsError
 from shared.field_errors import describe_error
+from shared.languages import translation
 
 PREFIX = "MAILGROUP_"
 SERVICES = ("fetcher", "router", "mailbox", "pop3_out", "smtp_in", "sender", "admin", "imap_out")
@@ -139,6 +140,7 @@ class Settings(BaseSettings):
     proxy_from: str = ""  # addresses and networks that send a PROXY header to the mail ports; with commas
     # Fields that mark junk mail, with ; between them: X-Spam-Flag: YES; X-Spam-Status: Yes*
     junk_headers: str = Field("", max_length=2000)
+    language: str = translation.SOURCE  # of mails to people who have chosen none
     retention_days: int = Field(14, ge=1)
     alert_to: str | None = None
     alert_webhook: str | None = None
@@ -179,6 +181,11 @@ class Settings(BaseSettings):
         if not all(re.fullmatch(HOST, name) for name in _words(text)):
             raise ValueError("has to be host names or addresses with commas between them, without ports")
         return text
+
+    @field_validator("language")
+    @classmethod
+    def _read_language(cls, code: str) -> str:
+        return translation.check_code(code)
 
     @field_validator("junk_headers")
     @classmethod

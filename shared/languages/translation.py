@@ -55,8 +55,8 @@ def language() -> str:
 
 @contextmanager
 def in_language(code: str) -> Iterator[None]:
-    """Let a language apply within the block. :param code: of ``languages()``; any other means English."""
-    before = _applies.set(code if code in languages() else SOURCE)
+    """Let a language apply within the block. :param code: of ``codes()``; any other means English."""
+    before = _applies.set(code if code in codes() else SOURCE)
     try:
         yield
     finally:
@@ -64,12 +64,24 @@ def in_language(code: str) -> Iterator[None]:
 
 
 @cache
+def codes() -> tuple[str, ...]:
+    """Return the codes of the languages, English first."""
+    return (SOURCE, *sorted(file.stem for file in HERE.glob("*.po")))
+
+
+def check_code(code: str) -> str:
+    """Return the code of a language that there is. :raises ValueError: there is none; it names the codes."""
+    if code not in codes():
+        raise ValueError(f"is not one of {', '.join(codes())}")
+    return code
+
+
+@cache
 def languages() -> dict[str, str]:
     """Return the languages: code to its name in itself, English first."""
     from babel import Locale  # late: of the services, only those that write to people need it
 
-    codes = [SOURCE, *sorted(file.stem for file in HERE.glob("*.po"))]
-    return {code: (Locale.parse(code, sep="-").get_display_name(code) or code).capitalize() for code in codes}
+    return {code: (Locale.parse(code, sep="-").get_display_name(code) or code).capitalize() for code in codes()}
 
 
 def choose(accepted: str) -> str:

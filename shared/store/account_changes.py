@@ -147,6 +147,7 @@ async def save_local(connection: Connection, local: Local) -> int:
             "delegate_id": local.delegate_id,
             "former_names": list(local.former_names),
             "junk": local.junk,
+            "language": local.language,
         },
     )
 
@@ -159,6 +160,13 @@ async def replace_password_hash(connection: Connection, local_id: int, old: str,
         (new, local_id, old),
     )
     return cursor.rowcount == 1
+
+
+async def save_language(connection: Connection, local_id: int, language: str | None) -> None:
+    """Store the language that a person chose. :param language: None: the setting LANGUAGE applies."""
+    await connection.execute(
+        "update local_accounts set language = %s where id = %s and removed_at is null", (language, local_id)
+    )
 
 
 async def restore_local(connection: Connection, address: str) -> Local | None:

@@ -26,7 +26,7 @@ _EXTERNAL = f"""select id, address, enabled, login, password, pop3_host, pop3_po
     imap_answered, imap_sent
     from external_accounts"""
 _LOCAL = """select id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id,
-    former_names, weak_password, junk from local_accounts"""
+    former_names, weak_password, junk, language from local_accounts"""
 
 
 def _external(row: Row) -> External:
@@ -72,7 +72,7 @@ def _oauth(stored: Mapping[str, Any]) -> OAuth:
 
 def _local(row: Row) -> Local:
     local_id, address, enabled, password_hash, user_name, aliases, addresses, external_id, delegate_id = row[:9]
-    former, weak, junk = row[9:]
+    former, weak, junk, language = row[9:]
     return Local(
         local_id,
         address,
@@ -86,6 +86,7 @@ def _local(row: Row) -> Local:
         tuple(former),
         weak,
         junk,
+        language,
     )
 
 

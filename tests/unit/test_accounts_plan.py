@@ -200,6 +200,7 @@ OTHERS: dict[str, Any] = {
     "former_names": ("Al",),
     "weak_password": True,
     "junk": True,
+    "language": "de",
 }
 """Another value for each field of an account that a change may name."""
 

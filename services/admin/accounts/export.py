@@ -106,6 +106,7 @@ def local_fields(person: Local, externals: list[External], people: list[Local]) 
         "external": next((e.address for e in externals if e.id == person.external_id), None),
         "delegate": next((p.address for p in people if p.id == person.delegate_id), None),
         "junk": person.junk,
+        "language": person.language,
     }
 
 

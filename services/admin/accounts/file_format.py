@@ -31,6 +31,7 @@ from services.admin.accounts.field_problems import find_problems, find_unknown_n
 from services.admin.accounts.oauth_rules import MAX_KEY_OCTETS, check_field, check_tenant_name, read_key_file
 from services.admin.accounts.yaml_text import MAX_OCTETS, find_places, load_yaml
 from shared.errors import Permanent
+from shared.languages import translation
 from shared.mime.display_names import normalise
 from shared.model import INBOX, FetchProtocol, GrantType, compared_host
 from shared.net.http_client import server_of
@@ -322,7 +323,9 @@ class ExternalFields(_Strict):
 class LocalFields(_Strict):
     """A local account (manual 4.2). external: address of an external account. delegate: address of a sharer.
 
-    junk: junk mail goes into the folder Junk. renamed_from: the address that the account had until now.
+    junk: junk mail goes into the folder Junk. language: of mails that mailgroup writes to the person; null: the
+    setting LANGUAGE. An entry without it keeps the stored one, which the person may have chosen. renamed_from: the
+    address that the account had until now.
     """
 
     address: Address
@@ -337,6 +340,7 @@ class LocalFields(_Strict):
     external: Address
     delegate: Address | None = None
     junk: bool = False
+    language: Annotated[str, AfterValidator(translation.check_code)] | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> LocalFields:

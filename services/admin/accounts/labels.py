@@ -64,6 +64,7 @@ LOCAL: Final = {
     "addresses": "Further local addresses",
     "delegate": "Delegate",
     "junk": "Junk mail goes into the folder Junk",
+    "language": "Language of notices",
 }
 """Labels of a local account, in the order of the page."""
 IN_CHANGES: Final = {

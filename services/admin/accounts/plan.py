@@ -473,6 +473,7 @@ def build_local(wanted: LocalFields, old: Local | None, external_id: int, passwo
         former,
         _is_weak(wanted, old),
         wanted.junk,
+        wanted.language if old is None or "language" in wanted.model_fields_set else old.language,
     )
 
 

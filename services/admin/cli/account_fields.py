@@ -38,22 +38,12 @@ EXTERNAL_FIELDS = (
 """
 LOCAL_FIELDS = (
     *("address", "enabled", "password", "password_file", "password_hash", "user_name", "aliases", "addresses"),
-    *("external", "delegate", "junk"),
+    *("external", "delegate", "junk", "language"),
 )
 """The fields of a local account, for the help."""
 _TEXTS = (
-    *(
-        "address",
-        "password",
-        "password_file",
-        "password_hash",
-        "login",
-        "host",
-        "tls",
-        "tls_fingerprint",
-        "user_name",
-        "external",
-    ),
+    *("address", "password", "password_file", "password_hash", "login", "host", "tls", "tls_fingerprint"),
+    *("user_name", "external", "language"),
     *("client_id", "client_secret", "client_key", "client_key_file", "tenant", "same_as", "grant"),
     *("token_url", "scope", "device_url", "authorize_url"),
 )

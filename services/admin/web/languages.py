@@ -10,7 +10,7 @@ from fastapi.responses import RedirectResponse, Response
 
 from services.admin.web.page_context import page_before
 from services.admin.web.request_guard import App, Receive, Scope, Send
-from shared.languages.translation import choose, in_language, languages
+from shared.languages.translation import choose, gettext, in_language, languages
 
 COOKIE = "mailgroup_language"
 _YEAR_SECONDS = 365 * 86_400
@@ -43,6 +43,14 @@ def language_of(scope: Scope) -> str:
     if chosen is not None and chosen.value in languages():
         return chosen.value
     return choose(headers.get(b"accept-language", ""))
+
+
+def offered(default: str) -> list[tuple[str, str]]:
+    """Return the choices of a person's language, each with its name. :param default: the setting LANGUAGE."""
+    return [
+        ("", gettext("As the operator has set it: %(language)s", language=languages()[default])),
+        *languages().items(),
+    ]
 
 
 @router.post("/language")

@@ -16,7 +16,7 @@ from services.admin.accounts.labels import LOCAL
 from services.admin.accounts.passwords import MIN_CHARACTERS, TOO_SHORT, is_weak, require_strong
 from services.admin.formatting import counted
 from services.admin.mail import operations, search_index
-from services.admin.web import client_autoconfig
+from services.admin.web import client_autoconfig, languages
 from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.forms import (
     FieldErrors,
@@ -52,6 +52,7 @@ _NEW: dict[str, Any] = {
     "external": "",
     "delegate": "",
     "junk": False,
+    "language": "",
     "kept": "",
     "version": "",
 }
@@ -267,6 +268,7 @@ def _fields(form: Form, password: str | None, old: Local | None) -> dict[str, An
         "external": form.text("external"),
         "delegate": form.text("delegate") or None,
         "junk": form.flag("junk"),
+        "language": form.text("language") or None,
     }
     if password:
         entry["password"] = password
@@ -357,6 +359,7 @@ async def _dialog(
         logins=logins,
         absent_delegates=absent,
         shown_sharers=SHOWN_SHARERS,
+        notice_languages=languages.offered(context.system.settings.language),
         servers=servers,
         links=links,
         min_characters=MIN_CHARACTERS,

@@ -7,17 +7,19 @@ from fastapi.responses import RedirectResponse, Response
 
 from services.admin.access import audit, users
 from services.admin.accounts.passwords import MIN_CHARACTERS, TOO_SHORT, is_weak
-from services.admin.web import client_autoconfig
+from services.admin.accounts.field_problems import CHOOSE
+from services.admin.web import client_autoconfig, languages
 from services.admin.web.forms import FieldErrors, Form
 from services.admin.web.local_accounts import load_deleted_mail, undelete_mails
 from services.admin.web.page_context import COOKIE, NotSignedIn, PageContext, PageDep, Person
 from shared.errors import Permanent
+from shared.languages.translation import codes, gettext
 from shared.model import Local
 from shared.store import account_changes, accounts, folder_admin
 
 router = APIRouter(include_in_schema=False, prefix="/mine")
 
-LABELS = {"old": "Current password", "new": "New password", "again": "Once more"}
+LABELS = {"old": "Current password", "new": "New password", "again": "Once more", "language": "Language"}
 
 
 @router.get("")
@@ -27,7 +29,7 @@ async def show(request: Request, context: PageDep, user: Person) -> Response:
 
 
 async def _page(request: Request, context: PageContext, user: Person, field: str = "", words: str = "") -> Response:
-    """:param field: the field of the password form that is wrong. :param words: why."""
+    """:param field: the field that is wrong. :param words: why."""
     person = await _myself(context, user)
     async with context.system.database.transaction() as connection:
         external = await accounts.load_externals(connection, [person.external_id])
@@ -46,6 +48,7 @@ async def _page(request: Request, context: PageContext, user: Person, field: str
         servers=servers,
         links=links,
         min_characters=MIN_CHARACTERS,
+        notice_languages=languages.offered(context.system.settings.language),
         problems=[f"{LABELS[field]}: {words}"] if field else [],
         labels=LABELS,
         invalid=FieldErrors.of({field: words} if field else {}),
@@ -81,6 +84,20 @@ async def change_password(request: Request, context: PageDep, user: Person) -> R
     response = RedirectResponse("/mine", 303)
     response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
     return response
+
+
+@router.post("/language")
+async def change_language(request: Request, context: PageDep, user: Person) -> Response:
+    """Change the language of the notices to the user."""
+    chosen = Form(await request.form()).text("language") or None
+    person = await _myself(context, user)
+    if chosen is not None and chosen not in codes():
+        return await _page(request, context, user, "language", CHOOSE)
+    async with context.system.database.transaction() as connection:
+        await account_changes.save_language(connection, person.id, chosen)
+        detail = f"{person.language or 'none'} -> {chosen or 'none'}"
+        await audit.record_change(connection, user.name, "changed their language", person.address, detail)
+    return await context.redirect(user, "/mine", gettext("The language of notices to you is saved."))
 
 
 @router.post("/sessions")

@@ -365,6 +365,7 @@ HARMLESS = {
     "/local/{address}/sign-out",
     "/mail/{id}/raw",
     "/mine/deleted",
+    "/mine/language",
     "/mine/password",
     "/mine/sessions",
     "/names",

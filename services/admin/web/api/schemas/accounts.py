@@ -54,6 +54,7 @@ class LocalAccount(ResponseModel):
     external: str | None = Field(examples=["support@company.com"])
     delegate: str | None
     junk: bool
+    language: str | None = Field(examples=["de"], description="Of notices to the person; null: the setting LANGUAGE.")
 
 
 class SkippedMailEntry(BaseModel):
