@@ -22,7 +22,7 @@ from shared.errors import Temporary
 from shared.mime.headers import header_end, iterate_values, message_ids
 from shared.model import Content, External, LedgerEntry, Poll
 from shared.runtime.process import Service
-from shared.store import blobs, inbound, maillog, polls, uidl_ledger
+from shared.store import accounts, blobs, inbound, maillog, polls, uidl_ledger
 from shared.store.blobs import HEAD_OCTETS
 from shared.store.maillog import MailEvent
 
@@ -276,8 +276,9 @@ class Committer:
             await polls.renew_lease(connection, self._poll)
             await uidl_ledger.record_skipped(connection, self._account.id, skipped)
             if with_notice:
+                languages = await accounts.list_languages(connection, self._account.id, self._service.settings.language)
                 notice, message_id = failure_notices.compose_notice(
-                    address, header, skipped.octets, reason, self._poll.now
+                    address, header, skipped.octets, reason, self._poll.now, languages
                 )
                 [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(notice)])
                 [inbound_id] = await inbound.add_inbound(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import datetime
 import email.utils
 import quopri
+from collections.abc import Sequence
 
+from shared.languages import stored_texts
+from shared.languages.dates import format_moment
+from shared.languages.translation import SOURCE, codes, gettext, in_language
 from shared.mime import encoded_words
 from shared.mime.headers import field_text, fields, format_mailbox, values
 
@@ -18,7 +22,12 @@ _CRLF = b"\r\n"
 
 
 def compose_notice(
-    account: str, header: bytes | None, octets: int | None, reason: str, now: datetime.datetime
+    account: str,
+    header: bytes | None,
+    octets: int | None,
+    reason: str,
+    now: datetime.datetime,
+    languages: Sequence[str] = (SOURCE,),
 ) -> tuple[bytes, str]:
     """Return the notice and its Message-ID without angle brackets.
 
@@ -26,41 +35,66 @@ def compose_notice(
     sender is the account's own address, so a reply reaches only colleagues.
 
     :param header: of the original, if the provider sent it. :param octets: size of the original, if known.
+    :param languages: of the possible readers: the notice has a text in each of them, in this order.
     """
     message_id = email.utils.make_msgid("skipped", account.rpartition("@")[2] or "mailgroup")
     original = _kept_fields(header or b"")
-    subject = _shown(header, "subject")
+    used = list(dict.fromkeys(code if code in codes() else SOURCE for code in languages))
+    with in_language(used[0]):
+        about = _shown(header, "subject")[:80]
+    subjects, texts = [], []
+    for code in used:
+        with in_language(code):
+            subjects.append(gettext("Mail not fetched"))
+            texts.append(_text(account, header, octets, reason))
     lines = [
         b"From: " + format_mailbox("mailgroup", account),
         *([] if any(line[:3].lower() == b"to:" for line in original) else [b"To: " + format_mailbox(None, account)]),
         *original,
-        b"Subject: " + _subject(subject),
+        b"Subject: " + _subject(f"{' / '.join(subjects)}: {about}"),
         b"Date: " + email.utils.format_datetime(now).encode(),
         b"Message-ID: " + message_id.encode("utf-8", "replace"),
         b"Auto-Submitted: auto-generated",
         b"MIME-Version: 1.0",
         b"Content-Type: text/plain; charset=utf-8",
+        b"Content-Language: " + ", ".join(used).encode(),  # RFC 3282
         b"Content-Transfer-Encoding: quoted-printable",
         b"",
     ]
-    text = "\n".join(
-        [
-            f"A mail in the mailbox of {account} could not be fetched:",
-            f"{reason}.",
-            "",
-            *(
-                [f"From: {_shown(header, 'from')}", f"Subject: {subject}", f"Date: {_shown(header, 'date')}"]
-                if header
-                else ["Its header could not be read either."]
-            ),
-            *([f"Size: {octets} octets"] if octets is not None else []),
-            "",
-            "It stays at the provider; read it there, for instance by the provider's web mail.",
-            "",
-        ]
-    )
+    text = "\n-- -- --\n\n".join(texts)
     body = quopri.encodestring(text.encode("utf-8", "replace")).replace(b"\n", _CRLF)
     return _CRLF.join(lines) + _CRLF + body, message_id.strip("<>")
+
+
+def _text(account: str, header: bytes | None, octets: int | None, reason: str) -> str:
+    """Return the text in the language that applies."""
+    lines = [
+        gettext("A mail in the mailbox of %(address)s could not be fetched:", address=account),
+        f"{stored_texts.shown(reason)}.",
+        "",
+    ]
+    if header:
+        lines += [
+            gettext("From: %(sender)s", sender=_shown(header, "from")),
+            gettext("Subject: %(subject)s", subject=_shown(header, "subject")),
+            gettext("Date: %(date)s", date=_date(header)),
+        ]
+    else:
+        lines.append(gettext("Its header could not be read either."))
+    if octets is not None:
+        lines.append(gettext("Size: %(octets)s octets", octets=octets))
+    stays = gettext("It stays at the provider; read it there, for instance by the provider's web mail.")
+    return "\n".join([*lines, "", stays, ""])
+
+
+def _date(header: bytes) -> str:
+    """Return the date of the mail in its own zone, or as it is written if it has another form."""
+    written = _shown(header, "date")
+    try:
+        date = email.utils.parsedate_to_datetime(written)
+        return format_moment(date, date.tzinfo or datetime.UTC)
+    except Exception:  # the parser raises many exception types for malformed dates
+        return written
 
 
 def _kept_fields(header: bytes) -> list[bytes]:
@@ -76,13 +110,13 @@ def _kept_fields(header: bytes) -> list[bytes]:
 
 
 def _shown(header: bytes | None, name: str) -> str:
+    """Return the value of a field as one line."""
     all_values = values(header or b"", name)
     text = field_text(all_values[0]) if all_values else ""
-    return "".join(c if c.isprintable() else " " for c in text)[:SHOWN_CHARACTERS] or "(none)"
+    return "".join(c if c.isprintable() else " " for c in text)[:SHOWN_CHARACTERS] or gettext("(none)")
 
 
-def _subject(original: str) -> bytes:
-    text = f"Mail not fetched: {original[:80]}"
+def _subject(text: str) -> bytes:
     if text.isascii() and "=?" not in text:
         return text.encode()
     return "\r\n ".join(encoded_words.encode(text, 60)).encode()

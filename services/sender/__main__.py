@@ -5,6 +5,7 @@ import asyncio
 from services.sender.background import run_background
 from services.sender.delivery import OutboundDelivery
 from services.sender.submission_worker import SubmissionWorker
+from shared.languages.translation import in_language
 from shared.provider.credentials import Credentials
 from shared.provider.vault import Vault
 from shared.runtime.memory import tune_garbage_collector
@@ -29,7 +30,8 @@ async def serve(service: Service) -> None:
         settings.ehlo_name,
     )
     sender = SubmissionWorker(service.database, settings.sweep_grace_seconds, relaying.schedule)
-    await asyncio.gather(run_worker(service, sender), run_background(service, relaying))
+    with in_language(settings.language):  # of notices to authors who have chosen none
+        await asyncio.gather(run_worker(service, sender), run_background(service, relaying))
 
 
 if __name__ == "__main__":

@@ -9,16 +9,21 @@ from __future__ import annotations
 import datetime
 import re
 import secrets
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.utils import format_datetime
 
-from shared.mime import dsn_options, headers
+from shared.languages import stored_texts
+from shared.languages.translation import gettext, in_language, language, marked
+from shared.mime import dsn_options, encoded_words, headers
 
 _MAX_HEADER_OCTETS = 64 * 1024
 """Limits the returned header: octets; a notice needs no more of a header that may have 1 MiB."""
 _MAX_LINE_OCTETS = 900
 """Limits a line of text: octets, below the 998 of RFC 5322 2.1.1 with the field name before it."""
+_TEXT_CHARACTERS = 100
+"""Width of our own lines of text: characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,48 +58,71 @@ class Original:
 
 _TEXTS: dict[dsn_options.Action, tuple[str, tuple[str, ...]]] = {
     "failed": (
-        "Mail not delivered",
+        marked("Mail not delivered: %(address)s"),
         (
-            "Your mail could not be delivered to the recipients below. It will not be tried again.",
-            "The reply of the provider's mail server, or the reason:",
+            marked("Your mail could not be delivered to the recipients below. It will not be tried again."),
+            marked("The reply of the provider's mail server, or the reason:"),
         ),
     ),
     "delayed": (
-        "Mail delayed",
+        marked("Mail delayed: %(address)s"),
         (
-            "Your mail has not been delivered to the recipients below yet. Nothing needs to be done: it is",
-            "tried again until five days after you sent it, and longer where the provider refuses our login.",
-            "The last reply of the provider, or the reason:",
+            marked(
+                "Your mail has not been delivered to the recipients below yet. Nothing needs to be done: it is tried "
+                "again until five days after you sent it, and longer where the provider refuses our login."
+            ),
+            marked("The last reply of the provider, or the reason:"),
         ),
     ),
-    "delivered": ("Mail delivered", ("Your mail was delivered to the recipients below.",)),
+    "delivered": (
+        marked("Mail delivered: %(address)s"),
+        (marked("Your mail was delivered to the recipients below."),),
+    ),
     "relayed": (
-        "Mail handed on",
+        marked("Mail handed on: %(address)s"),
         (
-            "Your mail was handed on for the recipients below. The mail server that accepted it does not report when",
-            "it is delivered, so this is the last notice about it, unless it fails. The reply of the server:",
+            marked(
+                "Your mail was handed on for the recipients below. The mail server that accepted it does not report "
+                "when it is delivered, so this is the last notice about it, unless it fails. The reply of the server:"
+            ),
         ),
     ),
 }
 
 
 def build_report(
+    action: dsn_options.Action,
+    original: Original,
+    statuses: Sequence[RecipientStatus],
+    now: datetime.datetime,
+    code: str | None = None,
+) -> Notice:
+    """Build the notice about these recipients of a mail, at least one (RFC 3464).
+
+    :param code: language of its text for the author; None: the one that applies. The rest is for programs.
+    """
+    with in_language(code or language()):
+        return _build_report(action, original, statuses, now)
+
+
+def _build_report(
     action: dsn_options.Action, original: Original, statuses: Sequence[RecipientStatus], now: datetime.datetime
 ) -> Notice:
-    """Build the notice about these recipients of a mail, at least one (RFC 3464)."""
     subject, words = _TEXTS[action]
     boundary = f"report-{secrets.token_hex(16)}".encode()
-    more = f" and {len(statuses) - 1} more" if len(statuses) > 1 else ""
-    message_id, head = _head(original.author, f"{subject}: {statuses[0].address[:200]}{more}", now)
+    title = gettext(subject, address=statuses[0].address[:200])
+    if further := len(statuses) - 1:
+        title += " " + gettext("and %(count)s more", count=further)
+    message_id, head = _head(original.author, title, now)
     for original_id in _first_id(original.header):
         head += [b"In-Reply-To: <" + _one_line(original_id) + b">", b"References: <" + _one_line(original_id) + b">"]
-    text_lines = [*words, ""]
+    text_lines = [line for text in words for line in textwrap.wrap(gettext(text), _TEXT_CHARACTERS)] + [""]
     for recipient in statuses:
-        text_lines += [f"  {recipient.address}", f"    {recipient.reply}"]
+        text_lines += [f"  {recipient.address}", f"    {stored_texts.shown(recipient.reply)}"]
     text_lines += [
         "",
         *(
-            f"Subject of your mail: {headers.field_text(value)}"
+            gettext("Subject of your mail: %(subject)s", subject=headers.field_text(value))
             for value in headers.values(original.header, "subject")[:1]
         ),
     ]
@@ -115,6 +143,7 @@ def build_report(
                 b"This is a report in MIME format.",
                 b"--" + boundary,
                 b"Content-Type: text/plain; charset=utf-8",
+                b"Content-Language: " + language().encode(),  # RFC 3282
                 b"Content-Transfer-Encoding: 8bit",
                 b"",
                 *(_one_line(line) for line in text_lines),
@@ -142,7 +171,7 @@ def _head(to: str, subject: str, now: datetime.datetime) -> tuple[str, list[byte
     return message_id, [
         b"From: " + headers.format_mailbox("Mail Delivery", f"mailer-daemon@{domain}"),
         b"To: " + headers.format_mailbox(None, to),
-        b"Subject: " + _one_line(subject),
+        b"Subject: " + _encoded(subject),
         b"Date: " + format_datetime(now).encode(),
         f"Message-ID: <{message_id}>".encode(),
         b"Auto-Submitted: auto-replied",
@@ -183,6 +212,14 @@ def _one_line(text: str) -> bytes:
     """Return the text as one line: control characters become blanks, so no text can begin a field; cut to the limit."""
     line = "".join(character if character.isprintable() else " " for character in text.rstrip())
     return line.encode("utf-8", "replace")[:_MAX_LINE_OCTETS].decode("utf-8", "ignore").encode()
+
+
+def _encoded(text: str) -> bytes:
+    """Encode the text of a header: unchanged if it is ASCII, else as encoded words, folded (RFC 2047)."""
+    line = _one_line(text)
+    if line.isascii() and b"=?" not in line:
+        return line
+    return "\r\n ".join(encoded_words.encode(line.decode(), first=60)).encode()
 
 
 def _domain(address: str) -> str:

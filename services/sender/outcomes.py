@@ -378,9 +378,12 @@ async def _notify(
     whose account was removed.
     """
     statuses = [status for status in statuses if dsn_options.is_notice_wanted(status.dsn_params, action)]
-    if not statuses or not mail.envelope_from or not await accounts.load_locals(connection, [mail.author_id]):
+    if not statuses or not mail.envelope_from:
         return PostCommit()
-    notice = await _compose(connection, mail, action, statuses)
+    author = await accounts.load_locals(connection, [mail.author_id])
+    if not author:
+        return PostCommit()
+    notice = await _compose(connection, mail, action, statuses, author[0].language)
     [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(notice.body)])
     reason = _REASONS[action]
     [inbound_id] = await inbound.add_inbound(
@@ -410,7 +413,11 @@ async def compose_dry_run(connection: Connection, mail: QueuedMail) -> None:
 
 
 async def _compose(
-    connection: Connection, mail: QueuedMail, action: dsn_options.Action, statuses: Sequence[RecipientStatus]
+    connection: Connection,
+    mail: QueuedMail,
+    action: dsn_options.Action,
+    statuses: Sequence[RecipientStatus],
+    language: str | None = None,
 ) -> Notice:
     now = datetime.datetime.now(datetime.UTC)
     head = (await blobs.heads(connection, [mail.blob_id])).get(mail.blob_id, b"")
@@ -428,7 +435,7 @@ async def _compose(
         full_message,
         dsn_options.envelope_id(mail.dsn_params),
     )
-    return dsn_report.build_report(action, original, statuses, now)
+    return dsn_report.build_report(action, original, statuses, now, language)
 
 
 def _uncertain_event(mail: QueuedMail, external: str | None, reason: str) -> MailEvent:

@@ -250,6 +250,19 @@ async def load_sharers(connection: Connection, external_ids: Sequence[int]) -> d
     return sharers
 
 
+async def list_languages(connection: Connection, external_id: int, default: str) -> list[str]:
+    """List the languages of the people who share an external account, that of most people first; at least one.
+
+    :param default: of people who have chosen none.
+    """
+    cursor = await connection.execute(
+        """select coalesce(language, %s) as chosen from local_accounts
+           where external_id = %s and enabled and removed_at is null group by chosen order by count(*) desc, chosen""",
+        (default, external_id),
+    )
+    return [str(row[0]) for row in await cursor.fetchall()] or [default]
+
+
 @dataclass(frozen=True, slots=True)
 class AbsentDelegate:
     """A delegate who gets no mail, and the person who named this delegate."""

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import email
 import email.policy
+import re
 from dataclasses import replace
 from email.message import EmailMessage
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 from services.admin.mail import answer_notices, indexing
 from services.admin.mail.answer_notices import Answered
 from services.admin.mail.header_summary import HeaderSummary
+from services.admin.mail.indexing import SearchIndexer
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
 from shared.db.database import Database
@@ -123,6 +125,35 @@ async def test_only_the_other_recipients_get_a_notice_of_an_answer(database: Dat
     assert await notes_of(database, "alex") == []
     assert await notes_of(database, "kim") == []
     assert await count(database, "select count(*) from submissions") == 1  # the answer itself: nothing is relayed
+
+
+async def test_each_person_gets_the_notice_in_their_language(database: Database) -> None:
+    # given Jim and Eve, one of whom reads German
+    await apply(database, people())
+    async with database.transaction() as connection:
+        await connection.execute("update local_accounts set language = 'de' where address = 'eve@local.com'")
+    await ask(database)
+    # when Alex answers
+    await answer(database, "Alex")
+    assert await look(database) == ["eve@local.com", "jim@local.com"]
+    # then each gets one notice, in their language
+    [german], [english] = await notes_of(database, "eve"), await notes_of(database, "jim")
+    assert (german["Content-Language"], english["Content-Language"]) == ("de", "en")
+    assert german["Subject"] == "Alex hat geantwortet: Re: Für alle"
+    body = german.get_content()
+    assert "die an alle ging, die sich support@company.com teilen" in body and "Betreff: Printer smokes" in body
+    assert re.search(r"^Beantwortet: \d+\. \w+ \d{4}, \d\d:\d\d UTC\s", body, re.MULTILINE)
+    assert english["Subject"] == "Alex answered: Re: Für alle"
+    assert await count(database, "select count(*) from inbound where source = 'notice'") == 2
+
+
+async def test_the_operator_s_language_applies_to_whom_has_chosen_none(database: Database) -> None:
+    await apply(database, people())
+    await ask(database)
+    await answer(database, "Alex")
+    notes = (await SearchIndexer(database, "de").index_next()).notes
+    await MailboxWorker(database, 5).handle([note.inbound_id for note in notes])
+    assert [note["Content-Language"] for note in await notes_of(database, "jim")] == ["de"]
 
 
 async def test_further_answers_and_parallel_runs_make_no_second_notice(database: Database) -> None:

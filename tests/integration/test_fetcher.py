@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import email
+import email.policy
 import itertools
 from collections.abc import AsyncIterator, Callable
 
@@ -323,6 +325,38 @@ async def test_twenty_accounts_are_fetched_at_once(harness: FetcherHarness, prov
 async def _count(harness: FetcherHarness, count: int) -> bool:
     [[found]] = await harness.rows("select count(*) from inbound where source = 'fetched'")
     return int(found) >= count
+
+
+async def test_a_notice_is_in_each_language_of_those_who_share_the_account(
+    database_url: str, provider: DemoProvider, box: str
+) -> None:
+    # given people of whom two read German, one chose nothing, and one who reads English is disabled
+    async with fetching(database_url, max_message_bytes=20_000, language="de") as harness:
+        account = await harness.add(box, provider.pop3_port)
+        people = (("ann", "en", True), ("bob", "de", True), ("cat", None, True), ("dan", "fr", False))
+        for name, language, enabled in people:
+            await harness.rows(
+                """insert into local_accounts (address, enabled, password_hash, user_name, external_id, language)
+                   values (%s, %s, '', %s, %s, %s) returning id""",
+                f"{name}@local.com",
+                enabled,
+                name,
+                account,
+                language,
+            )
+        # when a mail to them is too large
+        provider.put(box, mail("large", "y\r\n" * 20_000))
+        await harness.poll(account)
+        await harness.poll(account)
+        # then they get one notice with both texts
+        [[notice]] = await harness.rows(
+            "select m.head from inbound i join blobs m on m.id = i.blob_id where i.source = 'notice'"
+        )
+        text = email.message_from_bytes(bytes(notice), policy=email.policy.default)
+        assert text["Content-Language"] == "de, en"
+        assert text["Subject"] == "E-Mail nicht abgerufen / Mail not fetched: large"
+        assert "sie ist größer als die erlaubten 20000 Byte." in text.get_content()
+        assert "it is larger than the 20000 octets that are allowed." in text.get_content()
 
 
 async def test_a_mail_that_is_too_large_stays_and_recipients_get_a_notice(

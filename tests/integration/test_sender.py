@@ -247,6 +247,16 @@ async def test_a_refused_recipient_fails_alone_and_the_author_gets_a_notice(
     assert ("noticed", "alex@local.com") in await harness.events(id_)
 
 
+async def test_a_notice_is_in_the_language_of_the_author(harness: SenderHarness, provider: ScriptedSmtp) -> None:
+    provider.by_recipient[BOB] = "550 5.1.1 no such user"
+    await harness.rows("update local_accounts set language = 'de' where address = 'alex@local.com'")
+    await harness.until(await harness.submit(BOB), state="done")
+    [notice] = await harness.notices("Alex")
+    assert b"Content-Language: de\r\n" in notice
+    assert "Ihre E-Mail konnte den folgenden Empfängern nicht zugestellt werden.".encode() in notice
+    assert b"Diagnostic-Code: smtp; 550 5.1.1 no such user" in notice
+
+
 async def test_a_recipient_without_notify_causes_no_notice(harness: SenderHarness, provider: ScriptedSmtp) -> None:
     # given a provider that refuses everybody
     provider.always("RCPT", "550 5.1.1 no such user")

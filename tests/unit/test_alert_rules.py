@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import email
+import email.policy
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -89,16 +91,33 @@ def event(number: int, what: alert_rules.What = "raised") -> AlertEvent:
 def test_many_events_of_one_check_are_one_mail() -> None:
     assert [len(letter) for letter in alert_rules.split_into_mails([event(n) for n in range(3)])] == [1, 1, 1]
     [letter] = alert_rules.split_into_mails([event(n) for n in range(1000)])
-    body, _ = alert_rules.compose(letter, "alex@local.com", START)
+    body, _ = alert_rules.compose(letter, "alex@local.com", START, "en")
     assert b"Subject: [mailgroup] 1000 alarms\r\n" in body and body.count(b"Alarm: ") == 1000
 
 
 def test_the_mail_says_what_to_do_and_no_text_adds_a_header_field() -> None:
-    body, message_id = alert_rules.compose([event(1)], "alex@local.com", START)
+    body, message_id = alert_rules.compose([event(1)], "alex@local.com", START, "en")
     header, _, text = body.partition(b"\r\n\r\n")
     assert b"Auto-Submitted: auto-generated" in header and message_id.encode() in header
     assert not any(line.startswith(b"Bcc:") for line in header.split(b"\r\n"))
     assert b"mailgroup external set ADDRESS" in text
+
+
+def test_the_mail_is_in_the_language_of_its_reader() -> None:
+    body, _ = alert_rules.compose([event(1)], "alex@local.com", START, "de")
+    mail = email.message_from_bytes(body, policy=email.policy.default)
+    assert mail["Subject"].startswith("[mailgroup] Alarm: a1@x") and mail["Content-Language"] == "de"
+    text = mail.get_content()
+    assert "Der Anbieter lehnt die Anmeldung ab." in text and "zeigt den jetzigen Zustand des Systems" in text
+    body, _ = alert_rules.compose([event(n, "cleared") for n in range(5)] + [event(9)], "alex@local.com", START, "de")
+    assert b"Subject: [mailgroup] 1 Alarm, 5 vorbei\r\n" in body and body.count(b"Vorbei: ") == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_problem_is_explained_in_german(kind: str) -> None:
+    raised = AlertEvent("raised", Alert(kind, "", "raised", "x", 0, START, START))
+    body, _ = alert_rules.compose([raised], "alex@local.com", START, "de")
+    assert KINDS[kind].encode() not in body
 
 
 def test_the_webhook_gets_the_same_text() -> None:

@@ -8,10 +8,12 @@ import email.message
 import email.policy
 from typing import cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.sender.dsn_report import Original, RecipientStatus, build_report
+from shared.mime.dsn_options import Action
 
 NOW = datetime.datetime(2026, 11, 3, 9, 30, tzinfo=datetime.UTC)
 HEADER = (
@@ -67,6 +69,40 @@ def test_a_delay_notice_says_that_nothing_needs_to_be_done() -> None:
     assert mail["Subject"] == "Mail delayed: ann@customer.org"
     assert "Nothing needs to be done" in text.get_content()
     assert cast("list[email.message.Message]", status.get_payload())[1]["Action"] == "delayed"
+
+
+def test_the_text_of_a_notice_is_in_the_author_s_language() -> None:
+    # when two recipients of an author who reads German have failed
+    body = build_report("failed", ORIGINAL, [UNKNOWN, LATE], NOW, "de").body
+    mail = parsed(body)
+    text, status, _ = cast("list[email.message.EmailMessage]", mail.get_payload())
+    # then subject and text are German, our own reason too, and the provider's reply is unchanged
+    assert mail["Subject"] == "E-Mail nicht zugestellt: ann@customer.org und 1 weitere"
+    assert text["Content-Language"] == "de"
+    for words in (
+        "Ihre E-Mail konnte den folgenden Empfängern nicht zugestellt werden.",
+        "550 5.1.1 User unknown",
+        "nicht innerhalb von fünf Tagen zugestellt; das letzte Problem war: no such host",
+        "Betreff Ihrer E-Mail: Grüße",
+    ):
+        assert words in text.get_content()
+    # and what programs read is as always
+    bob = cast("list[email.message.Message]", status.get_payload())[2]
+    assert bob["Diagnostic-Code"].startswith("x-mailgroup; not delivered within five days")
+
+
+@pytest.mark.parametrize(
+    ("action", "subject"),
+    [
+        ("delayed", "E-Mail verzögert: ann@customer.org"),
+        ("delivered", "E-Mail zugestellt: ann@customer.org"),
+        ("relayed", "E-Mail weitergegeben: ann@customer.org"),
+    ],
+)
+def test_each_kind_of_notice_is_translated(action: Action, subject: str) -> None:
+    body = build_report(action, ORIGINAL, [UNKNOWN], NOW, "de").body
+    assert parsed(body)["Subject"] == subject and body.partition(b"\r\n\r\n")[0].isascii()
+    assert max(map(len, body.split(b"\r\n"))) < 998
 
 
 def test_a_recipient_beyond_ascii_is_named_as_in_rfc_6533() -> None:

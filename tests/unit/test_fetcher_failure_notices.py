@@ -61,3 +61,32 @@ def test_a_hostile_header_adds_no_field_and_no_size() -> None:
 def test_the_topmost_received_says_when_a_mail_arrived(header: bytes, expected: str | None) -> None:
     found = first_received_date(header)
     assert (None if found is None else found.isoformat()) == expected
+
+
+def test_people_with_several_languages_get_a_text_in_each() -> None:
+    reason = "it is larger than the 100 octets that are allowed"
+    header = HEADER.replace(b"Date: then", b"Date: Fri, 1 May 2026 10:30:00 +0200")
+    raw, _ = compose_notice("e@x.test", header, 5000, reason, NOW, ["de", "en", "de"])
+    notice = email.message_from_bytes(raw, policy=email.policy.default)
+    assert notice["Content-Language"] == "de, en"
+    assert notice["Subject"] == "E-Mail nicht abgerufen / Mail not fetched: größe"
+    german, english = notice.get_content().split("-- -- --")
+    for words in (
+        "Eine E-Mail im Postfach von e@x.test konnte nicht abgerufen werden:",
+        "sie ist größer als die erlaubten 100 Byte.",
+        "Betreff: größe",
+        "Datum: 1. Mai 2026, 10:30 +0200",
+        "Größe: 5000 Byte",
+        "Sie bleibt beim Anbieter",
+    ):
+        assert words in german
+    for words in (f"{reason}.", "Subject: größe", "Date: 2026-05-01 10:30 +0200", "It stays at the provider"):
+        assert words in english
+
+
+def test_people_with_one_language_get_one_text() -> None:
+    raw, _ = compose_notice("e@x.test", None, None, "it is broken", NOW, ["de"])
+    notice = email.message_from_bytes(raw, policy=email.policy.default)
+    assert notice["Content-Language"] == "de" and notice["Subject"] == "E-Mail nicht abgerufen: (keine Angabe)"
+    assert "Auch ihre Kopfzeilen konnten nicht gelesen werden." in notice.get_content()
+    assert "stays" not in notice.get_content()

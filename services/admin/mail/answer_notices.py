@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from services.admin.mail.header_summary import HeaderSummary
 from shared.db.database import Connection
+from shared.languages.dates import format_moment
+from shared.languages.translation import SOURCE, gettext, in_language, language
 from shared.mime import encoded_words, headers
 from shared.model import Content, Local
 from shared.store import blobs, inbound, maillog
@@ -47,12 +49,22 @@ class AnswerNotice:
     recipients: tuple[str, ...]  # local addresses
 
 
-async def send_notice(connection: Connection, answered: Answered, sharers: Sequence[Local]) -> list[AnswerNotice]:
-    """Store a notice for all enabled sharers except the author of the answer, in the caller's transaction."""
-    others = [person for person in sharers if person.enabled and person.id != answered.author.id]
-    if not others:
-        return []
-    body, message_id = compose(answered)
+async def send_notice(
+    connection: Connection, answered: Answered, sharers: Sequence[Local], default: str = SOURCE
+) -> list[AnswerNotice]:
+    """Store a notice for all enabled sharers except the author of the answer, in the caller's transaction: one mail
+    for each language. :param default: the language of people who have chosen none."""
+    others: dict[str, list[Local]] = {}
+    for person in sharers:
+        if person.enabled and person.id != answered.author.id:
+            others.setdefault(person.language or default, []).append(person)
+    return [await _store(connection, answered, code, people) for code, people in sorted(others.items())]
+
+
+async def _store(connection: Connection, answered: Answered, code: str, others: Sequence[Local]) -> AnswerNotice:
+    """Store the notice in one language for these people."""
+    with in_language(code):
+        body, message_id = compose(answered)
     [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(body)])
     recipients = tuple((person.id, REASON) for person in others)
     [inbound_id] = await inbound.add_inbound(
@@ -60,46 +72,49 @@ async def send_notice(connection: Connection, answered: Answered, sharers: Seque
     )
     event = MailEvent("noticed", inbound_id=inbound_id, external=answered.external, reply=REASON)
     await maillog.record_events(connection, [event])
-    return [AnswerNotice(event, inbound_id, tuple(person.address for person in others))]
+    return AnswerNotice(event, inbound_id, tuple(person.address for person in others))
 
 
 def compose(answered: Answered) -> tuple[bytes, str]:
-    """Return the notice, and its Message-ID without angle brackets. It belongs to the thread of the answered mail."""
+    """Return the notice in the language that applies, and its Message-ID without angle brackets. It belongs to the
+    thread of the answered mail."""
     author = answered.author
     domain = author.address.rpartition("@")[2]
     message_id = email.utils.make_msgid("answered", domain).strip("<>")
     about = answered.answer.subject or answered.subject
+    title = gettext("%(user)s answered: %(subject)s", user=author.user_name, subject=about)
     thread = [f"{name}: <{answered.message_id}>".encode() for name in ("In-Reply-To", "References")]
     head = [
         b"From: " + headers.format_mailbox("mailgroup", f"mailer-daemon@{domain}"),
         b"To: undisclosed-recipients:;",
-        b"Subject: " + _encoded(_line(f"{author.user_name} answered: {about}")[:_SUBJECT_CHARACTERS]),
+        b"Subject: " + _encoded(_line(title)[:_SUBJECT_CHARACTERS]),
         b"Date: " + email.utils.format_datetime(answered.answered_at).encode(),
         f"Message-ID: <{message_id}>".encode(),
         *(thread if _is_plain(answered.message_id) else []),
         b"Auto-Submitted: auto-generated",
         b"MIME-Version: 1.0",
         b"Content-Type: text/plain; charset=utf-8",
+        b"Content-Language: " + language().encode(),  # RFC 3282
         b"Content-Transfer-Encoding: quoted-printable",
         b"",
     ]
     lines = [
-        f"{author.user_name} has answered this mail, which went to everyone who shares {answered.external}:",
+        gettext(
+            "%(user)s has answered this mail, which went to everyone who shares %(address)s:",
+            user=author.user_name,
+            address=answered.external,
+        ),
         "",
-        f"From: {answered.sender}",
-        f"Subject: {answered.subject}",
-        f"Received: {_time(answered.at)}",
-        f"Answered: {_time(answered.answered_at)}",
+        gettext("From: %(sender)s", sender=answered.sender),
+        gettext("Subject: %(subject)s", subject=answered.subject),
+        gettext("Received: %(time)s", time=format_moment(answered.at)),
+        gettext("Answered: %(time)s", time=format_moment(answered.answered_at)),
         "",
     ]
     text = "\n".join(_line(line) for line in lines)
     return b"\r\n".join(
         [*head, quopri.encodestring(text.encode("utf-8", "replace")).replace(b"\n", b"\r\n")]
     ), message_id
-
-
-def _time(at: datetime.datetime) -> str:
-    return f"{at.astimezone(datetime.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _line(text: str) -> str:

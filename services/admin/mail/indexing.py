@@ -22,6 +22,7 @@ from services.admin.mail.answer_notices import Answered, AnswerNotice
 from services.admin.mail.search_index import NewMail, ReadMail
 from shared import routing
 from shared.db.database import Connection, Database
+from shared.languages.translation import SOURCE
 from shared.model import External, Local
 from shared.store import accounts, inbound, submissions_admin
 
@@ -51,8 +52,10 @@ class IndexedBatch:
 class SearchIndexer:
     """Indexes batches, one after the other, and halves those that fail."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, language: str = SOURCE) -> None:
+        """:param language: of notices to people who have chosen none."""
         self._database = database
+        self._language = language
         self._size = BATCH
         self._failures = 0  # of the next mail, alone
 
@@ -61,7 +64,7 @@ class SearchIndexer:
         :raises Exception: a mail of the batch is at fault; the next batch is smaller, or skips the mail."""
         try:
             async with self._database.transaction(BATCH_SECONDS) as connection:
-                batch = await index_next(connection, self._size)
+                batch = await index_next(connection, self._size, self._language)
         except Exception as error:
             if await self._database.ready():
                 await self._isolate(error)
@@ -89,10 +92,10 @@ class SearchIndexer:
         log.error("mail not indexed", error=repr(error), lines=lines)
 
 
-async def index_next(connection: Connection, size: int = BATCH) -> IndexedBatch:
+async def index_next(connection: Connection, size: int = BATCH, language: str = SOURCE) -> IndexedBatch:
     """Index the next mails in the caller's transaction; nothing if another process does it at the moment.
 
-    :param size: limit of the batch: mails.
+    :param size: limit of the batch: mails. :param language: of notices to people who have chosen none.
     """
     last_id = await search_index.lock_progress(connection)
     mails = [] if last_id is None else await search_index.load_new_mails(connection, last_id, size)
@@ -108,7 +111,7 @@ async def index_next(connection: Connection, size: int = BATCH) -> IndexedBatch:
     for mail, summary, _, _, answers in read:
         if mail.sent and answers:
             answered = await search_index.mark_answered(connection, mail, answers)
-            notes += await _notify_of_answer(connection, mail, summary, answered)
+            notes += await _notify_of_answer(connection, mail, summary, answered, language)
         elif not mail.sent and mail.external_id in externals and mail.rule == 5 and mail.message_id:
             await search_index.add_shared_mail(connection, mail)
     await unknown_names.count_names(connection, read)
@@ -145,7 +148,11 @@ def read_mails(
 
 
 async def _notify_of_answer(
-    connection: Connection, answer: NewMail, summary: header_summary.HeaderSummary, answered: Sequence[int]
+    connection: Connection,
+    answer: NewMail,
+    summary: header_summary.HeaderSummary,
+    answered: Sequence[int],
+    language: str,
 ) -> list[AnswerNotice]:
     """Deliver a notice to all sharers except the author of the answer, if their external account is set so.
 
@@ -164,5 +171,5 @@ async def _notify_of_answer(
         notified.add(external_id)
         sharers = await accounts.load_sharers(connection, [external_id])
         facts = Answered(externals[0].address, message_id, sender, subject, at, people[0], summary, answer.at)
-        notes += await answer_notices.send_notice(connection, facts, sharers[external_id])
+        notes += await answer_notices.send_notice(connection, facts, sharers[external_id], language)
     return notes

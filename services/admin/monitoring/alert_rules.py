@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from services.admin.monitoring.problem_kinds import KINDS, Problem
-from shared.mime import headers
+from shared.languages import stored_texts
+from shared.languages.translation import gettext, in_language, marked, ngettext
+from shared.languages.translation import language as current_language
+from shared.mime import encoded_words, headers
 from shared.model import Alert
 
 RESOLVE_AFTER = datetime.timedelta(minutes=2)
@@ -91,47 +94,63 @@ def split_into_mails(events: Sequence[AlertEvent]) -> list[list[AlertEvent]]:
     return [[event] for event in events] if len(events) <= MAX_SEPARATE_MAILS else [list(events)]
 
 
-def compose(events: Sequence[AlertEvent], to: str, now: datetime.datetime) -> tuple[bytes, str]:
+def compose(events: Sequence[AlertEvent], to: str, now: datetime.datetime, language: str) -> tuple[bytes, str]:
     """Return the mail that reports these events, and its Message-ID without angle brackets.
 
-    :param to: a local address.
+    :param to: a local address. :param language: of its owner.
     """
+    with in_language(language):
+        return _compose(events, to, now)
+
+
+def _compose(events: Sequence[AlertEvent], to: str, now: datetime.datetime) -> tuple[bytes, str]:
     domain = to.rpartition("@")[2]
     message_id = email.utils.make_msgid("alarm", domain).strip("<>")
     lines = []
     for event in events:
-        lines += [f"{_WORDS[event.what]}: {event.alert.text}"]
-        if event.what == "raised":
-            lines += ["", KINDS.get(event.alert.kind, "")]
+        lines += [_title(event)]
+        if event.what == "raised" and event.alert.kind in KINDS:
+            lines += ["", gettext(KINDS[event.alert.kind])]
         lines += [""]
-    lines += ["'mailgroup status' shows the present state of the system.", ""]
+    lines += [gettext("'mailgroup status' shows the present state of the system."), ""]
     subject = f"[mailgroup] {_subject(events)}"
     head = [
         b"From: " + headers.format_mailbox("mailgroup", f"mailer-daemon@{domain}"),
         b"To: " + headers.format_mailbox(None, to),
-        b"Subject: " + _line(subject),
+        b"Subject: " + _encoded(_line(subject).decode()),
         b"Date: " + email.utils.format_datetime(now).encode(),
         f"Message-ID: <{message_id}>".encode(),
         b"Auto-Submitted: auto-generated",
         b"MIME-Version: 1.0",
         b"Content-Type: text/plain; charset=utf-8",
+        b"Content-Language: " + current_language().encode(),  # RFC 3282
         b"Content-Transfer-Encoding: 8bit",
         b"",
     ]
     return b"\r\n".join([*head, *(_line(line, 900) for line in lines)]), message_id
 
 
-_WORDS = {"raised": "Alarm", "cleared": "Over"}
+_WORDS: dict[What, str] = {"raised": marked("Alarm: %(text)s"), "cleared": marked("Over: %(text)s")}
+
+
+def _title(event: AlertEvent) -> str:
+    return gettext(_WORDS[event.what], text=stored_texts.shown(event.alert.text))
 
 
 def _subject(events: Sequence[AlertEvent]) -> str:
     if len(events) == 1:
-        return f"{_WORDS[events[0].what]}: {events[0].alert.text}"
-    return ", ".join(
-        f"{count} {word}"
-        for what, word in (("raised", "alarms"), ("cleared", "over"))
-        if (count := sum(event.what == what for event in events))
-    )
+        return _title(events[0])
+    raised = sum(event.what == "raised" for event in events)
+    over = len(events) - raised
+    parts = [ngettext("%(num)s alarm", "%(num)s alarms", raised)] if raised else []
+    return ", ".join([*parts, *([gettext("%(count)s over", count=over)] if over else [])])
+
+
+def _encoded(text: str) -> bytes:
+    """Encode the text of a header: unchanged if it is ASCII, else as encoded words, folded (RFC 2047)."""
+    if text.isascii() and "=?" not in text:
+        return text.encode()
+    return "\r\n ".join(encoded_words.encode(text, first=60)).encode()
 
 
 def _line(text: str, max_octets: int = 200) -> bytes:
@@ -146,7 +165,7 @@ def webhook_body(event: AlertEvent, now: datetime.datetime) -> dict[str, Any]:
         "event": event.what,
         "kind": event.alert.kind,
         "subject": event.alert.subject,
-        "text": f"mailgroup: {_WORDS[event.what]}: {event.alert.text}",
+        "text": f"mailgroup: {_WORDS[event.what] % {'text': event.alert.text}}",
         "what": event.alert.text,
         "at": now.astimezone(datetime.UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
     }

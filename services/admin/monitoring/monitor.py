@@ -171,7 +171,8 @@ class Monitor:
             return [], []
         events: list[maillog.MailEvent] = []
         for mail in mails:
-            body, message_id = alert_rules.compose(mail, person.address, now)
+            language = person.language or self._service.settings.language
+            body, message_id = alert_rules.compose(mail, person.address, now, language)
             [blob_id] = await blobs.store_blobs(connection, [Content.from_bytes(body)])
             arrival = Arrival("notice", blob_id, message_id=message_id, recipients=((person.id, "an alarm"),))
             [inbound_id] = await inbound.add_inbound(connection, [arrival])

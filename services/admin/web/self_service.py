@@ -6,8 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import RedirectResponse, Response
 
 from services.admin.access import audit, users
-from services.admin.accounts.passwords import MIN_CHARACTERS, TOO_SHORT, is_weak
 from services.admin.accounts.field_problems import CHOOSE
+from services.admin.accounts.passwords import MIN_CHARACTERS, TOO_SHORT, is_weak
 from services.admin.web import client_autoconfig, languages
 from services.admin.web.forms import FieldErrors, Form
 from services.admin.web.local_accounts import load_deleted_mail, undelete_mails

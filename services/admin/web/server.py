@@ -70,7 +70,7 @@ async def serve(service: Service, max_connections: int = MAX_CONNECTIONS) -> Non
 
 async def _index_mail(service: Service) -> None:
     """Add new mail to the search index in small batches. No delivery waits for the index."""
-    indexer = SearchIndexer(service.database)
+    indexer = SearchIndexer(service.database, service.settings.language)
 
     async def index_new() -> None:
         while not service.stopping.is_set():
