@@ -18,7 +18,7 @@ from babel.messages.pofile import read_po, write_po
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGES = ROOT / "shared" / "languages"
 _METHODS = [("services/**.py", "python"), ("shared/**.py", "python"), ("services/**.html", "jinja2")]
-_KEYWORDS = {"_": None, "gettext": None, "marked": None, "ngettext": (1, 2)}
+_KEYWORDS = {"_": None, "gettext": None, "marked": None, "ngettext": (1, 2), "marked_plural": (1, 2)}
 _PLACE = re.compile(r"%(?:\((\w+)\))?[sd%]")
 
 

@@ -8,8 +8,8 @@ import quopri
 from collections.abc import Sequence
 
 from shared.languages import stored_texts
-from shared.languages.dates import format_moment
 from shared.languages.translation import SOURCE, codes, gettext, in_language
+from shared.languages.values import format_moment
 from shared.mime import encoded_words
 from shared.mime.headers import field_text, fields, format_mailbox, values
 

@@ -11,14 +11,16 @@ import re
 from collections.abc import Sequence
 from functools import cache
 
-from shared.languages.stored_forms import FORMS, FREE
+from shared.languages.stored_forms import ANY, FORMS, TEXTS
 from shared.languages.translation import SOURCE, gettext, language, ngettext
+from shared.languages.values import format_count
 
 MAX_CHARACTERS = 2000
 """Longest text that is compared with the forms: characters; outsiders write parts of it."""
-_DEPTH = 4
+_DEPTH = 6
 """How often the value of a form is looked up as a text itself."""
 _PLACE = re.compile(r"%\((\w+)\)s")
+_VALUES = dict.fromkeys(TEXTS | ANY, ".+?") | {"num": "[0-9][0-9,]*"}
 _Form = str | tuple[str, str]
 
 
@@ -30,13 +32,14 @@ def shown(text: str, depth: int = _DEPTH) -> str:
         found = pattern.fullmatch(text)
         if found is not None:
             values = {
-                name: shown(value, depth - 1) if depth and name in FREE else value
+                name: shown(value, depth - 1) if depth and name in TEXTS else value
                 for name, value in found.groupdict().items()
             }
             if isinstance(form, str):
                 return gettext(form, **values)
             one, several = form
-            return ngettext(one, several, int(values["num"]), **values)
+            count = int(values.pop("num").replace(",", ""))
+            return ngettext(one, several, count, **values, num=format_count(count))
     return text
 
 
@@ -55,7 +58,7 @@ def _regular(form: str) -> str:
     found = ""
     for number, part in enumerate(parts):
         if number % 2:
-            found += f"(?P<{part}>{r'[0-9]+' if part == 'num' else '.+?' if part in FREE else r'[^ ]+'})"
+            found += f"(?P<{part}>{_VALUES.get(part, r'[^ ]+')})"
         else:
             found += re.escape(part.replace("%%", "%"))
     return found

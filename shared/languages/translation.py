@@ -48,6 +48,11 @@ def marked(text: str) -> str:
     return text
 
 
+def marked_plural(one: str, several: str) -> tuple[str, str]:
+    """Return both texts themselves, as ``marked``; they are translated by ``ngettext`` of variables."""
+    return one, several
+
+
 def language() -> str:
     """Return the code of the language that applies."""
     return _applies.get()

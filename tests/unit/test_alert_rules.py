@@ -13,13 +13,19 @@ import pytest
 
 from services.admin.monitoring import alert_rules, problems
 from services.admin.monitoring.alert_rules import AlertEvent
+from services.admin.monitoring.database_health import DatabaseHealth
 from services.admin.monitoring.problem_kinds import KINDS, Problem
 from services.admin.monitoring.problems import SystemFacts
 from shared.db.connection_budget import ConnectionUse
+from shared.languages import stored_texts
+from shared.languages.translation import in_language
 from shared.model import Alert, External, Issuer, OAuth, Relay, Server
 from shared.settings import Settings
 from shared.store.accounts import AbsentDelegate
+from shared.store.inbound_admin import UnstartedMail
+from shared.store.maillog import LocalOrganizers
 from shared.store.polls import PollState
+from shared.store.provider_filings import FilingTrouble
 
 START = datetime.datetime(2026, 11, 5, 12, 0, tzinfo=datetime.UTC)
 HELD = Problem("held", "", "3 mails are held")
@@ -182,6 +188,37 @@ def test_a_disabled_person_whose_delegate_gets_no_mail_is_a_problem() -> None:
         "alex@local.com: is disabled, and the delegate jim@local.com is removed: mail with this person's name stays "
         "on hold"
     )
+
+
+def test_each_problem_is_shown_in_german() -> None:
+    # given all that may be wrong
+    away = AbsentDelegate("alex@local.com", True, "jim@local.com", "is removed", 0)
+    poll = polled(last_success_at=AGO, last_error="pop.x:110: connection refused; check host and port")
+    bad = facts(
+        poll,
+        held=1,
+        parked=2000,
+        restored=2,
+        looping=1,
+        late={1: 601.0, None: 700.0},
+        unhanded=601.0,
+        connections=ConnectionUse(95, 100),
+        absent_delegates=[away],
+        unstarted=[UnstartedMail(1, "support@company.com", 2, 3, 90_000.0)],
+        organizers=[LocalOrganizers("alex@local.com", "support@company.com", 3)],
+        filings={1: FilingTrouble(1, 2, "imap.x: refused: NO")},
+        server=DatabaseHealth(xid_age=10**9 * 2, inactive_slots=2, wal_retained=2**40, archive_failing=True),
+    )
+    found = [problem.text for problem in problems.find_problems(bad)]
+    # then no part of it stays English
+    with in_language("de"):
+        shown = [stored_texts.shown(text) for text in found]
+    assert [text for text, german in zip(found, shown, strict=True) if text == german] == []
+    assert shown[0] == "support@company.com: 2 E-Mails können beim Anbieter nicht abgelegt oder markiert werden: " + (
+        "imap.x: abgelehnt: NO"
+    )
+    assert shown[1].startswith("support@company.com: kein erfolgreicher Abruf seit 2026-11-05 11:44 UTC (pop.x:110: Ve")
+    assert "1.997 E-Mails brauchen Aufmerksamkeit: die Verarbeitung ist fünfmal gescheitert" in shown
 
 
 def test_each_parked_mail_is_reported_with_the_reason() -> None:

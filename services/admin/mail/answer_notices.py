@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from services.admin.mail.header_summary import HeaderSummary
 from shared.db.database import Connection
-from shared.languages.dates import format_moment
 from shared.languages.translation import SOURCE, gettext, in_language, language
+from shared.languages.values import format_moment
 from shared.mime import encoded_words, headers
 from shared.model import Content, Local
 from shared.store import blobs, inbound, maillog

@@ -9,6 +9,8 @@ from services.admin.formatting import mail_status
 from services.admin.mail import header_summary, trace
 from services.admin.mail.header_summary import HeaderSummary
 from shared.db.database import Connection
+from shared.languages.stored_texts import shown
+from shared.languages.translation import gettext, marked
 from shared.store import inbound_admin, maillog, submissions_admin
 from shared.store.inbound_admin import Copyholder, InboundDetail
 from shared.store.maillog import MailEvent
@@ -81,58 +83,65 @@ async def load_mail_history(connection: Connection, mail_id: int) -> MailHistory
 
 
 async def _why_waiting(connection: Connection, submission_id: int) -> list[str]:
-    return [f"Waits: {why}." for why in (await trace.why_waiting(connection, [submission_id])).values()]
+    found = (await trace.why_waiting(connection, [submission_id])).values()
+    return [gettext("Waits: %(why)s.", why=shown(why)) for why in found]
 
 
 def _why(mail: InboundDetail, holders: list[Copyholder]) -> list[str]:
     """Return a sentence for each recipient. Pure."""
     if not holders:
         reason = (mail.reason or "").removeprefix("held: ")
-        return [f"On hold: {reason}."] if mail.state == "held" else []
-    return [f"{h.user_name} {'got' if h.done_at else 'is to get'} this because {describe_reason(h)}." for h in holders]
+        return [gettext("On hold: %(why)s.", why=shown(reason))] if mail.state == "held" else []
+    return [gettext(_GOT if h.done_at else _GETS, user=h.user_name, why=describe_reason(h)) for h in holders]
+
+
+_GOT = marked("%(user)s got this because %(why)s.")
+_GETS = marked("%(user)s is to get this because %(why)s.")
 
 
 def describe_reason(holder: Copyholder) -> str:
     """Return why a recipient gets a mail, as it stands behind "because". Pure."""
-    rule = f" (rule {holder.rule})" if holder.rule else ""
-    return (
-        f"{holder.reason[:1].lower()}{holder.reason[1:]}{rule}"
-        if holder.reason[:2] not in ("To", "Cc")
-        else (f"{holder.reason}{rule}")
-    )
+    reason = holder.reason
+    if reason[:2] not in ("To", "Cc"):
+        reason = f"{reason[:1].lower()}{reason[1:]}"
+    reason = shown(reason)
+    return gettext("%(why)s (rule %(number)s)", why=reason, number=holder.rule) if holder.rule else reason
 
 
 _SENTENCES = {
-    "fetched": "Fetched from {external}",
-    "renumbered": "The provider gave it another number; it is the same mail",
-    "skipped": "Could not be fetched from {external}: {reply}",
-    "routed": "Routed: {reply}",
-    "held": "On hold: {reply}",
-    "delivered": "Put into the mailbox of {who}: {reply}",
-    "own_copy": "A copy of our own mail came back, stored as deleted mail of {who}: {reply}",
-    "returned": "Not put into the mailbox of {who}: {reply}",
-    "submitted": "Submitted by {who}",
-    "relayed": "Sent to {who}: {reply}",
-    "delayed": "Not sent to {who} yet: {reply}",
-    "failed": "Not sent to {who}: {reply}",
-    "cancelled": "Cancelled for {who}: {reply}",
-    "uncertain": "Perhaps sent twice: {reply}",
-    "noticed": "{who} was notified: {reply}",
-    "parked": "Needs attention: {reply}",
-    "requeued": "Retried by the operator",
-    "discarded": "Put into nobody’s mailbox: {reply}",
-    "deleted": "Deleted from the mailbox of {who}",
-    "local_organizer": "The invitation names {reply} as its organizer, which customers cannot answer",
-    "not_junk": "Moved from Junk to INBOX in the mailbox of {who}, as the provider has moved it",
-    "undeleted": "Brought back into the mailbox of {who}",
+    "fetched": marked("Fetched from %(external)s"),
+    "renumbered": marked("The provider gave it another number; it is the same mail"),
+    "skipped": marked("Could not be fetched from %(external)s: %(reply)s"),
+    "routed": marked("Routed: %(reply)s"),
+    "held": marked("On hold: %(reply)s"),
+    "delivered": marked("Put into the mailbox of %(who)s: %(reply)s"),
+    "own_copy": marked("A copy of our own mail came back, stored as deleted mail of %(who)s: %(reply)s"),
+    "returned": marked("Not put into the mailbox of %(who)s: %(reply)s"),
+    "submitted": marked("Submitted by %(who)s"),
+    "relayed": marked("Sent to %(who)s: %(reply)s"),
+    "delayed": marked("Not sent to %(who)s yet: %(reply)s"),
+    "failed": marked("Not sent to %(who)s: %(reply)s"),
+    "cancelled": marked("Cancelled for %(who)s: %(reply)s"),
+    "uncertain": marked("Perhaps sent twice: %(reply)s"),
+    "noticed": marked("%(who)s was notified: %(reply)s"),
+    "parked": marked("Needs attention: %(reply)s"),
+    "requeued": marked("Retried by the operator"),
+    "discarded": marked("Put into nobody’s mailbox: %(reply)s"),
+    "deleted": marked("Deleted from the mailbox of %(who)s"),
+    "local_organizer": marked("The invitation names %(reply)s as its organizer, which customers cannot answer"),
+    "not_junk": marked("Moved from Junk to INBOX in the mailbox of %(who)s, as the provider has moved it"),
+    "undeleted": marked("Brought back into the mailbox of %(who)s"),
 }
 
 
 def _sentence(event: MailEvent) -> str:
     """Return the event as a sentence; unknown parts are left out. Pure."""
-    form = _SENTENCES.get(event.event, event.event + " {who} {reply}")
-    words = form.format(
-        external=event.external or "the provider", who=event.who or "everyone", reply=(event.reply or "").strip()
+    form = _SENTENCES.get(event.event, event.event + " %(who)s %(reply)s")
+    words = gettext(
+        form,
+        external=event.external or gettext("the provider"),
+        who=event.who or gettext("everyone"),
+        reply=shown((event.reply or "").strip()),
     )
     return words.strip().removesuffix(":").strip()
 

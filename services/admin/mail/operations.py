@@ -19,6 +19,7 @@ from services.admin.monitoring.status import iso, load_why_waits
 from services.admin.suggestions import say_unknown
 from shared.db.database import Connection
 from shared.errors import Permanent
+from shared.languages.stored_texts import shown
 from shared.model import External, Local
 from shared.provider.vault import Vault
 from shared.store import (
@@ -94,7 +95,7 @@ async def list_queue(connection: Connection, text: str = "") -> list[dict[str, A
             "at": iso(now - datetime.timedelta(seconds=s.age)),
             "age_seconds": round(s.age),
             "next_try_at": iso(s.next_try_at),
-            "why": problems.get(s.external) or next((r.reply for r in s.recipients if r.reply), None),
+            "why": _shown(problems.get(s.external) or next((r.reply for r in s.recipients if r.reply), None)),
             "recipients": [
                 {"address": r.address, "state": r.state, "status": mail_status(r.state), "reply": r.reply}
                 for r in s.recipients
@@ -103,6 +104,11 @@ async def list_queue(connection: Connection, text: str = "") -> list[dict[str, A
         for s in submissions
     ]
     return await _with_headlines(connection, rows, text)
+
+
+def _shown(text: str | None) -> str | None:
+    """Return a stored text in the language that applies: of a page, that of its reader; else English."""
+    return None if text is None else shown(text)
 
 
 async def retry(connection: Connection, ids: Collection[int] | None = None) -> OperationResult:
@@ -141,7 +147,7 @@ async def list_skipped(connection: Connection, external: External) -> list[dict[
             "id": mail.id,
             "uidl": mail.uidl,
             "octets": mail.octets,
-            "reason": mail.reason,
+            "reason": shown(mail.reason),
             "tries": mail.tries,
             "since": iso(mail.since),
             "next_try_at": iso(mail.next_try_at),
@@ -192,7 +198,7 @@ async def list_parked(connection: Connection, ids: Sequence[int] | None = None, 
             "external": m.external,
             "origin": m.origin,
             "since": iso(m.state_at),
-            "error": m.error,
+            "error": _shown(m.error),
         }
         for m in await inbound_admin.list_inbound(connection, "parked", ids)
     ] + [
@@ -205,7 +211,7 @@ async def list_parked(connection: Connection, ids: Sequence[int] | None = None, 
             "external": s.external,
             "origin": s.origin,
             "since": iso(s.state_at),
-            "error": s.error,
+            "error": _shown(s.error),
         }
         for s in await submissions_admin.list_submissions(connection, ["parked"], ids)
     ]
@@ -244,7 +250,7 @@ async def list_held(connection: Connection, text: str = "") -> list[dict[str, An
             "status": mail_status(m.state),
             "message_id": m.message_id,
             "external": m.external,
-            "reason": m.reason,
+            "reason": _shown(m.reason),
             "since": iso(m.state_at),
         }
         for m in await inbound_admin.list_inbound(connection, "held")

@@ -13,6 +13,7 @@ from services.admin.access.users import CurrentUser
 from services.admin.web import charts
 from services.admin.web.page_context import PageContext, PageDep, Reader
 from services.admin.web.server_events import event_stream
+from shared.languages import stored_texts
 from shared.store import inbound_admin
 
 router = APIRouter(include_in_schema=False)
@@ -66,7 +67,10 @@ def _facts(context: PageContext, user: CurrentUser) -> dict[str, Any]:
     return {
         "may_authorize": user.role == "administrator",
         "system": latest,
-        "linked_problems": [link_problem(problem, addresses) for problem in latest.get("problems", [])],
+        "linked_problems": [
+            (stored_texts.shown(text), link)
+            for text, link in (link_problem(problem, addresses) for problem in latest.get("problems", []))
+        ],
         "day": day,
         "chart": charts.bar_chart(day.hours, "fetched", "sent by us") if day is not None else "",
     }

@@ -1,4 +1,4 @@
-"""Dates and times in the language that applies."""
+"""Dates, times and numbers in the language that applies."""
 
 from __future__ import annotations
 
@@ -21,3 +21,12 @@ def format_moment(at: datetime.datetime, zone: datetime.tzinfo = datetime.UTC) -
     locale = language().replace("-", "_")
     day, time = format_date(local.date(), "long", locale), format_time(local.time(), "short", locale=locale)
     return f"{day}, {time} {name}"
+
+
+def format_count(count: int) -> str:
+    """Return a number with its thousands set apart: 12,345; in German 12.345."""
+    if language() == SOURCE:
+        return f"{count:,}"
+    from babel.numbers import format_decimal
+
+    return format_decimal(count, locale=language().replace("-", "_"))
