@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.admin.accounts.apply import apply as apply_accounts
+from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import check
 from shared.auth.passwords import HashingPool
 from shared.db.database import Database
+from shared.languages.translation import in_language
 from shared.mime import headers
 from shared.model import Content, External, Local
 from shared.provider.vault import Vault, new_key
@@ -19,6 +21,13 @@ SUPPORT, SALES = "support@company.com", "sales@company.com"
 KEY = new_key()
 # argon2id of "secret": hashing it again for every account of every test would take most of their time.
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$Ma+5Liag4+oEtQMoa2SkzQ$pmAWR+H8XdP0iRY3X6DmH4xsNJFztvhJaILg1T/1jm0"
+
+
+def english_only(error: AccountsError) -> list[str]:
+    """Return what an error says in English also to a reader of German."""
+    said = [problem.said for problem in error.problems]
+    with in_language("de"):
+        return [words for words, problem in zip(said, error.problems, strict=True) if problem.said == words]
 
 
 def external(address: str = SUPPORT, **fields: Any) -> dict[str, Any]:

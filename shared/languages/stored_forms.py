@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Final
 
 from shared.languages.delivery_forms import FETCHING, NOTICES, ROUTING
+from shared.languages.field_forms import FIELDS
 from shared.languages.problem_forms import AROUND, CONNECTIONS, COUNTED, SYSTEM
 
 TEXTS: Final = frozenset({"problem", "text", "why"})
-ANY: Final = frozenset({"user", "written", "folder"})
+ANY: Final = frozenset({"user", "written", "folder", "list"})
 FORMS: Final[tuple[str | tuple[str, str], ...]] = (
     *NOTICES,
     *FETCHING,
@@ -21,6 +22,7 @@ FORMS: Final[tuple[str | tuple[str, str], ...]] = (
     *COUNTED,
     *SYSTEM,
     *CONNECTIONS,
+    *FIELDS,
     *AROUND,
 )
 """All forms; of two that fit, the first one counts."""

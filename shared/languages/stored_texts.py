@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from functools import cache
 
 from shared.languages.stored_forms import ANY, FORMS, TEXTS
-from shared.languages.translation import SOURCE, gettext, language, ngettext
+from shared.languages.translation import SOURCE, gettext, language, lookup, ngettext
 from shared.languages.values import format_count
 
-MAX_CHARACTERS = 2000
+MAX_CHARACTERS = 600
 """Longest text that is compared with the forms: characters; outsiders write parts of it."""
 _DEPTH = 6
 """How often the value of a form is looked up as a text itself."""
@@ -40,7 +40,7 @@ def shown(text: str, depth: int = _DEPTH) -> str:
             one, several = form
             count = int(values.pop("num").replace(",", ""))
             return ngettext(one, several, count, **values, num=format_count(count))
-    return text
+    return lookup(text)
 
 
 @cache

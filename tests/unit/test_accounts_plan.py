@@ -15,7 +15,7 @@ from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import check, read_file
 from services.admin.accounts.plan import AccountsPlan, build_local, expected_accounts, plan_changes
 from shared.model import External, ImapServer, Issuer, Local, OAuth, Relay, Server
-from tests.company import COMPANY, HASH, SALES, SUPPORT, external, local
+from tests.company import COMPANY, HASH, SALES, SUPPORT, english_only, external, local
 
 SERVER = Server("127.0.0.1", 1, "none")
 IMAP = ImapServer("h", 993, "implicit", folders=("INBOX", "Aufträge"))
@@ -81,7 +81,7 @@ def test_accounts_that_the_file_does_not_name_are_removed_only_to_prune(prune: b
 def test_a_file_that_refers_to_nothing_or_lacks_something_has_no_plan(document: dict[str, Any], problem: str) -> None:
     with pytest.raises(AccountsError) as caught:
         planned(document, [stored_external(SUPPORT)], [])
-    assert caught.value.lines == [problem]
+    assert caught.value.lines == [problem] and english_only(caught.value) == []
 
 
 def test_mistakes_of_the_file_and_of_the_whole_are_told_at_once(tmp_path: Path) -> None:

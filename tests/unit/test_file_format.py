@@ -12,12 +12,13 @@ import pytest
 
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import ExternalFields, ImapFields, LocalFields, SmtpFields, check, read_file
-from tests.company import COMPANY, SUPPORT, by_imap, external, local
+from tests.company import COMPANY, SUPPORT, by_imap, english_only, external, local
 
 
 def complaints(document: Any) -> str:
     with pytest.raises(AccountsError) as caught:
         check(document, "accounts.yaml")
+    assert english_only(caught.value) == []
     return str(caught.value)
 
 

@@ -13,7 +13,7 @@ from services.admin.accounts.export import external_fields
 from services.admin.accounts.file_format import ExternalFields, check
 from services.admin.accounts.plan import build_external, build_oauth, plan_changes
 from shared.model import External
-from tests.company import SALES, SUPPORT, external
+from tests.company import SALES, SUPPORT, english_only, external
 from tests.token_server import client_key
 
 ISSUER = {"token_url": "https://issuer.example/token", "scope": "mail"}
@@ -143,6 +143,7 @@ def test_every_mistake_is_named_at_once(oauth: dict[str, Any], complaints: list[
     for line, words in zip(lines, complaints, strict=True):
         assert line.startswith(words), (line, words)
     assert "hush" not in str(caught.value) and "BEGIN" not in str(caught.value)
+    assert english_only(caught.value) == []
 
 
 def test_a_key_is_read_from_the_file_that_google_gives(tmp_path: Path) -> None:

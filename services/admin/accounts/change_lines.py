@@ -9,6 +9,8 @@ from itertools import zip_longest
 
 from services.admin.accounts import labels
 from services.admin.accounts.errors import Kind
+from shared.languages import stored_texts
+from shared.languages.translation import gettext
 from shared.model import External, ImapServer, Local, OAuth, Relay, Server
 from shared.net.http_client import place_of
 
@@ -40,7 +42,7 @@ class ChangeLine:
 
     @property
     def on_page(self) -> str:
-        """The line with the labels of the console's page: changed User name: Alex -> Sam."""
+        """The line with the labels of the console's page, in the language that applies: User name: Alex -> Sam."""
         return self._labelled(keys=False)
 
     @property
@@ -52,11 +54,11 @@ class ChangeLine:
         known = labels.EXTERNAL if self.kind == "external" else labels.LOCAL
         shown = []
         for field in self.fields:
-            label = labels.of_field(known, field.name)
+            label = labels.translated(known, field.name)
             name = f"{label} ({field.name})" if keys and field.name not in _OF_NO_FILE else label
-            values = " -> ".join(filter(None, (field.before, field.now)))
+            values = " -> ".join(map(_in_language, filter(None, (field.before, field.now))))
             shown.append(": ".join(filter(None, (name, values))))
-        return " ".join(filter(None, (self.words, "; ".join(shown))))
+        return " ".join(filter(None, (stored_texts.shown(self.words), "; ".join(shown))))
 
 
 def describe_change(
@@ -129,6 +131,11 @@ def _relay_changes(before: Sequence[Relay], now: Sequence[Relay]) -> list[FieldC
                 shown = () if each == "password" else (_shown(was), _shown(given))
                 found.append(FieldChange(f"{name}.{shown_name}", *shown))
     return found
+
+
+def _in_language(value: str) -> str:
+    """Return a shown value in the language that applies."""
+    return gettext("none") if value == "none" else value
 
 
 def _shown(value: object) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from shared.languages.stored_texts import shown
+
 Kind = Literal["external", "local"]
 
 
@@ -36,18 +38,19 @@ class AccountProblem:
 
     @property
     def said(self) -> str:
-        """What is wrong, after the value; without the account and the field."""
-        return f"{self.value}{'' if not self.value else ' ' if self.words.startswith('is ') else ': '}{self.words}"
+        """What is wrong, after the value; without the account and the field. In the language that applies."""
+        link = "" if not self.value else " " if self.words.startswith("is ") else ": "
+        return f"{self.value}{link}{shown(self.words)}"
 
     @property
     def beside_field(self) -> str:
         """What a page says beside the field, whose label names it."""
-        return self.on_page or self.said
+        return shown(self.on_page) or self.said
 
     def __str__(self) -> str:
         account = ""
         if self.kind is not None:
-            account = f"{self.kind} account {self.address}" if self.address else self._entry()
+            account = shown(f"{self.kind} account {self.address}") if self.address else self._entry()
         place = ": ".join(part for part in (self.where, account, self.field_name) if part)
         return f"{place}: {self.said}" if place else self.said
 

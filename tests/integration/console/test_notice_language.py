@@ -80,3 +80,20 @@ def test_a_person_chooses_the_language_of_the_notices(browser: Browser, url: str
     assert alex.post("/mine/language", {"language": "fr"}).status_code == 422 and stored(store) == "de"
     assert alex.post("/mine/language", {"language": ""}).ok and stored(store) is None
     assert SUPPORT in text(alex.get("/mine"))
+
+
+def test_the_errors_of_a_form_are_in_the_language_of_the_browser(browser: Browser, store: str) -> None:
+    # given a browser that asks for German
+    browser.session.headers["Accept-Language"] = "de-AT,de;q=0.9"
+    # when a form has mistakes
+    page = browser.post("/external/new", external(**{"address": "support", "pop3.port": "70000", "smtp.host": ""}))
+    # then it says so in German, beside the fields
+    assert page.status_code == 422
+    said = text(page)
+    assert "eine Adresse hat die Form name@domain und höchstens 200 Byte" in said.replace("Eine", "eine")
+    assert "70000 ist keine Zahl von 1 bis 65535" in said and "bitte ausfüllen" in said.replace("Bitte", "bitte")
+    # and what the audit keeps is English
+    browser.post("/local/alex@local.com", local("Alex", password="", language="de"))
+    with psycopg.connect(store) as connection:
+        [detail] = connection.execute("select detail from audit order by id desc limit 1").fetchone() or [""]
+    assert "changed language none -> de" in detail
