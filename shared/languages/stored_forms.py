@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from shared.languages.check_forms import CHECKS, LOGINS
 from shared.languages.delivery_forms import FETCHING, NOTICES, ROUTING
 from shared.languages.field_forms import FIELDS
 from shared.languages.problem_forms import AROUND, CONNECTIONS, COUNTED, SYSTEM
@@ -22,7 +23,9 @@ FORMS: Final[tuple[str | tuple[str, str], ...]] = (
     *COUNTED,
     *SYSTEM,
     *CONNECTIONS,
+    *LOGINS,
     *FIELDS,
+    *CHECKS,
     *AROUND,
 )
 """All forms; of two that fit, the first one counts."""

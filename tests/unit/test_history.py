@@ -35,7 +35,7 @@ def test_every_event_is_a_sentence_in_german(event: str) -> None:
         ("it answers a mail that Alex wrote", "es ist die Antwort auf eine E-Mail von Alex (Regel 1)"),
         (
             'To names "Zoe", which is nobody\'s name here, so everyone who shares it gets it',
-            "To nennt „Zoe“, und so heißt hier niemand, deshalb bekommen es alle, die sich das Konto teilen (Regel 1)",
+            'To nennt "Zoe", und so heißt hier niemand, deshalb bekommen es alle, die sich das Konto teilen (Regel 1)',
         ),
         (
             "Cc names Alex; Alex is disabled, the delegate gets it",

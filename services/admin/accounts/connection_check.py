@@ -14,12 +14,17 @@ from services.admin.accounts.maildrop_check import STEPS, check_maildrop, creden
 from services.admin.accounts.tls_watch import TlsWatch
 from services.admin.context import AdminContext
 from shared.errors import Permanent, Temporary
+from shared.languages.stored_texts import shown
+from shared.languages.translation import gettext, marked
 from shared.model import External, Server
 from shared.net.dial import CertificateRefused, host_port
 from shared.provider.credentials import Credential, Credentials
 from shared.provider.smtp_connect import connect, probe_smtp
 from shared.settings import PrivateHosts
 from shared.store import accounts, polls, relays
+
+TOKEN, PASSWORD, _END = marked("access token"), marked("password"), marked("end")
+"""Names of further steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,13 @@ class CheckStep:
 
     def fields(self) -> dict[str, Any]:
         """Return the step as in the JSON of command and REST API."""
-        shown: dict[str, Any] = {"step": self.name, "ok": self.ok, "result": self.text}
-        shown["seconds"] = round(self.seconds, 3)
+        found: dict[str, Any] = {"step": self.name, "ok": self.ok, "result": self.text}
+        found["seconds"] = round(self.seconds, 3)
         if self.mails is not None:
-            shown["mails"] = self.mails
+            found["mails"] = self.mails
         if self.certificate is not None:
-            shown["certificate"] = {"server": self.server} | asdict(self.certificate)
-        return shown
+            found["certificate"] = {"server": self.server} | asdict(self.certificate)
+        return found
 
 
 async def check_connection(system: AdminContext, external: External, undecided: bool = False) -> list[CheckStep]:
@@ -54,7 +59,7 @@ async def check_connection(system: AdminContext, external: External, undecided: 
     try:
         credential = await credential_for(system, external)
     except (Temporary, Permanent, ValueError) as error:
-        return [CheckStep("access token" if external.oauth else "password", False, str(error))]
+        return [CheckStep(gettext(TOKEN if external.oauth else PASSWORD), False, shown(str(error)))]
     allow = system.settings.allow_private_upstream
     incoming = external.incoming
     steps = _order(incoming, *STEPS[external.protocol])
@@ -106,10 +111,10 @@ class _RelayCheck:
             try:
                 self._credential = await tokens.credential_for_relay(self._external)
             except (Temporary, Permanent, ValueError) as error:
-                self.steps.fail("access token", str(error))
+                self.steps.fail(TOKEN, str(error))
                 return
         if self._problem:
-            self.steps.fail("password", self._problem)
+            self.steps.fail(PASSWORD, self._problem)
             return
         probe = probe_smtp(
             self._external,
@@ -127,17 +132,17 @@ class _RelayCheck:
 
 
 _NAMES = {
-    "resolved": "find the server",
-    "connected": "connect",
-    "encrypted": "encrypt (TLS)",
-    "answered": "greet",
-    "logged in": "log in",
-    "opened": "open the folders",
-    "counted": "count the mails",
-    "stable": "list the same mails again",
-    "announces": "announce new mail",
-    "deletes": "delete mails",
-    "accepted": "offer a mail from this address",
+    "resolved": marked("find the server"),
+    "connected": marked("connect"),
+    "encrypted": marked("encrypt (TLS)"),
+    "answered": marked("greet"),
+    "logged in": marked("log in"),
+    "opened": marked("open the folders"),
+    "counted": marked("count the mails"),
+    "stable": marked("list the same mails again"),
+    "announces": marked("announce new mail"),
+    "deletes": marked("delete mails"),
+    "accepted": marked("offer a mail from this address"),
 }
 
 
@@ -165,14 +170,18 @@ class _Checklist:
     def done(self, step: str, found: str, mails: int | None = None) -> None:
         """Record a step as done."""
         now = time.perf_counter()
-        self.steps.append(CheckStep(f"{self._protocol}: {_NAMES[step]}", True, found, now - self._began, mails))
+        self.steps.append(CheckStep(self._title(_NAMES[step]), True, shown(found), now - self._began, mails))
         self._began = now
         self._order = self._order[self._order.index(step) + 1 :]
         self._watch.note(step)
 
+    def _title(self, step: str) -> str:
+        """Return the name of a step in the language that applies: English for commands and the REST API."""
+        return f"{self._protocol}: {gettext(step)}"
+
     def fail(self, step: str, why: str) -> None:
         """Record that the check cannot begin."""
-        self.steps.append(CheckStep(f"{self._protocol}: {step}", False, why))
+        self.steps.append(CheckStep(self._title(step), False, shown(why)))
 
     async def run(self, check: Coroutine[None, None, None]) -> None:
         """Run the check; if it fails, record the step that failed. A silent port is tried for TLS meanwhile."""
@@ -181,9 +190,9 @@ class _Checklist:
             self.well = True
         except (Temporary, Permanent) as error:
             self._refused = isinstance(error, CertificateRefused)
-            text = str(error).removeprefix(f"{self._place}: ")
-            name = _NAMES[self._order[0]] if self._order else "end"
-            self.steps.append(CheckStep(f"{self._protocol}: {name}", False, text, time.perf_counter() - self._began))
+            text = shown(str(error).removeprefix(f"{self._place}: "))
+            title = self._title(_NAMES[self._order[0]] if self._order else _END)
+            self.steps.append(CheckStep(title, False, text, time.perf_counter() - self._began))
 
     async def show_certificate(self, look: Coroutine[None, None, None]) -> None:
         """Add the refused certificate to the step that failed, if one did for this reason.
@@ -197,9 +206,9 @@ class _Checklist:
             await look
         except CertificateRefused as error:
             if error.certificate is not None:
-                failed, shown = self.steps[-1], read_certificate(error.certificate)
+                failed, certificate = self.steps[-1], read_certificate(error.certificate)
                 what = failed.text.partition("; ")[0]  # without the advice: console and command offer to trust it
-                self.steps[-1] = replace(failed, text=what, server=self._name, certificate=shown)
+                self.steps[-1] = replace(failed, text=what, server=self._name, certificate=certificate)
         except (Temporary, Permanent):
             return  # the failed step says enough
 
@@ -231,8 +240,9 @@ async def describe_maildrops(system: AdminContext, externals: Sequence[External]
 
     async def one(external: External) -> str:
         try:
-            return f"external account {external.address}: {await maildrop_check.describe_maildrop(system, external)}"
+            found = await maildrop_check.describe_maildrop(system, external)
+            return f"{shown(f'external account {external.address}')}: {found}"
         except (Temporary, Permanent, ValueError) as error:
-            return f"external account {external.address}: not reachable now: {error}"
+            return shown(f"external account {external.address}: not reachable now: {error}")
 
     return list(await asyncio.gather(*(one(external) for external in externals if external.enabled)))

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from shared.languages.translation import gettext, marked
 from shared.mime import headers
 from shared.model import External, LedgerEntry
 
@@ -52,34 +53,50 @@ def describe_policy(
     """
     counts = _count(listed, known, met, listed_as or {}, known_as or {})
     delivered = counts.new + counts.resized + counts.unclear + (counts.history if external.history == "all" else 0)
-    words = f"{delivered} of them will be delivered"
-    if not external.enabled:
-        words += " once the account is enabled"
-    elif external.hold:
-        words += " once everybody is there and the account is started"
-    if counts.fetched:
-        words += f", {counts.fetched} were fetched already"
-    if counts.same:
-        words += f", {counts.same} were fetched already by their size and header"
-    if counts.again:
-        words += f", {counts.again} seem to be fetched already by their size, and are read again to compare them"
-    if counts.skipped:
-        words += f", {counts.skipped} could not be fetched"
-    if external.history == "from_now" and counts.history:
-        words += f", {counts.history} were there at the first contact and stay there (history: from_now)"
-    if counts.resized:
-        words += f"; {counts.resized} are unclear: they have the header of a fetched mail and another size"
-    if external.history == "from_now" and counts.unclear:
-        words += f"; {counts.unclear} are unclear: those from before the first contact will not be delivered"
+    if external.enabled and not external.hold:
+        words = gettext("%(count)s of them will be delivered", count=delivered)
+    elif external.enabled:
+        words = gettext(
+            "%(count)s of them will be delivered once everybody is there and the account is started", count=delivered
+        )
+    else:
+        words = gettext("%(count)s of them will be delivered once the account is enabled", count=delivered)
+    from_now = external.history == "from_now"
+    for count, text in (
+        (counts.fetched, marked(", %(count)s were fetched already")),
+        (counts.same, marked(", %(count)s were fetched already by their size and header")),
+        (
+            counts.again,
+            marked(", %(count)s seem to be fetched already by their size, and are read again to compare them"),
+        ),
+        (counts.skipped, marked(", %(count)s could not be fetched")),
+        (
+            counts.history if from_now else 0,
+            marked(", %(count)s were there at the first contact and stay there (history: from_now)"),
+        ),
+        (
+            counts.resized,
+            marked("; %(count)s are unclear: they have the header of a fetched mail and another size"),
+        ),
+        (
+            counts.unclear if from_now else 0,
+            marked("; %(count)s are unclear: those from before the first contact will not be delivered"),
+        ),
+    ):
+        if count:
+            words += gettext(text, count=count)
     if external.delete_after_days is None:
-        return words + "; nothing will be deleted at the provider"
-    when = (
-        "as soon as it is stored here"
-        if external.delete_after_days == 0
-        else (f"{external.delete_after_days} days after it was fetched")
-    )
-    kept = "" if external.delete_history else "; mail that was there at the first contact is never deleted"
-    return f"{words}; fetched mail will be deleted at the provider {when}{kept}"
+        return words + gettext("; nothing will be deleted at the provider")
+    if external.delete_after_days == 0:
+        words += gettext("; fetched mail will be deleted at the provider as soon as it is stored here")
+    else:
+        words += gettext(
+            "; fetched mail will be deleted at the provider %(days)s days after it was fetched",
+            days=external.delete_after_days,
+        )
+    if not external.delete_history:
+        words += gettext("; mail that was there at the first contact is never deleted")
+    return words
 
 
 def _count(

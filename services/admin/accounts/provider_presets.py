@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shared.languages.translation import marked
 from shared.model import Server
 
 
@@ -22,12 +23,12 @@ class ProviderPreset:
     files_sent: bool = False  # it puts mail that was sent by SMTP into its folder for sent mail itself
 
 
-_ZOHO = (
+_ZOHO = marked(
     "The free plan has neither POP3 nor IMAP. Allow POP or IMAP in Zoho's settings (Mail Accounts) first. The servers "
     "are those of the data centre in the USA: in others they end in zoho.eu, zoho.in or the like. With two-factor "
     "authentication the password has to be an app-specific one."
 )
-_IONOS = (
+_IONOS = marked(
     "The servers end in the country of the contract, such as ionos.co.uk or ionos.fr. With two-step verification the "
     "password has to be an app password, made in the webmail under Login & Security."
 )
@@ -40,8 +41,10 @@ PROVIDERS = (
         Server("pop.gmail.com", 995, "implicit"),
         Server("imap.gmail.com", 993, "implicit"),
         Server("smtp.gmail.com", 465, "implicit"),
-        "For POP3, turn on POP in Gmail's settings (Forwarding and POP/IMAP). The password has to be an app password, "
-        "made in the Google account under Security; or log in with access tokens.",
+        marked(
+            "For POP3, turn on POP in Gmail's settings (Forwarding and POP/IMAP). The password has to be an app "
+            "password, made in the Google account under Security; or log in with access tokens."
+        ),
         "google",
         files_sent=True,
     ),
@@ -52,8 +55,10 @@ PROVIDERS = (
         Server("outlook.office365.com", 995, "implicit"),
         Server("outlook.office365.com", 993, "implicit"),
         Server("smtp.office365.com", 587, "starttls"),
-        "Microsoft takes no passwords from mail programs any more: log in with access tokens. POP or IMAP, and "
-        "authenticated SMTP, have to be allowed for the mailbox.",
+        marked(
+            "Microsoft takes no passwords from mail programs any more: log in with access tokens. POP or IMAP, and "
+            "authenticated SMTP, have to be allowed for the mailbox."
+        ),
         "microsoft",
         files_sent=True,
     ),
@@ -64,8 +69,10 @@ PROVIDERS = (
         Server("outlook.office365.com", 995, "implicit"),
         Server("outlook.office365.com", 993, "implicit"),
         Server("smtp-mail.outlook.com", 587, "starttls"),
-        "Microsoft takes no passwords from mail programs any more: log in with access tokens. Allow POP or IMAP "
-        "in the settings of Outlook.com first (Mail, Forwarding and IMAP).",
+        marked(
+            "Microsoft takes no passwords from mail programs any more: log in with access tokens. Allow POP or IMAP "
+            "in the settings of Outlook.com first (Mail, Forwarding and IMAP)."
+        ),
         "microsoft",
         files_sent=True,
     ),
@@ -76,7 +83,7 @@ PROVIDERS = (
         Server("pop.mail.yahoo.com", 995, "implicit"),
         Server("imap.mail.yahoo.com", 993, "implicit"),
         Server("smtp.mail.yahoo.com", 465, "implicit"),
-        "The password has to be an app password, made in the Yahoo account under Security.",
+        marked("The password has to be an app password, made in the Yahoo account under Security."),
     ),
     ProviderPreset(
         "fastmail",
@@ -85,7 +92,7 @@ PROVIDERS = (
         Server("pop.fastmail.com", 995, "implicit"),
         Server("imap.fastmail.com", 993, "implicit"),
         Server("smtp.fastmail.com", 465, "implicit"),
-        "The password has to be an app password for mail (POP, IMAP and SMTP), made in Fastmail's settings.",
+        marked("The password has to be an app password for mail (POP, IMAP and SMTP), made in Fastmail's settings."),
     ),
     ProviderPreset(
         "gmx",
@@ -94,7 +101,7 @@ PROVIDERS = (
         Server("pop.gmx.com", 995, "implicit"),
         Server("imap.gmx.com", 993, "implicit"),
         Server("mail.gmx.com", 587, "starttls"),
-        "Allow access by POP3 and IMAP in GMX's settings first.",
+        marked("Allow access by POP3 and IMAP in GMX's settings first."),
     ),
     ProviderPreset(
         "gmxnet",
@@ -103,7 +110,7 @@ PROVIDERS = (
         Server("pop.gmx.net", 995, "implicit"),
         Server("imap.gmx.net", 993, "implicit"),
         Server("mail.gmx.net", 587, "starttls"),
-        "Allow access by POP3 and IMAP in GMX's settings first.",
+        marked("Allow access by POP3 and IMAP in GMX's settings first."),
     ),
     ProviderPreset(
         "icloud",
@@ -112,8 +119,10 @@ PROVIDERS = (
         None,
         Server("imap.mail.me.com", 993, "implicit"),
         Server("smtp.mail.me.com", 587, "starttls"),
-        "Apple offers no POP3: mail is fetched by IMAP. The password has to be an app-specific one, made in the Apple "
-        "account under Sign-In and Security.",
+        marked(
+            "Apple offers no POP3: mail is fetched by IMAP. The password has to be an app-specific one, made in the "
+            "Apple account under Sign-In and Security."
+        ),
     ),
     ProviderPreset(
         "webde",
@@ -122,8 +131,10 @@ PROVIDERS = (
         Server("pop3.web.de", 995, "implicit"),
         Server("imap.web.de", 993, "implicit"),
         Server("smtp.web.de", 587, "starttls"),
-        "Allow access by POP3 and IMAP in WEB.DE's settings first. The login user name is the part before the @. A "
-        "free mailbox allows a POP3 login every 15 minutes: check for new mail every 900 seconds.",
+        marked(
+            "Allow access by POP3 and IMAP in WEB.DE's settings first. The login user name is the part before the @. A "
+            "free mailbox allows a POP3 login every 15 minutes: check for new mail every 900 seconds."
+        ),
     ),
     ProviderPreset(
         "zoho",
@@ -168,8 +179,10 @@ PROVIDERS = (
         Server("ssl0.ovh.net", 995, "implicit"),
         Server("ssl0.ovh.net", 993, "implicit"),
         Server("ssl0.ovh.net", 465, "implicit"),
-        "Email Pro and Exchange have servers of their own, which the control panel of OVHcloud shows. By POP3, check "
-        "for new mail every 120 seconds.",
+        marked(
+            "Email Pro and Exchange have servers of their own, which the control panel of OVHcloud shows. By POP3, "
+            "check for new mail every 120 seconds."
+        ),
     ),
     ProviderPreset(
         "strato",
@@ -178,7 +191,7 @@ PROVIDERS = (
         Server("pop3.strato.de", 995, "implicit"),
         Server("imap.strato.de", 993, "implicit"),
         Server("smtp.strato.de", 465, "implicit"),
-        "The login user name is the main address of the mailbox, not an alias.",
+        marked("The login user name is the main address of the mailbox, not an alias."),
     ),
 )
 

@@ -97,3 +97,14 @@ def test_the_errors_of_a_form_are_in_the_language_of_the_browser(browser: Browse
     with psycopg.connect(store) as connection:
         [detail] = connection.execute("select detail from audit order by id desc limit 1").fetchone() or [""]
     assert "changed language none -> de" in detail
+
+
+def test_a_test_of_the_servers_is_told_in_the_language_of_the_browser(browser: Browser) -> None:
+    browser.session.headers["Accept-Language"] = "de"
+    said = text(browser.post("/external/new", external(do="test")))
+    assert "POP3: Server finden" in said and "Verbindung abgelehnt; prüfen Sie Server und Port" in said
+    # and a program gets it in English
+    url = f"{browser.url}/api/v1/external-accounts/{SUPPORT}/test"
+    steps = browser.session.post(url, headers={"Origin": browser.url}).json()
+    assert [step["step"] for step in steps if not step["ok"]] == ["POP3: connect", "SMTP: connect"]
+    assert steps[1]["result"] == "connection refused; check host and port"
