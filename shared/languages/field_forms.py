@@ -79,6 +79,12 @@ _OAUTH: Final = (
 _RULES: Final = (
     marked("is given twice"),
     marked("is there already"),
+    marked("is the address of another account already; two accounts cannot become one"),
+    marked("is the address of no account; without this field the account is added as a new one"),
+    marked("is the address of another entry, too; change the address first, and add that account afterwards"),
+    marked("is the address of an account that is changed, too; change that one before"),
+    marked("is named by two entries"),
+    marked("has this address as its former one, too; let one of them have a third address meanwhile"),
     marked("there is no such external account"),
     marked("there is no such local account"),
     marked("this provider puts sent mail into its folder itself; leave it off"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.db.migrations.sql_file import upgrade_with
 
 revision = "local_language"
-down_revision = "token_expiry"
+down_revision = "former_addresses"
 branch_labels = None
 depends_on = None
 
