@@ -17,6 +17,8 @@ VERSION = 2
 """Form of the kept structure; one of another version is computed again."""
 _HEAD = struct.Struct(">BIII")
 """Begins the kept structure: its version, and the octets of the three texts, which follow before the parts."""
+_encode_parts = json.JSONEncoder(check_circular=False, separators=(",", ":")).encode
+"""Made once: with separators of its own, ``json.dumps`` makes an encoder for each call."""
 
 
 class PartSpan(NamedTuple):
@@ -97,7 +99,7 @@ def _structure_of(mail: MimePart) -> MailStructure:
         format_envelope(mail),
         body,
         bodystructure,
-        json.dumps(list(_spans(mail, -1, [])), separators=(",", ":")).encode("ascii"),
+        _encode_parts(list(_spans(mail, -1, []))).encode("ascii"),
     )
 
 
