@@ -69,6 +69,7 @@ class DataReader:
         self._max_octets = octets
         self._pending = b"\r\n"  # the line end of DATA: a mail may start with a dot, or be empty
         self._started = False
+        self._header_clean = True  # each piece so far had CRLF line ends; until the header ends
         self._opening = HeaderOpening()
         self._body = bytearray()
         self._digest = hashlib.sha256()
@@ -123,8 +124,13 @@ class DataReader:
             self.octets += len(piece)
             return
         if self.header_octets is None:
-            piece = piece if _is_clean(piece) else piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+            if not _is_clean(piece):
+                self._header_clean = False
+                piece = piece.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
             piece = self._add_header(piece if self._opening.decided else self._opening.feed(piece))
+            if self._header_clean:  # so is what follows the header in this piece: most mails are checked once
+                self._append(piece)
+                return
         self._add_body(piece)
 
     def _add_body(self, piece: bytes) -> None:

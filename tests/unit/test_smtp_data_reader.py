@@ -125,6 +125,13 @@ def test_a_carriage_return_in_the_body_becomes_a_line_end_and_a_nul_stays() -> N
     assert bytes(mail.content().body) == b"A: b\r\n\r\none\r\ntwo\0\r\n"
 
 
+def test_a_carriage_return_that_was_held_back_becomes_a_line_end() -> None:
+    mail = DataReader(PLENTY)
+    for chunk in (b"\r\na\rb", b"c\r\n.\r\n"):  # no field has decided yet what the first line is
+        mail.feed(chunk)
+    assert mail.ended and bytes(mail.content().body) == b"\r\na\r\nbc\r\n"
+
+
 def test_the_size_counts_without_stuffing_and_is_exact() -> None:
     text = b"A: b\r\n\r\n..\r\n"  # 12 octets of a mail that has 11
 
