@@ -20,6 +20,8 @@ LANGUAGES = ROOT / "shared" / "languages"
 _METHODS = [("services/**.py", "python"), ("shared/**.py", "python"), ("services/**.html", "jinja2")]
 _KEYWORDS = {"_": None, "gettext": None, "marked": None, "ngettext": (1, 2), "marked_plural": (1, 2)}
 _PLACE = re.compile(r"%(?:\((\w+)\))?[sd%]")
+_MARKUP = re.compile(r"<[^>]*>|[<>&\"]")
+"""Markup of a text, and what would be taken for markup on a page."""
 
 
 def source_texts() -> Catalog:
@@ -64,10 +66,11 @@ def _problems(code: str, sources: tuple[str, ...], translations: tuple[str, ...]
         return [f"{code}: no translation: {sources[0]}"]
     allowed = {place for text in sources for place in _PLACE.findall(text)}
     needed = allowed if len(sources) == 1 else set()  # a plural form may leave out the number
+    markup = sorted(_MARKUP.findall(sources[0]))
     return [
-        f"{code}: other values than in English: {each}"
+        f"{code}: other values or other markup than in English: {each}"
         for each in translations
-        if not needed <= set(_PLACE.findall(each)) <= allowed
+        if not needed <= set(_PLACE.findall(each)) <= allowed or sorted(_MARKUP.findall(each)) != markup
     ]
 
 

@@ -1,30 +1,51 @@
-"""How states, times and time spans are written for people: in the commands, the REST API and the console. Pure."""
+"""How states, times and time spans are written for people: in the commands, the REST API and the console. Pure.
+
+Numbers, nouns and units are in the language that applies. States stay English: who shows one translates it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from typing import Final
 
+from shared.languages.translation import SOURCE, gettext, language, lookup, lookup_plural, marked, marked_plural
+
 MAIL_STATUS: Final = {
-    "fetched": "waiting",
-    "routed": "waiting",
-    "submitted": "waiting",
-    "queued": "waiting",
-    "claimed": "waiting",
-    "sent_unanswered": "waiting",
-    "waiting": "waiting",  # of a recipient
-    "held": "on hold",
-    "parked": "needs attention",
-    "delivered": "delivered",
-    "relayed": "sent",
-    "failed": "failed",
-    "cancelled": "cancelled",
-    "discarded": "cancelled",
+    "fetched": marked("waiting"),
+    "routed": marked("waiting"),
+    "submitted": marked("waiting"),
+    "queued": marked("waiting"),
+    "claimed": marked("waiting"),
+    "sent_unanswered": marked("waiting"),
+    "waiting": marked("waiting"),  # of a recipient
+    "held": marked("on hold"),
+    "parked": marked("needs attention"),
+    "delivered": marked("delivered"),
+    "relayed": marked("sent"),
+    "failed": marked("failed"),
+    "cancelled": marked("cancelled"),
+    "discarded": marked("cancelled"),
 }
 """The word for people for each state of a mail, a submission or a recipient, except ``done``."""
 MAIL_RESULTS: Final = tuple(dict.fromkeys(MAIL_STATUS.values()))
 """The words for people."""
-_PLURALS: Final = {"person": "people", "mail on hold": "mails on hold"}
+_NOUNS: Final = {
+    one: (one, several)
+    for one, several in (
+        marked_plural("browser", "browsers"),
+        marked_plural("byte", "bytes"),
+        marked_plural("change", "changes"),
+        marked_plural("event", "events"),
+        marked_plural("mail", "mails"),
+        marked_plural("mail on hold", "mails on hold"),
+        marked_plural("octet", "octets"),
+        marked_plural("person", "people"),
+        marked_plural("recipient", "recipients"),
+        marked_plural("time", "times"),
+        marked_plural("try", "tries"),
+    )
+}
+"""The nouns that are counted, with their plurals."""
 _WORST_FIRST = ("waiting", "failed", "cancelled", "relayed", "delivered")
 """Of the recipients of a submission, the first of these states that occurs gives its status."""
 
@@ -44,24 +65,22 @@ def mail_status(state: str, recipient_states: Collection[str] = ()) -> str:
 def counted(count: int, noun: str = "mail", verbs: tuple[str, str] | None = None) -> str:
     """Write a number with its noun, in the plural if needed: 1 mail, 2,000 mails, 3 people.
 
-    :param verbs: the verb behind it, for one and for several.
+    :param noun: one of _NOUNS. :param verbs: the verb behind it, for one and for several.
     """
-    verb = "" if verbs is None else f" {verbs[count != 1]}"
-    return f"{count:,} {noun_for(count, noun)}{verb}"
-
-
-def noun_for(count: int, noun: str) -> str:
-    """Return a noun as it stands behind a number: mail behind 1, mails behind 0 and 2; tries, people."""
-    if count == 1:
-        return noun
-    if noun.endswith("y") and not noun.endswith(("ay", "ey", "oy", "uy")):
-        return f"{noun[:-1]}ies"
-    return _PLURALS.get(noun, f"{noun}s")
+    verb = "" if verbs is None else f" {lookup(verbs[count != 1])}"
+    return f"{thousands(count)} {lookup_plural(*_NOUNS[noun], count)}{verb}"
 
 
 def thousands(count: int) -> str:
-    """Write a number with commas between its thousands: 12,345."""
-    return f"{count:,}"
+    """Write a number with marks between its thousands: 12,345."""
+    return f"{count:,}" if language() == SOURCE else _in_locale(count, "#,##0")
+
+
+def _in_locale(number: float, pattern: str) -> str:
+    """Write a number as the language that applies does. :param pattern: of Unicode's TR 35."""
+    from babel.numbers import format_decimal  # late: commands start without it
+
+    return format_decimal(number, pattern, locale=language().replace("-", "_"))
 
 
 def moment(at: str | None) -> str:
@@ -71,15 +90,16 @@ def moment(at: str | None) -> str:
 
 def ago(seconds: float) -> str:
     """Format a time span in short form: 5 s, 3 min, 2 h, 4 d."""
-    for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
+    for size, text in ((86_400, marked("%(count)s d")), (3600, marked("%(count)s h")), (60, marked("%(count)s min"))):
         if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+            return gettext(text, count=round(seconds / size))
+    return gettext("%(count)s s", count=round(seconds))
 
 
 def octets(count: int) -> str:
     """Format a size with its unit: 5 bytes, 1.5 kB, 20.0 MB."""
     for size, unit in ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB")):
         if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"
+            shown = f"{count / size:.1f}" if language() == SOURCE else _in_locale(count / size, "0.0")
+            return f"{shown} {unit}"
+    return counted(count, "byte")

@@ -15,6 +15,7 @@ HERE: Final = Path(__file__).resolve().parent
 SOURCE: Final = "en"
 """The language of the texts in the code."""
 
+_folder = HERE
 _applies: ContextVar[str] = ContextVar("language", default=SOURCE)
 
 
@@ -35,7 +36,7 @@ def ngettext(one: str, several: str, count: int, /, **values: object) -> str:
 
 def lookup(text: str) -> str:
     """Return a text in the language that applies, with the places for its values."""
-    return _catalogue(_applies.get()).gettext(text)
+    return _catalogue(_applies.get()).gettext(text) if text else ""  # of "" a catalogue has its header
 
 
 def lookup_plural(one: str, several: str, count: int) -> str:
@@ -71,7 +72,7 @@ def in_language(code: str) -> Iterator[None]:
 @cache
 def codes() -> tuple[str, ...]:
     """Return the codes of the languages, English first."""
-    return (SOURCE, *sorted(file.stem for file in HERE.glob("*.po")))
+    return (SOURCE, *sorted(file.stem for file in _folder.glob("*.po")))
 
 
 def check_code(code: str) -> str:
@@ -87,6 +88,14 @@ def languages() -> dict[str, str]:
     from babel import Locale  # late: of the services, only those that write to people need it
 
     return {code: (Locale.parse(code, sep="-").get_display_name(code) or code).capitalize() for code in codes()}
+
+
+def use_folder(folder: Path) -> None:
+    """Read the languages from another folder. Tests have a language of their own there."""
+    global _folder
+    _folder = folder
+    for each in (codes, languages, _catalogue):
+        each.cache_clear()
 
 
 def choose(accepted: str) -> str:
@@ -118,7 +127,7 @@ def _catalogue(code: str) -> catalogues.NullTranslations:
     from babel.messages.mofile import write_mo
     from babel.messages.pofile import read_po
 
-    with (HERE / f"{code}.po").open("rb") as file:
+    with (_folder / f"{code}.po").open("rb") as file:
         texts = read_po(file, locale=code.replace("-", "_"))
     compiled = io.BytesIO()
     write_mo(compiled, texts)

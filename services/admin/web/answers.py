@@ -12,6 +12,8 @@ from services.admin.web.forms import Form
 from services.admin.web.mail import Before
 from services.admin.web.page_context import Administrator, PageDep, Reader
 from shared.errors import Permanent
+from shared.languages import stored_texts
+from shared.languages.translation import gettext
 from shared.store import accounts
 
 NOBODY = "nobody"
@@ -47,21 +49,22 @@ async def assign_name(request: Request, context: PageDep, user: Administrator) -
     """Make a name an alias of a local account, or hide it."""
     form = Form(await request.form())
     name, external, to = form.text("name"), context.storable(form.text("external")), context.storable(form.text("to"))
-    notice = f"“{name}” is not shown any more."
+    notice = gettext("“%(name)s” is not shown any more.", name=name)
     try:
         async with context.system.database.transaction() as connection:
             account = await accounts.external_by_address(connection, external)
             if account is None:
-                raise Permanent(f"There is no external account {external}.")
+                raise Permanent(gettext("There is no external account %(address)s.", address=external))
             if not to:
-                raise Permanent(f"Choose who is meant by “{name}”.")
+                raise Permanent(gettext("Choose who is meant by “%(name)s”.", name=name))
             if to != NOBODY:
                 requested = await edit.add_name(connection, to, name)
                 await context.apply(connection, requested, user)
-                notice = f"Mail to “{name}” goes to {requested.local_accounts[0].user_name} from now on."
+                person = requested.local_accounts[0].user_name
+                notice = gettext("Mail to “%(name)s” goes to %(person)s from now on.", name=name, person=person)
             await unknown_names.forget_name(connection, account.id, name)
     except Permanent as error:
-        notice = str(error)
+        notice = stored_texts.shown(str(error))
     except AccountsError as error:
         notice = error.words
     return await context.redirect(user, "/names", notice)

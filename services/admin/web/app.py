@@ -40,6 +40,8 @@ from services.admin.web.request_guard import FILE_PATHS, OwnHosts, RequestGuard
 from shared import __version__
 from shared.errors import Permanent, Temporary
 from shared.field_errors import describe_error
+from shared.languages import stored_texts
+from shared.languages.translation import gettext, lookup, marked
 
 ROUTERS = (
     client_autoconfig.router,  # first: mail clients fix its paths, and /mail/{id} would match one of them
@@ -60,8 +62,12 @@ ROUTERS = (
 
 _URLENCODED = "application/x-www-form-urlencoded"
 """The content type of forms without files (HTML, section 4.10.22.7)."""
-_TITLES = {404: "Not found", 405: "Not allowed"}
-_TEXTS = {404: "There is no page with this address.", 405: "This page cannot be asked for in this way."}
+_TITLES = {404: marked("Not found"), 405: marked("Not allowed")}
+_TEXTS = {
+    404: marked("There is no page with this address."),
+    405: marked("This page cannot be asked for in this way."),
+}
+_FAILED = marked("That did not work")
 
 log = structlog.get_logger()
 
@@ -76,7 +82,7 @@ class _CachedFiles(StaticFiles):
         return response
 
 
-def build_app(context: PageContext) -> RequestGuard:
+def build_app(context: PageContext) -> languages.PagesInLanguage:
     """Build the application that serves the console."""
     app = FastAPI(
         title="mailgroup",
@@ -101,9 +107,8 @@ def build_app(context: PageContext) -> RequestGuard:
     app.add_exception_handler(AccountsError, _unacceptable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _fault)
-    return RequestGuard(
-        languages.PagesInLanguage(app), OwnHosts(context.system.settings), client_autoconfig.PUBLIC_PATHS
-    )
+    guarded = RequestGuard(app, OwnHosts(context.system.settings), client_autoconfig.PUBLIC_PATHS)
+    return languages.PagesInLanguage(guarded)
 
 
 def _is_api(request: Request) -> bool:
@@ -145,30 +150,31 @@ def _page_of(request: Request) -> str:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     return await _error_response(
-        request, 403, "Not for you", "Your account may not see or do this. Ask an administrator."
+        request, 403, marked("Not for you"), marked("Your account may not see or do this. Ask an administrator.")
     )
 
 
 async def _missing(request: Request, error: Exception) -> Response:
-    return await _error_response(request, 404, "Not found", str(error))
+    return await _error_response(request, 404, _TITLES[404], str(error))
 
 
 async def _conflict(request: Request, error: Exception) -> Response:
-    return await _error_response(request, 409, "That did not work", str(error))
+    return await _error_response(request, 409, _FAILED, str(error))
 
 
 async def _changed(request: Request, error: Exception) -> Response:
-    return await _error_response(request, 412, "That did not work", str(error))
+    return await _error_response(request, 412, _FAILED, str(error))
 
 
 async def _away(request: Request, error: Exception) -> Response:
-    return await _error_response(request, 503, "Not now", f"{error}. Try again in a moment.", await _typed(request))
+    text = gettext("%(error)s. Try again in a moment.", error=stored_texts.shown(str(error)))
+    return await _error_response(request, 503, marked("Not now"), text, await _typed(request))
 
 
 async def _unacceptable(request: Request, error: Exception) -> Response:
     assert isinstance(error, AccountsError)
     if not _is_api(request):
-        return await _error_response(request, 422, "That did not work", error.words)
+        return await _error_response(request, 422, _FAILED, error.words)
     return JSONResponse({"detail": "; ".join(error.lines), "problems": error.lines}, 422)
 
 
@@ -177,8 +183,10 @@ async def _invalid(request: Request, error: Exception) -> Response:
     lines = [f"{'.'.join(map(str, each['loc']))}: {describe_error(each)}" for each in error.errors()]
     if _is_api(request):  # the values are not sent back: they may be passwords
         return JSONResponse({"detail": "; ".join(lines), "problems": lines}, 422)
-    text = "The address of this page, or a field that was sent, has a value that is too long or of another kind."
-    return await _error_response(request, 422, "That does not fit", text)
+    text = marked(
+        "The address of this page, or a field that was sent, has a value that is too long or of another kind."
+    )
+    return await _error_response(request, 422, marked("That does not fit"), text)
 
 
 async def _gone(request: Request, error: Exception) -> Response:
@@ -187,7 +195,7 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 async def _other(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    title = _TITLES.get(error.status_code, "That did not work")
+    title = _TITLES.get(error.status_code, _FAILED)
     text = error.detail if _is_api(request) else _TEXTS.get(error.status_code, error.detail)
     response = await _error_response(request, error.status_code, title, text)
     response.headers.update(error.headers or {})
@@ -215,15 +223,16 @@ def _routes() -> Iterator[Route]:
 
 async def _fault(request: Request, error: Exception) -> Response:
     log.error("request failed", path=request.url.path, exc_info=error)
-    return await _error_response(request, 500, "That did not work", "The log of the service admin has the cause.")
+    return await _error_response(request, 500, _FAILED, marked("The log of the service admin has the cause."))
 
 
 async def _error_response(
     request: Request, status: int, title: str, text: str, typed: TypedForm | None = None
 ) -> Response:
-    """:param typed: the form that was sent, to send it again."""
+    """:param title, text: translated here. :param typed: the form that was sent, to send it again."""
     if _is_api(request):
         return JSONResponse({"detail": text}, status)
+    title, text = lookup(title), stored_texts.shown(text)
     context: PageContext = request.app.state.context
     user = None
     if status < 500:  # without the database the current user is unknown

@@ -15,6 +15,8 @@ from services.admin.web.forms import Form
 from services.admin.web.page_context import Administrator, PageContext, PageDep, PathAddress, QueryText
 from services.admin.web.server_events import event_stream
 from shared.errors import Permanent, Temporary
+from shared.languages import stored_texts
+from shared.languages.translation import gettext, marked
 from shared.model import External
 
 router = APIRouter(include_in_schema=False)
@@ -50,9 +52,9 @@ async def act(request: Request, context: PageDep, user: Administrator, address: 
             case "stop":
                 await oauth_flow.stop_authorization(context.system, external, user.name)
             case _:
-                raise Permanent("Nothing was chosen to be done.")
+                raise Permanent(marked("Nothing was chosen to be done."))
     except (Permanent, Temporary) as error:
-        return await _show(request, context, user, external, "", [str(error)])
+        return await _show(request, context, user, external, "", [stored_texts.shown(str(error))])
     return await context.redirect(user, page)
 
 
@@ -81,8 +83,8 @@ async def receive_redirect(request: Request, context: PageDep) -> Response:
     progress = await oauth_flow.complete_any(context.system, str(request.url))
     if progress.state == "failed":
         raise Permanent(progress.words)
-    text = "You may close this page; the page where you started it continues."
-    return await context.render_page(request, None, "message.html", title="Authorized", text=text, typed=None)
+    text = gettext("You may close this page; the page where you started it continues.")
+    return await context.render_page(request, None, "message.html", title=gettext("Authorized"), text=text, typed=None)
 
 
 def redirect_uri(request: Request, context: PageContext) -> str:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup, escape
 
+from shared.languages.translation import gettext
+
 WIDTH, HEIGHT, FOOT, LEFT = 960, 230, 26, 44
 """Size of the chart, and of its margins for the hours and the scale: units of the viewBox."""
 _STEPS = (1, 2, 5)
@@ -56,7 +58,7 @@ def bar_chart(hours: Sequence[tuple[datetime.datetime, int, int]], first: str, s
             f'y="{HEIGHT - 4}" text-anchor="middle">{hour:%H}:00</text>'
         )
     totals = f"{sum(one for _, one, _ in hours)} {first}, {sum(other for _, _, other in hours)} {second}"
-    label = escape(f"Mails in the last {len(hours)} hours: {totals}")
+    label = escape(gettext("Mails in the last %(hours)s hours: %(totals)s", hours=len(hours), totals=totals))
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
     )

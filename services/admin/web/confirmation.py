@@ -12,6 +12,7 @@ from services.admin.access.users import CurrentUser
 from services.admin.accounts.field_problems import EMPTY
 from services.admin.web.forms import FieldErrors, Form
 from services.admin.web.page_context import PageContext
+from shared.languages.translation import lookup
 
 CONFIRMED = "confirmed"
 """The field of the second press."""
@@ -51,5 +52,5 @@ async def ask(request: Request, context: PageContext, user: CurrentUser, form: F
         fields=[(name, value) for name, value in form.pairs() if name not in (CONFIRMED, "reason")],
         reason=form.text("reason"),
         invalid=errors,
-        problems=[f"{question.reason}: {errors['reason']}"] if errors else [],
+        problems=[f"{question.reason}: {lookup(errors['reason'])}"] if errors else [],
     )

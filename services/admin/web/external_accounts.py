@@ -16,7 +16,6 @@ from services.admin.accounts import start as account_start
 from services.admin.accounts.check_now import request_check
 from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountProblem, AccountsError
-from services.admin.accounts.labels import ORDINALS
 from services.admin.formatting import counted
 from services.admin.mail import operations
 from services.admin.monitoring.found_authors import DAYS, describe_found, load_found_authors
@@ -27,11 +26,13 @@ from services.admin.web.external_form import (
     LABELS,
     MAIN_FIELDS,
     NEW,
+    RELAY_TITLES,
     account_fields,
     account_values,
     at_fields,
     fill_in_provider,
     find_unanswered,
+    labels,
     shown_labels,
     with_trusted_certificate,
     with_usual_ports,
@@ -50,6 +51,8 @@ from services.admin.web.page_context import (
 )
 from shared.db.database import Connection
 from shared.errors import Permanent
+from shared.languages import stored_texts
+from shared.languages.translation import gettext, lookup, marked, ngettext
 from shared.model import External, Local
 from shared.store import accounts, inbound_admin, polls, relays, reply_tags
 
@@ -128,18 +131,30 @@ async def start(request: Request, context: PageDep, user: Administrator, address
                 return await ask(request, context, user, form, _start_question(context, external, people, held))
             lines = await account_start.start(connection, external.address, user.name)
     except Permanent as error:
-        return await _dialog(request, context, user, external, account_values(external), problems=[str(error)])
-    return await context.redirect(user, "/", *(lines or [f"{external.address} is started already."]))
+        return await _dialog(
+            request, context, user, external, account_values(external), problems=[stored_texts.shown(str(error))]
+        )
+    return await context.redirect(
+        user, "/", *(lines or [gettext("%(address)s is started already.", address=external.address)])
+    )
 
 
 def _start_question(context: PageContext, external: External, people: Sequence[Local], held: int) -> Question:
-    title = f"Start {external.address} for {counted(len(people), 'person')}?"
+    title = ngettext(
+        "Start %(address)s for %(num)s person?",
+        "Start %(address)s for %(num)s people?",
+        len(people),
+        address=external.address,
+    )
     effects = [
-        "The page showed another number of people when you pressed the button.",
-        f"{counted(held)} on hold and all mail that comes later will go to them. This cannot be undone.",
+        gettext("The page showed another number of people when you pressed the button."),
+        gettext(
+            "%(mails)s on hold and all mail that comes later will go to them. This cannot be undone.",
+            mails=counted(held),
+        ),
     ]
     back = context.path_to("/external", external.address)
-    return Question(title, effects, "Everybody is here, start", back, [each.address for each in people])
+    return Question(title, effects, gettext("Everybody is here, start"), back, [each.address for each in people])
 
 
 @router.post("/{address}/check")
@@ -150,8 +165,13 @@ async def check_now(request: Request, context: PageDep, user: Administrator, add
         async with context.system.database.transaction() as connection:
             await request_check(connection, external.address, user.name)
     except Permanent as error:
-        return await _dialog(request, context, user, external, account_values(external), problems=[str(error)])
-    said = f"{external.address} is being checked for new mail. Load this page again to see when it was done."
+        return await _dialog(
+            request, context, user, external, account_values(external), problems=[stored_texts.shown(str(error))]
+        )
+    said = gettext(
+        "%(address)s is being checked for new mail. Load this page again to see when it was done.",
+        address=external.address,
+    )
     return await context.redirect(user, context.path_to("/external", external.address), said)
 
 
@@ -164,24 +184,40 @@ async def remove(request: Request, context: PageDep, user: Administrator, addres
         sharers = [person.address for person in await accounts.page_of_locals(connection, external_id=external.id)]
         users = await accounts.list_token_users(connection, external.address)
     if sharers or users:
-        problem = f"{external.address} is shared by {', '.join(sharers)}; remove or move them first."
+        problem = gettext(
+            "%(address)s is shared by %(people)s; remove or move them first.",
+            address=external.address,
+            people=", ".join(sharers),
+        )
         if not sharers:
-            problem = f"{', '.join(users)} use the access tokens of {external.address}; change or remove them first."
+            problem = gettext(
+                "%(accounts)s use the access tokens of %(address)s; change or remove them first.",
+                accounts=", ".join(users),
+                address=external.address,
+            )
         return await _dialog(request, context, user, external, account_values(external), problems=[problem])
     if not is_confirmed(form):
         effects = [
-            "No more mail of this mailbox is fetched, and nothing is sent from this address. Mail that is here stays.",
-            "The login at the provider is forgotten after a while. The account has to be added again to come back.",
+            gettext(
+                "No more mail of this mailbox is fetched, and nothing is sent from this address. "
+                "Mail that is here stays."
+            ),
+            gettext(
+                "The login at the provider is forgotten after a while. The account has to be added again to come back."
+            ),
         ]
         back = context.path_to("/external", external.address)
-        question = Question(f"Remove {external.address}?", effects, "Remove 1 external account", back)
+        title = gettext("Remove %(name)s?", name=external.address)
+        question = Question(title, effects, gettext("Remove 1 external account"), back)
         return await ask(request, context, user, form, question)
     try:
         async with context.system.database.transaction() as connection:
             lines = await edit.remove(connection, "external", external.address)
-            await audit.record_change(connection, user.name, "removed external account", external.address)
+            await audit.record_change(connection, user.name, marked("removed external account"), external.address)
     except Permanent as error:
-        return await _dialog(request, context, user, external, account_values(external), problems=[str(error)])
+        return await _dialog(
+            request, context, user, external, account_values(external), problems=[stored_texts.shown(str(error))]
+        )
     return await context.redirect(user, "/external", *lines)
 
 
@@ -192,7 +228,9 @@ async def probe_reply_tag(request: Request, context: PageDep, user: Administrato
     try:
         probe = await tag_probe.send_probe(context.system, external, user.name)
     except Permanent as error:
-        return await _dialog(request, context, user, external, account_values(external), problems=[str(error)])
+        return await _dialog(
+            request, context, user, external, account_values(external), problems=[stored_texts.shown(str(error))]
+        )
     line = f"{tag_probe.describe_probe(probe)}."
     return await context.redirect(user, f"{context.path_to('/external', external.address)}#reply-tag", line)
 
@@ -206,7 +244,10 @@ async def act_on_skipped(request: Request, context: PageDep, user: Administrator
     async with context.system.database.transaction() as connection:
         done = await (operations.fetch_again if retries else operations.acknowledge)(connection, external, ids)
         await operations.record_skipped(connection, user.name, external, retries, done)
-    outcome = f"{counted(len(done.done), verbs=('is', 'are'))} {'tried again' if retries else 'acknowledged'}."
+    count = len(done.done)
+    outcome = ngettext("%(num)s mail is acknowledged.", "%(num)s mails are acknowledged.", count)
+    if retries:
+        outcome = ngettext("%(num)s mail is tried again.", "%(num)s mails are tried again.", count)
     return await context.redirect(user, context.path_to("/external", external.address), outcome)
 
 
@@ -215,7 +256,7 @@ async def load_external(context: PageContext, address: str) -> External:
     async with context.system.database.transaction() as connection:
         external = await accounts.external_by_address(connection, context.storable(address))
     if external is None:
-        raise NotFound(f"There is no external account {address}.")
+        raise NotFound(gettext("There is no external account %(address)s.", address=address))
     return external
 
 
@@ -266,11 +307,11 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         lines, invalid = tell_changes(error, shown_labels(values["protocol"], values, stored), values, stored)
         return await _dialog(request, context, user, old, values, status=409, problems=lines, invalid=invalid)
     except AccountsError as error:
-        problems, invalid = explain(at_fields(error.problems, form), LABELS, values["address"], unanswered)
+        problems, invalid = explain(at_fields(error.problems, form), labels(), values["address"], unanswered)
         keep()
         return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
     address = requested.external_accounts[0].address
-    lines = outcome.lines_on_page or ["Nothing was changed."]
+    lines = outcome.lines_on_page or [gettext("Nothing was changed.")]
     return await context.redirect(
         user, context.path_to("/external", address), *lines, *await _described(context, outcome.contacts)
     )
@@ -299,7 +340,7 @@ async def _described(context: PageContext, externals: list[External]) -> list[st
         async with asyncio.timeout(DESCRIBE_SECONDS):
             return await connection_check.describe_maildrops(context.system, externals)
     except TimeoutError:
-        return ["The provider has not answered yet; use Test for details."]
+        return [gettext("The provider has not answered yet; use Test for details.")]
 
 
 async def _dialog(
@@ -340,17 +381,17 @@ async def _dialog(
         external=external,
         values=values,
         steps=steps,
-        note=provider.note if provider else None,
+        note=lookup(provider.note or "") if provider else "",
         ports=FORM_PORTS,
         problems=problems or [],
         invalid=FieldErrors() if invalid is None else invalid,
         providers=provider_presets.PROVIDERS,
-        methods=CHOICES,
+        methods=[(key, lookup(words)) for key, words in CHOICES],
         days=DAYS,
         shown_sharers=SHOWN_SHARERS,
-        labels=LABELS,
+        labels=labels(),
         relay_names=[name for name in LABELS if name.startswith("smtp") and name not in MAIN_FIELDS],
-        further_relays=list(zip(RELAYS[1:], ORDINALS[1:], strict=True)),
+        further_relays=list(zip(RELAYS[1:], RELAY_TITLES[1:], strict=True)),
         own_logins=_own_logins(external),
         authorized=external is not None and oauth_flow.is_authorized(context.system, external),
         **facts,

@@ -16,6 +16,7 @@ from services.admin.accounts.labels import EXTERNAL, of_further
 from services.admin.accounts.provider_presets import ProviderPreset
 from services.admin.web.forms import Form, lines_with_former, shown, typed_address
 from services.admin.web.login_methods import PASSWORD, RELAY_SECRETS, RELAYS, method_of, oauth_fields
+from shared.languages.translation import gettext, lookup, marked
 from shared.model import INBOX, External, FetchProtocol
 
 MARKED = "\\Sent"
@@ -28,10 +29,26 @@ LABELS: Final = EXTERNAL | {
     for name, label in EXTERNAL.items()
     if position and name.startswith("smtp.")
 }
-"""Labels of the fields, in the order of the page."""
+"""Labels of the fields in English, in the order of the page."""
+RELAY_TITLES: Final = (marked("First SMTP server"), marked("Second SMTP server"), marked("Third SMTP server"))
+"""Titles of the SMTP servers, by position."""
 MAIN_FIELDS: Final = ("smtp.host", "smtp.port", "smtp.tls", "smtp.auth")
 """Fields of the first SMTP server that the page always shows."""
 _ENDPOINTS = tuple(name for name in EXTERNAL if name.startswith("oauth.issuer."))
+
+
+def labels() -> dict[str, str]:
+    """Return the labels of the fields in the language that applies, in the order of the page."""
+    return {name: _label(name, label) for name, label in LABELS.items()}
+
+
+def _label(name: str, label: str) -> str:
+    """Return a label in the language that applies. :param label: in English."""
+    prefix, _, field = name.partition(".")
+    if prefix not in RELAYS[1:]:
+        return lookup(label)
+    server = lookup(RELAY_TITLES[RELAYS.index(prefix)])
+    return gettext("%(server)s: %(field)s", server=server, field=lookup(EXTERNAL[f"smtp.{field}"]))
 
 
 def _server(name: str, host: str = "", port: int | None = None, tls: str = "implicit") -> dict[str, str]:
@@ -124,7 +141,7 @@ def shown_labels(protocol: str, *values: Mapping[str, Any]) -> dict[str, str]:
     """
     hidden = ["pop3." if protocol == "imap" else "imap."]
     hidden += [f"{prefix}." for prefix in RELAYS[1:] if not any(each.get(f"{prefix}.host") for each in values)]
-    return {name: label for name, label in LABELS.items() if not name.startswith(tuple(hidden))}
+    return {name: label for name, label in labels().items() if not name.startswith(tuple(hidden))}
 
 
 def account_fields(form: Form, secrets: Mapping[str, str], old: External | None) -> dict[str, Any]:
@@ -234,7 +251,7 @@ def find_unanswered(form: Form, secrets: Mapping[str, str], old: External | None
     if not set(secrets) - set(RELAY_SECRETS) and oauth_fields(form, {}) is None:
         found["password"] = EMPTY
     if not form.text("history") and form.text("do") != "test":
-        found["history"] = "choose whether it is delivered, or stays at the provider"
+        found["history"] = gettext("choose whether it is delivered, or stays at the provider")
     return found
 
 

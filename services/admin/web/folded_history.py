@@ -8,6 +8,7 @@ from itertools import groupby
 
 from services.admin.formatting import counted
 from services.admin.mail.history import MailHistory, describe_reason
+from shared.languages.translation import gettext, marked
 from shared.store.inbound_admin import Copyholder
 
 FOLDS_FROM = 5
@@ -45,12 +46,17 @@ def fold_reasons(story: MailHistory) -> list[ShownReason]:
     shown: list[ShownReason] = []
     for (done, reason), holders in groups.items():
         if len(holders) <= FOLDS_FROM:
-            verb = "got" if done else "is to get"
-            shown += [ShownReason(f"{holder.user_name} {verb} this because {reason}.") for holder in holders]
+            one = marked("%(who)s got this because %(reason)s.")
+            if not done:
+                one = marked("%(who)s is to get this because %(reason)s.")
+            shown += [ShownReason(gettext(one, who=holder.user_name, reason=reason)) for holder in holders]
         else:
-            verb = "got" if done else "are to get"
+            many = marked("%(people)s got this because %(reason)s.")
+            if not done:
+                many = marked("%(people)s are to get this because %(reason)s.")
             names = [f"{holder.user_name} ({holder.address})" for holder in holders]
-            shown.append(ShownReason(f"{counted(len(holders), 'person')} {verb} this because {reason}.", names))
+            text = gettext(many, people=counted(len(holders), "person"), reason=reason)
+            shown.append(ShownReason(text, names))
     return shown
 
 

@@ -16,6 +16,8 @@ from services.admin.accounts.edit import ChangedMeanwhile
 from services.admin.accounts.errors import AccountProblem
 from services.admin.accounts.labels import IN_CHANGES
 from services.admin.web.times import moment
+from shared.languages import stored_texts
+from shared.languages.translation import gettext, lookup, marked
 from shared.model import External, Local
 
 KEPT_SECONDS = 1800.0
@@ -130,7 +132,7 @@ def explain(
         else:
             errors[name] = f"{errors[name]}; {words}" if name in errors else words
     for name, words in (further or {}).items():
-        errors.setdefault(name, words)
+        errors.setdefault(name, stored_texts.shown(words))
     for name in labels:
         if name in errors:
             errors.first = errors.first or name
@@ -138,7 +140,7 @@ def explain(
     return lines + others, errors
 
 
-_FLAGS = {True: "ticked", False: "not ticked", "": "empty"}
+_FLAGS = {True: marked("ticked"), False: marked("not ticked"), "": marked("empty")}
 
 
 def tell_changes(
@@ -148,18 +150,19 @@ def tell_changes(
 
     :return: lines with the labels of the form, and for each field whose stored value is another one, that value.
     """
-    names = {**labels, **IN_CHANGES}
+    names = {**labels, **{name: lookup(label) for name, label in IN_CHANGES.items()}}
     word = re.compile(rf"(?:^|(?<=, ))({'|'.join(map(re.escape, names))})(?=[ ,]|$)")
-    lines = [error.lines[0]]
+    lines = [stored_texts.shown(error.lines[0])]
     for entry in error.entries:
         detail = word.sub(lambda match: names[match[1]], entry.detail.removeprefix("changed "))
-        lines.append(Markup("{}: {} ({})").format(entry.who, detail or entry.did, moment(entry.at)))
-    lines.append("Your values are below. Compare, and save again to replace that state by them.")
+        lines.append(Markup("{}: {} ({})").format(entry.who, detail or lookup(entry.did), moment(entry.at)))
+    lines.append(gettext("Your values are below. Compare, and save again to replace that state by them."))
     errors = FieldErrors()
     for field in labels:
         if field in stored and field in typed and str(typed[field]) != str(stored[field]):  # numbers are typed as text
             value = stored[field] if isinstance(stored[field], bool) else str(stored[field])
-            errors[field] = f"stored now: {_FLAGS.get(value, value)}"
+            flag = _FLAGS.get(value)
+            errors[field] = gettext("stored now: %(value)s", value=value if flag is None else lookup(flag))
             errors.first = errors.first or field
     return lines, errors
 

@@ -37,6 +37,8 @@ from services.admin.web.page_context import (
     Reader,
 )
 from shared.errors import Permanent
+from shared.languages import stored_texts
+from shared.languages.translation import gettext, lookup, marked, ngettext
 from shared.model import External, Local
 from shared.store import accounts, folder_admin, inbound_admin, last_logins
 
@@ -105,7 +107,7 @@ async def _find_external(context: PageContext, address: str) -> External:
     async with context.system.database.transaction() as connection:
         external = await accounts.external_by_address(connection, context.storable(address))
     if external is None:
-        raise NotFound(f"There is no external account {address}.")
+        raise NotFound(gettext("There is no external account %(address)s.", address=address))
     return external
 
 
@@ -126,12 +128,15 @@ async def restore(request: Request, context: PageDep, user: Administrator) -> Re
     try:
         async with context.system.database.transaction() as connection:
             person = await operations.restore_account(connection, address)
-            await audit.record_change(connection, user.name, "restored local account", person.address)
+            await audit.record_change(connection, user.name, marked("restored local account"), person.address)
     except Permanent as error:
-        return await context.redirect(user, "/local/removed", str(error))
+        return await context.redirect(user, "/local/removed", stored_texts.shown(str(error)))
     except AccountsError as error:
-        return await context.redirect(user, "/local/removed", f"{address} cannot be brought back: {error.words}")
-    said = f"{person.address} is back, with its mail{'' if person.enabled else '; it is disabled, as it was before'}."
+        said = gettext("%(address)s cannot be brought back: %(error)s", address=address, error=error.words)
+        return await context.redirect(user, "/local/removed", said)
+    said = gettext("%(address)s is back, with its mail.", address=person.address)
+    if not person.enabled:
+        said = gettext("%(address)s is back, with its mail; it is disabled, as it was before.", address=person.address)
     return await context.redirect(user, context.path_to("/local", person.address), said)
 
 
@@ -166,10 +171,9 @@ async def sign_out(context: PageDep, user: Administrator, address: PathAddress) 
     person = await load_local(context, address)
     async with context.system.database.transaction() as connection:
         await users.end_sessions_of(connection, person.id)
-        await audit.record_change(connection, user.name, "signed out everywhere", person.address)
-    return await context.redirect(
-        user, context.path_to("/local", person.address), f"{person.user_name} is signed out of the console."
-    )
+        await audit.record_change(connection, user.name, marked("signed out everywhere"), person.address)
+    said = gettext("%(person)s is signed out of the console.", person=person.user_name)
+    return await context.redirect(user, context.path_to("/local", person.address), said)
 
 
 @router.post("/{address}/remove")
@@ -181,17 +185,26 @@ async def remove(request: Request, context: PageDep, user: Administrator, addres
         async with context.system.database.transaction() as connection:
             drop = await folder_admin.load_summary(connection, person.id)
         effects = [
-            f"{person.user_name} cannot sign in any more. Mail with this name goes to everyone in the share.",
-            f"The mailbox has {counted(drop.mails)}. They are kept for {days} days; until then the account can be "
-            "brought back with them.",
+            gettext(
+                "%(person)s cannot sign in any more. Mail with this name goes to everyone in the share.",
+                person=person.user_name,
+            ),
+            gettext(
+                "The mailbox has %(mails)s. They are kept for %(days)s days; until then the account can be "
+                "brought back with them.",
+                mails=counted(drop.mails),
+                days=days,
+            ),
         ]
         back = context.path_to("/local", person.address)
-        question = Question(f"Remove {person.address}?", effects, "Remove 1 local account", back)
+        title = gettext("Remove %(name)s?", name=person.address)
+        question = Question(title, effects, gettext("Remove 1 local account"), back)
         return await ask(request, context, user, form, question)
     async with context.system.database.transaction() as connection:
         await edit.remove(connection, "local", person.address)
-        await audit.record_change(connection, user.name, "removed local account", person.address)
-    return await context.redirect(user, "/local", f"{person.address} is removed. Its mail is kept for {days} days.")
+        await audit.record_change(connection, user.name, marked("removed local account"), person.address)
+    said = gettext("%(address)s is removed. Its mail is kept for %(days)s days.", address=person.address, days=days)
+    return await context.redirect(user, "/local", said)
 
 
 @router.get("/{address}/deleted")
@@ -221,7 +234,7 @@ async def load_local(context: PageContext, address: str) -> Local:
             context.storable(address)
         )
     if person is None:
-        raise NotFound(f"There is no local account {address}.")
+        raise NotFound(gettext("There is no local account %(address)s.", address=address))
     return person
 
 
@@ -231,7 +244,7 @@ async def load_deleted_mail(context: PageContext, person: Local) -> dict[str, An
         entries = await folder_admin.list_latest_deleted(connection, person.id)
         # from the index: reading some hundred headers would take long
         headlines = await search_index.subjects(connection, [entry.mail_id for entry in entries])
-    rows = [(entry, *headlines.get(entry.mail_id, ("", f"Mail {entry.mail_id}"))) for entry in entries]
+    rows = [(entry, *headlines.get(entry.mail_id, ("", gettext("Mail %(id)s", id=entry.mail_id)))) for entry in entries]
     return {"rows": rows, "max_rows": folder_admin.DELETED_SHOWN, "days": context.system.settings.retention_days}
 
 
@@ -239,12 +252,17 @@ async def undelete_mails(context: PageContext, person: Local, ids: list[int], us
     """Undelete mails by their inbound ids. :return: the text of the result."""
     async with context.system.database.transaction() as connection:
         undeleted = (await operations.undelete(connection, person.address, ids)).done if ids else []
-        await audit.record_mails(connection, user, "brought back deleted mail", undeleted, f"of {person.address}")
+        await audit.record_mails(
+            connection, user, marked("brought back deleted mail"), undeleted, f"of {person.address}"
+        )
     if not undeleted:
-        return "Nothing was chosen that could be brought back."
+        return gettext("Nothing was chosen that could be brought back.")
     await context.system.announce_changes([person.address])
-    back = counted(len(undeleted), verbs=("is", "are"))
-    return f"{back} back; the mail client gets {'it' if len(undeleted) == 1 else 'them'} as new mail at its next check."
+    return ngettext(
+        "%(num)s mail is back; the mail client gets it as new mail at its next check.",
+        "%(num)s mails are back; the mail client gets them as new mail at its next check.",
+        len(undeleted),
+    )
 
 
 # ------------------------------------------------------------------------------------------ the dialog
@@ -256,6 +274,10 @@ async def _values(context: PageContext, person: Local) -> dict[str, Any]:
         people = await accounts.load_locals(connection, [person.delegate_id] if person.delegate_id else [])
     entry = export.local_fields(person, externals, people)
     return _NEW | {name: shown(value) for name, value in entry.items()} | {"version": export.version_of(person)}
+
+
+def _labels() -> dict[str, str]:
+    return {name: lookup(label) for name, label in LOCAL.items()}
 
 
 def _fields(form: Form, password: str | None, old: Local | None) -> dict[str, Any]:
@@ -304,15 +326,15 @@ async def _submit(request: Request, context: PageContext, user: CurrentUser, old
         values["version"] = error.version
         assert old is not None
         now = await _values(context, await load_local(context, old.address))
-        lines, invalid = tell_changes(error, LOCAL, values, now)
+        lines, invalid = tell_changes(error, _labels(), values, now)
         return await _dialog(request, context, user, old, values, status=409, problems=lines, invalid=invalid)
     except AccountsError as error:
-        problems, invalid = explain(error.problems, LOCAL, values["address"], _check_password(password, old))
+        problems, invalid = explain(error.problems, _labels(), values["address"], _check_password(password, old))
         values["kept"] = context.kept_secrets.store(user.session_id, password)
         return await _dialog(request, context, user, old, values, problems=problems, invalid=invalid)
     address = requested.local_accounts[0].address
     return await context.redirect(
-        user, context.path_to("/local", address), *(outcome.lines_on_page or ["Nothing was changed."])
+        user, context.path_to("/local", address), *(outcome.lines_on_page or [gettext("Nothing was changed.")])
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from services.admin.web.forms import Form
+from shared.languages.translation import marked
 from shared.model import GrantType, OAuth
 
 PASSWORD: Final = "password"
@@ -45,18 +46,20 @@ class TokenMethod:
 
 
 METHODS: Final = (
-    TokenMethod("google", "access tokens of Google, allowed by a person", "google", "authorization"),
-    TokenMethod("google-service", "access tokens of Google, for a service account", "google", "jwt_bearer"),
-    TokenMethod("microsoft", "access tokens of Microsoft, allowed by a person", "microsoft", "authorization"),
-    TokenMethod("microsoft-app", "access tokens of Microsoft, for an application", "microsoft", "client_credentials"),
-    TokenMethod("other", "access tokens of another provider, allowed by a person", "", "authorization"),
-    TokenMethod("other-app", "access tokens of another provider, for an application", "", "client_credentials"),
-    TokenMethod("other-signed", "access tokens of another provider, by a signed request", "", "jwt_bearer"),
+    TokenMethod("google", marked("access tokens of Google, allowed by a person"), "google", "authorization"),
+    TokenMethod("google-service", marked("access tokens of Google, for a service account"), "google", "jwt_bearer"),
+    TokenMethod("microsoft", marked("access tokens of Microsoft, allowed by a person"), "microsoft", "authorization"),
+    TokenMethod(
+        "microsoft-app", marked("access tokens of Microsoft, for an application"), "microsoft", "client_credentials"
+    ),
+    TokenMethod("other", marked("access tokens of another provider, allowed by a person"), "", "authorization"),
+    TokenMethod("other-app", marked("access tokens of another provider, for an application"), "", "client_credentials"),
+    TokenMethod("other-signed", marked("access tokens of another provider, by a signed request"), "", "jwt_bearer"),
 )
 CHOICES: Final = (
-    (PASSWORD, "a password"),
+    (PASSWORD, marked("a password")),
     *((method.key, method.words) for method in METHODS),
-    (SAME, "the access tokens of another account"),
+    (SAME, marked("the access tokens of another account")),
 )
 """Values and words of the choice, in the order of the page."""
 

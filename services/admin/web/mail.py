@@ -10,7 +10,7 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response, StreamingResponse
 
 from services.admin.access import audit
-from services.admin.formatting import MAIL_RESULTS, counted, thousands
+from services.admin.formatting import MAIL_RESULTS, thousands
 from services.admin.mail import history, mail_search, operations
 from services.admin.mail.history import MailHistory
 from services.admin.mail.mail_search import Filter
@@ -20,6 +20,8 @@ from services.admin.web.folded_history import FOLDS_FROM, fold_events, fold_reas
 from services.admin.web.forms import Form
 from services.admin.web.page_context import Administrator, NotFound, PageContext, PageDep, QueryText, Reader
 from shared.errors import Permanent
+from shared.languages import stored_texts
+from shared.languages.translation import gettext, marked, ngettext
 from shared.store import accounts, blobs
 
 router = APIRouter(include_in_schema=False, prefix="/mail")
@@ -28,7 +30,7 @@ CHOICES = 200
 """Largest number of accounts that the filter offers as a list; with more, the user types the address."""
 FAILED = ("failed", "cancelled")
 """States of recipients that did not get a submission."""
-NOBODY = "There is nobody to send it to again, or it is older than five days."
+NOBODY = marked("There is nobody to send it to again, or it is older than five days.")
 
 Id = Annotated[int, Path(ge=1, le=2**63 - 1)]
 Before = Annotated[int | None, Query(ge=1, le=2**63 - 1)]
@@ -54,7 +56,7 @@ async def search(
     try:
         date = datetime.date.fromisoformat(day) if day else None
     except ValueError:
-        date, problems = None, [f"Day: {day}: a day has the form 2026-11-30."]
+        date, problems = None, [gettext("Day: %(day)s: a day has the form 2026-11-30.", day=day)]
     wanted = Filter(q, date, zone if date else "", to, result, account)
     async with context.system.database.transaction() as connection:
         mails = await mail_search.search(connection, wanted, before, PAGE + 1)
@@ -121,18 +123,22 @@ async def act(request: Request, context: PageDep, user: Administrator, id: Id) -
             if again:
                 if not (await operations.resend(connection, [id])).done:
                     raise Permanent(NOBODY)
-                said = "It is sent again."
-                await audit.record_mails(connection, user.name, "sent again", [id])
+                said = gettext("It is sent again.")
+                await audit.record_mails(connection, user.name, marked("sent again"), [id])
             else:
                 await operations.give_copy(connection, id, to, away)
-                said = (
-                    f"{to} has it now{f', and {away} no longer' if away else ''}; the mail client gets it as new mail."
-                )
-                await audit.record_mails(connection, user.name, "gave a mail", [id], f"to {to}")
+                said = gettext("%(to)s has it now; the mail client gets it as new mail.", to=to)
+                if away:
+                    said = gettext(
+                        "%(to)s has it now, and %(away)s no longer; the mail client gets it as new mail.",
+                        to=to,
+                        away=away,
+                    )
+                await audit.record_mails(connection, user.name, marked("gave a mail"), [id], f"to {to}")
         if not again:
             await context.system.announce_changes([to, away] if away else [to])
     except Permanent as error:
-        said = str(error)
+        said = stored_texts.shown(str(error))
     return await context.redirect(user, f"/mail/{id}", said)
 
 
@@ -142,9 +148,11 @@ def _ask_to_resend(story: MailHistory) -> Question:
     if not recipients:
         raise Permanent(NOBODY)
     return Question(
-        f"Send the mail again to {counted(len(recipients), 'recipient')}?",
-        [f"“{story.summary.subject or '(no subject)'}” is sent to:"],
-        "Send again",
+        ngettext(
+            "Send the mail again to %(num)s recipient?", "Send the mail again to %(num)s recipients?", len(recipients)
+        ),
+        [gettext("“%(subject)s” is sent to:", subject=_subject(story))],
+        gettext("Send again"),
         f"/mail/{story.id}",
         recipients,
     )
@@ -153,12 +161,23 @@ def _ask_to_resend(story: MailHistory) -> Question:
 def _ask_to_give(story: MailHistory, to: str, away: str) -> Question:
     """:raises Permanent: nobody is to get the mail."""
     if not to:
-        raise Permanent("Choose whose mailbox is to get the mail.")
-    effects = [f"“{story.summary.subject or '(no subject)'}” is put into the mailbox of {to} as new mail, to be read."]
+        raise Permanent(marked("Choose whose mailbox is to get the mail."))
+    effects = [
+        gettext(
+            "“%(subject)s” is put into the mailbox of %(to)s as new mail, to be read.",
+            subject=_subject(story),
+            to=to,
+        )
+    ]
+    title, button = gettext("Copy 1 mail to %(to)s?", to=to), gettext("Copy the mail")
     if away:
-        effects.append(f"It is deleted from the mailbox of {away}.")
-    verb = "Move" if away else "Copy"
-    return Question(f"{verb} 1 mail to {to}?", effects, f"{verb} the mail", f"/mail/{story.id}")
+        effects.append(gettext("It is deleted from the mailbox of %(away)s.", away=away))
+        title, button = gettext("Move 1 mail to %(to)s?", to=to), gettext("Move the mail")
+    return Question(title, effects, button, f"/mail/{story.id}")
+
+
+def _subject(story: MailHistory) -> str:
+    return story.summary.subject or gettext("(no subject)")
 
 
 @router.post("/{id}/raw")
@@ -166,7 +185,7 @@ async def raw(context: PageDep, user: Administrator, id: Id) -> Response:
     """Return the whole mail as a file, after the audit has recorded the access."""
     story = await _load_history(context, id)
     async with context.system.database.transaction() as connection:
-        await audit.record_mails(connection, user.name, "looked into a mail", [id], story.summary.author)
+        await audit.record_mails(connection, user.name, marked("looked into a mail"), [id], story.summary.author)
     return StreamingResponse(
         blobs.stream(context.system.database, story.blob_id),
         media_type="message/rfc822",
@@ -178,5 +197,5 @@ async def _load_history(context: PageContext, mail_id: int) -> MailHistory:
     async with context.system.database.transaction() as connection:
         story = await history.load_mail_history(connection, mail_id)
     if story is None:
-        raise NotFound(f"There is no mail {mail_id}, or it was purged.")
+        raise NotFound(gettext("There is no mail %(id)s, or it was purged.", id=mail_id))
     return story

@@ -14,6 +14,7 @@ from services.admin.web import charts
 from services.admin.web.page_context import PageContext, PageDep, Reader
 from services.admin.web.server_events import event_stream
 from shared.languages import stored_texts
+from shared.languages.translation import gettext
 from shared.store import inbound_admin
 
 router = APIRouter(include_in_schema=False)
@@ -72,5 +73,5 @@ def _facts(context: PageContext, user: CurrentUser) -> dict[str, Any]:
             for text, link in (link_problem(problem, addresses) for problem in latest.get("problems", []))
         ],
         "day": day,
-        "chart": charts.bar_chart(day.hours, "fetched", "sent by us") if day is not None else "",
+        "chart": charts.bar_chart(day.hours, gettext("fetched"), gettext("sent by us")) if day is not None else "",
     }

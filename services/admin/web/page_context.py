@@ -22,7 +22,7 @@ from services.admin.accounts.apply import ApplyResult
 from services.admin.accounts.file_format import AccountsFile
 from services.admin.accounts.passwords import describe_weak
 from services.admin.context import AdminContext
-from services.admin.formatting import counted, mail_status, noun_for, octets, thousands
+from services.admin.formatting import counted, mail_status, octets, thousands
 from services.admin.web import times
 from services.admin.web.forms import KeptSecrets
 from services.admin.web.refill import TypedForm, refill
@@ -30,8 +30,8 @@ from services.admin.web.status_cache import StatusCache
 from shared import __version__
 from shared.db import database
 from shared.db.database import Connection
-from shared.languages import translation
-from shared.languages.translation import marked
+from shared.languages import stored_texts, translation
+from shared.languages.translation import gettext, marked
 
 HERE = Path(__file__).resolve().parent
 COOKIE = "mailgroup_session"
@@ -74,7 +74,7 @@ class PageContext:
             "counted": counted,
             "octets": octets,
             "thousands": thousands,
-            "noun": noun_for,
+            "translated": stored_texts.shown,
             "path": _path,
             "pair": _pair,
             "browser": _browser,
@@ -88,6 +88,7 @@ class PageContext:
             "version": __version__,
             "language": translation.language,
             "languages": translation.languages,
+            "script_texts": script_texts,
         }
         install: Any = self._templates
         install.install_gettext_callables(translation.lookup, translation.lookup_plural, newstyle=True)
@@ -244,6 +245,22 @@ def viewer_pages(user: CurrentUser) -> list[tuple[str, list[tuple[str, str, str]
     ]
 
 
+def script_texts() -> dict[str, str]:
+    """Return the texts that the scripts of the pages show."""
+    return {
+        "times": gettext("times are those of this device"),
+        "testing": gettext("Testing …"),
+        "busy": gettext("One moment …"),
+        "suggest": gettext("Suggest one"),
+        "copy": gettext("Copy"),
+        "copied": gettext("Copied"),
+        "close": gettext("Close this message"),
+        "system": gettext("Colours: system"),
+        "light": gettext("Light"),
+        "dark": gettext("Dark"),
+    }
+
+
 def home_page(user: CurrentUser) -> str:
     """Return the path of the first page after the sign-in."""
     return "/mine" if user.role == "person" else "/"
@@ -274,9 +291,9 @@ def _browser(agent: str) -> str:
         ("Windows", "Windows"),
         ("Mac OS", "Mac"),
     )
-    name = next((shown for word, shown in names if word in agent), "another program")
+    name = next((shown for word, shown in names if word in agent), gettext("another program"))
     system = next((shown for word, shown in (*systems, ("Linux", "Linux")) if word in agent), "")
-    return f"{name} on {system}" if system else name
+    return gettext("%(browser)s on %(system)s", browser=name, system=system) if system else name
 
 
 def _sentence(text: str) -> str:

@@ -9,13 +9,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from services.admin.access import audit
-from services.admin.formatting import counted
+from services.admin.formatting import thousands
 from services.admin.mail import operations, search_index
 from services.admin.mail.operations import OperationResult
 from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.forms import Form
 from services.admin.web.page_context import Administrator, PageContext, PageDep, Reader
 from shared.db.database import Connection
+from shared.languages.translation import gettext, lookup, marked, marked_plural, ngettext
 from shared.store import accounts, provider_filings
 
 router = APIRouter(include_in_schema=False)
@@ -30,31 +31,50 @@ REASON_CHARACTERS = 500
 class _Action:
     """What can be done to mails of this page."""
 
-    done: str  # as the result and the audit say it
-    ask: str = ""  # the imperative of the question; '': it is done at once
+    done: str  # as the audit says it
+    result: tuple[str, str]  # what was done, for one mail and for several
+    ask: tuple[str, str] | None = None  # the question, for one mail and for several; None: it is done at once
+    button: tuple[str, str] = ("", "")  # of the question
     effect: str = ""  # what will happen to the mails
     reason: str = ""  # label of the field for a reason
     reason_needed: bool = False
 
 
+_TRIED = marked_plural("%(num)s mail: tried now.", "%(num)s mails: tried now.")
 ACTIONS = {
-    "retry": _Action("tried now"),
+    "retry": _Action(marked("tried now"), _TRIED),
     "retry-all": _Action(
-        "tried now", "Try to send", "All mail that waits is sent now, unless the provider refuses it."
+        marked("tried now"),
+        _TRIED,
+        marked_plural("Try to send %(num)s mail now?", "Try to send %(num)s mails now?"),
+        marked_plural("Try to send %(num)s mail", "Try to send %(num)s mails"),
+        marked("All mail that waits is sent now, unless the provider refuses it."),
     ),
     "cancel": _Action(
-        "cancelled",
-        "Cancel",
-        "Recipients who do not have the mail yet never get it. The authors get a notice.",
-        "Reason, for the author (may be empty)",
+        marked("cancelled"),
+        marked_plural("%(num)s mail: cancelled.", "%(num)s mails: cancelled."),
+        marked_plural("Cancel %(num)s mail?", "Cancel %(num)s mails?"),
+        marked_plural("Cancel %(num)s mail", "Cancel %(num)s mails"),
+        marked("Recipients who do not have the mail yet never get it. The authors get a notice."),
+        marked("Reason, for the author (may be empty)"),
     ),
     "requeue": _Action(
-        "given five more tries",
-        "Continue with",
-        "Each is delivered or sent as if it had just come. A mail that a restored backup held may be sent twice.",
+        marked("given five more tries"),
+        marked_plural("%(num)s mail: given five more tries.", "%(num)s mails: given five more tries."),
+        marked_plural("Continue with %(num)s mail?", "Continue with %(num)s mails?"),
+        marked_plural("Continue with %(num)s mail", "Continue with %(num)s mails"),
+        marked(
+            "Each is delivered or sent as if it had just come. A mail that a restored backup held may be sent twice."
+        ),
     ),
     "discard": _Action(
-        "discarded", "Discard", "Nobody gets this mail, and it cannot be brought back.", "Reason, for the record", True
+        marked("discarded"),
+        marked_plural("%(num)s mail: discarded.", "%(num)s mails: discarded."),
+        marked_plural("Discard %(num)s mail?", "Discard %(num)s mails?"),
+        marked_plural("Discard %(num)s mail", "Discard %(num)s mails"),
+        marked("Nobody gets this mail, and it cannot be brought back."),
+        marked("Reason, for the record"),
+        True,
     ),
 }
 
@@ -92,16 +112,22 @@ async def act(request: Request, context: PageDep, user: Administrator) -> Respon
     ids = [] if do == "retry-all" else form.ids()
     action = ACTIONS.get(do)
     if action is None:
-        return await context.redirect(user, "/queue", "Choose what is to be done with the ticked mails.")
+        return await context.redirect(user, "/queue", gettext("Choose what is to be done with the ticked mails."))
     if do != "retry-all" and not ids:
-        return await context.redirect(user, "/queue", "Nothing was ticked.")
+        return await context.redirect(user, "/queue", gettext("Nothing was ticked."))
     if action.ask and not (is_confirmed(form) and (reason or not action.reason_needed)):
         return await ask(request, context, user, form, await _question(context, do, ids))
     async with context.system.database.transaction() as connection:
         done = await _execute(connection, do, ids, reason)
         await audit.record_mails(connection, user.name, action.done, done.done, reason)
-    unchanged = f" Unchanged: {', '.join(map(str, done.left))}." if done.left else ""
-    return await context.redirect(user, "/queue", f"{counted(len(done.done))}: {action.done}.{unchanged}")
+    result = _of(action.result, len(done.done))
+    if done.left:
+        result += " " + gettext("Unchanged: %(ids)s.", ids=", ".join(map(str, done.left)))
+    return await context.redirect(user, "/queue", result)
+
+
+def _of(texts: tuple[str, str], count: int) -> str:
+    return ngettext(*texts, count, num=thousands(count))
 
 
 async def _question(context: PageContext, do: str, ids: Collection[int]) -> Question:
@@ -109,20 +135,21 @@ async def _question(context: PageContext, do: str, ids: Collection[int]) -> Ques
     async with context.system.database.transaction() as connection:
         chosen = [mail["id"] for mail in await operations.list_queue(connection)] if do == "retry-all" else list(ids)
         headlines = await search_index.subjects(connection, chosen)
-    what = f"{action.ask} {counted(len(chosen))}"
+    assert action.ask is not None
     return Question(
-        f"{what}{' now' if do == 'retry-all' else ''}?",
-        [action.effect],
-        what,
+        _of(action.ask, len(chosen)),
+        [gettext(action.effect)],
+        _of(action.button, len(chosen)),
         "/queue",
         [_headline(id_, *headlines.get(id_, ("", ""))) for id_ in chosen],
-        action.reason,
+        lookup(action.reason),
         action.reason_needed,
     )
 
 
 def _headline(id_: int, sender: str, subject: str) -> str:
-    return f"{subject or '(no subject)'} ({id_}{f', from {sender}' if sender else ''})"
+    subject = subject or gettext("(no subject)")
+    return f"{subject} ({id_}, {gettext('from %(sender)s', sender=sender)})" if sender else f"{subject} ({id_})"
 
 
 async def _execute(connection: Connection, do: str, ids: Collection[int], reason: str) -> OperationResult:

@@ -21,6 +21,7 @@ from prometheus_client import Counter
 
 from services.admin.accounts.yaml_text import MAX_OCTETS as MAX_YAML_OCTETS
 from services.admin.web.connection import HEAD_OCTETS
+from shared.languages.translation import gettext
 from shared.metrics import STAGE_SECONDS
 from shared.settings import Settings, is_loopback
 
@@ -117,8 +118,10 @@ class RequestGuard:
             await _refuse(
                 respond,
                 421,
-                "The console is not known by this name. Open it by its address, or let the operator add the name to "
-                "MAILGROUP_ADMIN_HOSTS.",
+                gettext(
+                    "The console is not known by this name. Open it by its address, or let the operator add the name "
+                    "to MAILGROUP_ADMIN_HOSTS."
+                ),
             )
             return
         try:
@@ -127,16 +130,18 @@ class RequestGuard:
             allowed = False
         if not allowed:
             await _refuse(
-                respond, 403, "This request came from a page of another site. Open the console and try again."
+                respond, 403, gettext("This request came from a page of another site. Open the console and try again.")
             )
             return
         if sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["query_string"]) > HEAD_OCTETS:
-            await _refuse(respond, 431, f"The header of the request is longer than {HEAD_OCTETS} octets.")
+            await _refuse(
+                respond, 431, gettext("The header of the request is longer than %(limit)s octets.", limit=HEAD_OCTETS)
+            )
             return
         limit = MAX_FILE_OCTETS if scope["path"] in FILE_PATHS else MAX_OCTETS
         length = headers.get("content-length", "0")
         if not (length.isascii() and length.isdecimal() and len(length) < 19) or int(length) > limit:
-            await _refuse(respond, 413, f"The request is longer than {limit} octets.")
+            await _refuse(respond, 413, gettext("The request is longer than %(limit)s octets.", limit=limit))
         else:
             await self._app(scope, _limited(receive, limit), respond)
 

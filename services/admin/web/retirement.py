@@ -17,16 +17,21 @@ from services.admin.web.confirmation import Question, ask, is_confirmed
 from services.admin.web.forms import FieldErrors, Form, explain
 from services.admin.web.local_accounts import CHOICES, load_local
 from services.admin.web.page_context import Administrator, PageContext, PageDep, PathAddress
+from shared.languages.translation import gettext, lookup, marked
 from shared.model import Local
 from shared.store import accounts
 
 router = APIRouter(include_in_schema=False, prefix="/local")
 
-LABELS = {"mailbox_to": "Hand the mailbox over to", "delegate": "Future mail goes to", "then": "The account"}
+LABELS = {
+    "mailbox_to": marked("Hand the mailbox over to"),
+    "delegate": marked("Future mail goes to"),
+    "then": marked("The account"),
+}
 THEN = {
-    "disable": "is disabled",
-    "remove": "is removed",
-    "keep": "stays as it is",
+    "disable": marked("is disabled"),
+    "remove": marked("is removed"),
+    "keep": marked("stays as it is"),
 }
 _NEW = {"mailbox_to": "", "delegate": "", "then": "disable", "version": ""}
 
@@ -59,19 +64,27 @@ async def retire(request: Request, context: PageDep, user: Administrator, addres
                 lines = await retirement.retire(connection, wanted, system.vault, system.passwords, user.name, days)
     except edit.ChangedMeanwhile as error:
         values["version"] = error.version
-        return await _page(request, context, user, person, values, status=409, problems=error.lines)
+        return await _page(request, context, user, person, values, status=409, problems=list(map(lookup, error.lines)))
     except AccountsError as error:
-        problems, invalid = explain(error.problems, LABELS, person.address)
+        problems, invalid = explain(error.problems, _labels(), person.address)
         return await _page(request, context, user, person, values, status=422, problems=problems, invalid=invalid)
     if not is_confirmed(form):
-        verb = "Hand over" if wanted.then == "keep" else "Retire"
-        of = f"the mailbox of {person.user_name}" if wanted.then == "keep" else person.user_name
-        back = context.path_to("/local", person.address)
-        question = Question(f"{verb} {of}?", plan.effects, f"{verb} {of}", back)
+        title, button = marked("Retire %(person)s?"), marked("Retire %(person)s")
+        if wanted.then == "keep":
+            title, button = (
+                marked("Hand over the mailbox of %(person)s?"),
+                marked("Hand over the mailbox of %(person)s"),
+            )
+        name, back = person.user_name, context.path_to("/local", person.address)
+        question = Question(gettext(title, person=name), plan.effects, gettext(button, person=name), back)
         return await ask(request, context, user, form, question)
     await system.announce_changes([wanted.mailbox_to] if wanted.mailbox_to else [])
     to = "/local" if wanted.then == "remove" else context.path_to("/local", person.address)
     return await context.redirect(user, to, *(line.on_page for line in lines))
+
+
+def _labels() -> dict[str, str]:
+    return {name: lookup(label) for name, label in LABELS.items()}
 
 
 def _read(person: Local, values: dict[str, Any]) -> Retirement:
@@ -105,8 +118,8 @@ async def _page(
         values=values,
         colleagues=[each for each in everyone if each.id != person.id and each.enabled],
         sharers=[each for each in sharers if each.id != person.id and each.enabled],
-        labels=LABELS,
-        then=THEN.items(),
+        labels=_labels(),
+        then=[(key, lookup(words)) for key, words in THEN.items()],
         problems=problems or [],
         invalid=FieldErrors() if invalid is None else invalid,
     )

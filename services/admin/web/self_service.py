@@ -13,13 +13,19 @@ from services.admin.web.forms import FieldErrors, Form
 from services.admin.web.local_accounts import load_deleted_mail, undelete_mails
 from services.admin.web.page_context import COOKIE, NotSignedIn, PageContext, PageDep, Person
 from shared.errors import Permanent
-from shared.languages.translation import codes, gettext
+from shared.languages import stored_texts
+from shared.languages.translation import codes, gettext, marked
 from shared.model import Local
 from shared.store import account_changes, accounts, folder_admin
 
 router = APIRouter(include_in_schema=False, prefix="/mine")
 
-LABELS = {"old": "Current password", "new": "New password", "again": "Once more", "language": "Language"}
+LABELS = {
+    "old": marked("Current password"),
+    "new": marked("New password"),
+    "again": marked("Once more"),
+    "language": marked("Language"),
+}
 
 
 @router.get("")
@@ -35,6 +41,7 @@ async def _page(request: Request, context: PageContext, user: Person, field: str
         external = await accounts.load_externals(connection, [person.external_id])
         drop = await folder_admin.load_summary(connection, person.id)
         sessions = await users.list_sessions(connection, person.id)
+    labels = {name: gettext(label) for name, label in LABELS.items()}
     servers, links = client_autoconfig.servers_and_links(request, context, person.address)
     return await context.render_page(
         request,
@@ -49,9 +56,9 @@ async def _page(request: Request, context: PageContext, user: Person, field: str
         links=links,
         min_characters=MIN_CHARACTERS,
         notice_languages=languages.offered(context.system.settings.language),
-        problems=[f"{LABELS[field]}: {words}"] if field else [],
-        labels=LABELS,
-        invalid=FieldErrors.of({field: words} if field else {}),
+        problems=[f"{labels[field]}: {stored_texts.shown(words)}"] if field else [],
+        labels=labels,
+        invalid=FieldErrors.of({field: stored_texts.shown(words)} if field else {}),
     )
 
 
@@ -63,24 +70,25 @@ async def change_password(request: Request, context: PageDep, user: Person) -> R
     peer = request.client.host if request.client else ""
     verified = await context.sign_ins.verify(person.address, form.secret("old"), peer)
     if verified is None:
-        return await _page(request, context, user, "old", "it is wrong")
+        return await _page(request, context, user, "old", marked("it is wrong"))
     if is_weak(form.secret("new")):
         return await _page(request, context, user, "new", TOO_SHORT)
     if form.secret("new") != form.secret("again"):
-        return await _page(request, context, user, "again", "it is not the same")
+        return await _page(request, context, user, "again", marked("it is not the same"))
     hashed = await context.system.passwords.hash(form.secret("new"))
     async with context.system.database.transaction() as connection:
         if not await account_changes.replace_password_hash(connection, person.id, verified.password_hash, hashed):
-            raise Permanent("Your account was changed at the same moment. Sign in again, and change the password then.")
-        await audit.record_change(connection, user.name, "changed their password", person.address)
+            raise Permanent(
+                marked("Your account was changed at the same moment. Sign in again, and change the password then.")
+            )
+        await audit.record_change(connection, user.name, marked("changed their password"), person.address)
         agent = request.headers.get("user-agent", "")
         identity = users.Identity(None, person.id, person.address, hashed)
         token = await users.begin_session(connection, identity, peer, agent)
         current = await users.user_for_session(connection, token)
         if current is not None:
-            await users.add_flash(
-                connection, current.session_id, ["Your password is changed. Type it into your mail client, too."]
-            )
+            said = gettext("Your password is changed. Type it into your mail client, too.")
+            await users.add_flash(connection, current.session_id, [said])
     response = RedirectResponse("/mine", 303)
     response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=request.url.scheme == "https", path="/")
     return response
@@ -108,7 +116,7 @@ async def end_session(request: Request, context: PageDep, user: Person) -> Respo
         for session in await users.list_sessions(connection, user.local_id):
             if session.id in ids:
                 await users.end_session(connection, session.id)
-    return await context.redirect(user, "/mine", "That browser is signed out.")
+    return await context.redirect(user, "/mine", gettext("That browser is signed out."))
 
 
 @router.get("/deleted")

@@ -12,12 +12,14 @@ from services.admin.access import audit, users
 from services.admin.web.page_context import COOKIE, OptionalUser, PageContext, PageDep, SignedIn, home_page
 from services.admin.web.refill import MAX_OCTETS, TypedForm
 from shared.auth.authenticator import Throttled
+from shared.languages import stored_texts
+from shared.languages.translation import gettext, marked
 from shared.store import accounts
 
 router = APIRouter(include_in_schema=False)
 
-SHOWN_AGAIN = "You are signed in again. Nothing is saved yet: check what you typed, and press the button again."
-TYPE_AGAIN = "Passwords are not kept: type them again."
+SHOWN_AGAIN = marked("You are signed in again. Nothing is saved yet: check what you typed, and press the button again.")
+TYPE_AGAIN = marked("Passwords are not kept: type them again.")
 
 
 @router.get("/sign-in")
@@ -57,9 +59,10 @@ async def sign_in(
     peer = request.client.host if request.client else ""
     try:
         user = await context.sign_ins.verify(name.strip(), password, peer)
-        problem, status = "This name and password do not belong together.", 401
+        problem, status = gettext("This name and password do not belong together."), 401
     except Throttled as error:
-        user, problem, status = None, f"{str(error)[0].upper()}{str(error)[1:]}.", 429
+        said = stored_texts.shown(str(error))
+        user, problem, status = None, f"{said[0].upper()}{said[1:]}.", 429
     if user is None:
         if status == 401:
             await _record_refusal(context, name.strip(), peer)
@@ -72,7 +75,7 @@ async def sign_in(
         current = await users.user_for_session(connection, token)
         form = TypedForm.from_text(typed) if typed else None
         if current is not None and form is not None:
-            lines = [SHOWN_AGAIN, *([TYPE_AGAIN] if form.had_secrets else [])]
+            lines = [gettext(SHOWN_AGAIN), *([gettext(TYPE_AGAIN)] if form.had_secrets else [])]
             await users.add_flash(connection, current.session_id, lines)
     to = _local_path(next) or (home_page(current) if current else "/")
     if current is not None and form is not None:

@@ -22,18 +22,24 @@ from services.admin.web.forms import FieldErrors, Form
 from services.admin.web.mail import Before
 from services.admin.web.page_context import Administrator, PageContext, PageDep, QueryText, Reader
 from shared.errors import Permanent
+from shared.languages import stored_texts
+from shared.languages.translation import gettext, marked
 
 router = APIRouter(include_in_schema=False)
 
 QUESTIONS = {
-    "remove": ("Remove", "user", "The user is signed out everywhere and cannot sign in any more."),
+    "remove": (
+        marked("Remove user %(name)s?"),
+        marked("The user is signed out everywhere and cannot sign in any more."),
+        marked("Remove 1 user"),
+    ),
     "end-token": (
-        "Revoke",
-        "token",
-        "Scripts that use it are refused from now on. A revoked token does not come back.",
+        marked("Revoke token %(name)s?"),
+        marked("Scripts that use it are refused from now on. A revoked token does not come back."),
+        marked("Revoke 1 token"),
     ),
 }
-"""What is asked first: the verb, the noun and the effect."""
+"""What is asked first: the title, the effect and the button."""
 _EMPTY = {"name": "", "role": "observer", "token-name": "", "token-role": "observer", "token-days": str(TOKEN_DAYS)}
 """The values of the empty forms for a new user and a new token."""
 
@@ -95,7 +101,12 @@ async def change_users(request: Request, context: PageDep, user: Administrator) 
             return await ask(request, context, user, form, await _question(context, form))
         done = await _change_users(context, user, form)
     except users.UserChanged as error:
-        lines = [f"{error}, and nothing is saved yet. Compare, and press again; type a new password again."]
+        lines = [
+            gettext(
+                "%(error)s, and nothing is saved yet. Compare, and press again; type a new password again.",
+                error=stored_texts.shown(str(error)),
+            )
+        ]
         return await _users(request, context, user, status=409, problems=lines)
     except Permanent as error:
         label, _, words = str(error).partition(": ")
@@ -120,9 +131,9 @@ async def _question(context: PageContext, form: Form) -> Question:
         )
     name = next((each.name for each in everyone if each.id in form.ids()), None)
     if name is None:
-        raise Permanent("That is not there any more.")
-    verb, what, effect = QUESTIONS[form.text("do")]
-    return Question(f"{verb} {what} {name}?", [effect], f"{verb} 1 {what}", "/users")
+        raise Permanent(gettext("That is not there any more."))
+    title, effect, button = QUESTIONS[form.text("do")]
+    return Question(gettext(title, name=name), [gettext(effect)], gettext(button), "/users")
 
 
 async def _change_users(context: PageContext, user: CurrentUser, form: Form) -> str:
@@ -150,12 +161,12 @@ async def _change_users(context: PageContext, user: CurrentUser, form: Form) -> 
                 typed = form.number("days")
                 days = TOKEN_DAYS if typed is None else typed
                 if not isinstance(days, int):
-                    raise Permanent("Days: type a number.")
+                    raise Permanent(marked("Days: type a number."))
                 return await user_changes.create_token(connection, user.name, name, role, days)
             case "end-token":
                 done = await user_changes.revoke_token(connection, user.name, chosen_id)
             case _:
-                raise Permanent("Nothing was chosen to be done.")
+                raise Permanent(gettext("Nothing was chosen to be done."))
     return f"{done[:1].upper()}{done[1:]}."
 
 
@@ -193,20 +204,22 @@ async def import_file(request: Request, context: PageDep, user: Administrator) -
     kept = context.kept_secrets.load(user.session_id, form.text("kept"))
     try:
         if form.text("kept") and kept is None:
-            raise AccountsError(["the chosen file is not kept any more; choose the file once more"])
+            raise AccountsError([gettext("the chosen file is not kept any more; choose the file once more")])
         text = kept if kept is not None else content.decode()
         requested = await asyncio.to_thread(read_text, text, "file", None)  # 1 MiB takes seconds
         async with context.system.database.transaction(FILE_SECONDS) as connection:
             outcome = await context.apply(connection, requested, user, form.flag("prune"))
-            warning = [f"Warning: {describe_weak(outcome.weak)}."] if outcome.weak else []
+            warning = [gettext("Warning: %(accounts)s.", accounts=describe_weak(outcome.weak))] if outcome.weak else []
             if not is_confirmed(form) or form.text("seen") != _digest(outcome.lines):
                 raise _DryRun(outcome, warning)
     except (AccountsError, UnicodeDecodeError) as error:
-        lines = error.lines if isinstance(error, AccountsError) else ["file: is not UTF-8 text"]
+        lines = error.lines if isinstance(error, AccountsError) else [gettext("file: is not UTF-8 text")]
         lines = [line.removeprefix("file: ") for line in lines]
         return await context.render_page(request, user, "accounts_file.html", status=422, problems=lines, lines=None)
     except _DryRun as tried:
-        changed = ["Accounts were changed meanwhile, and nothing is applied yet. See what the file would change now."]
+        changed = [
+            gettext("Accounts were changed meanwhile, and nothing is applied yet. See what the file would change now.")
+        ]
         return await context.render_page(
             request,
             user,
@@ -220,7 +233,7 @@ async def import_file(request: Request, context: PageDep, user: Administrator) -
             prune=form.flag("prune"),
         )
     return await context.redirect(
-        user, "/accounts-file", *(outcome.lines_on_page or ["Nothing was to be changed."]), *warning
+        user, "/accounts-file", *(outcome.lines_on_page or [gettext("Nothing was to be changed.")]), *warning
     )
 
 

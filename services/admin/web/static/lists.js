@@ -38,8 +38,8 @@ const copy = document.createElement("button");
 copy.type = "button";
 copy.className = "copy-button";
 copy.tabIndex = -1;
-copy.title = "Copy";
-copy.setAttribute("aria-label", "Copy");
+copy.title = texts.copy;
+copy.setAttribute("aria-label", texts.copy);
 copy.innerHTML = drawing("M5.5 5.5h8v8h-8zM3.5 10.5h-1v-8h8v1");
 document.addEventListener("mouseover", (event) => {
   const field = event.target.closest(".copy");
@@ -55,7 +55,7 @@ for (const button of document.querySelectorAll("button[data-copies]")) {
   button.hidden = !navigator.clipboard;
   button.addEventListener("click", async () => {
     await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
-    button.textContent = "Copied";
+    button.textContent = texts.copied;
   });
 }
 
@@ -63,7 +63,7 @@ for (const button of document.querySelectorAll("button[data-copies]")) {
 for (const toast of document.querySelectorAll(".toast")) {
   const close = document.createElement("button");
   close.type = "button";
-  close.setAttribute("aria-label", "Close this message");
+  close.setAttribute("aria-label", texts.close);
   close.innerHTML = drawing("M4 4l8 8M12 4l-8 8");
   close.addEventListener("click", () => toast.remove());
   toast.append(close);
@@ -72,7 +72,7 @@ for (const toast of document.querySelectorAll(".toast")) {
 // Light or dark: as the system has it, unless this browser chose another one.
 const place = document.getElementById("theme");
 if (place) {
-  const choices = { "": "Colours: system", light: "Light", dark: "Dark" };
+  const choices = { "": texts.system, light: texts.light, dark: texts.dark };
   const button = document.createElement("button");
   const show = () => { button.textContent = choices[document.documentElement.dataset.theme || ""]; };
   button.type = "button";

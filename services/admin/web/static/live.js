@@ -1,12 +1,17 @@
 // Conveniences only: every page works without this script.
 "use strict";
 
+// What the scripts say, in the language of the page; and the user's own kind of that language, for times.
+const texts = JSON.parse(document.body.dataset.texts);
+const language = document.documentElement.lang;
+const locale = navigator.languages.find((each) => each.split("-")[0] === language.split("-")[0]) || language;
+
 // Shows the times of the page, which are UTC, in the time zone of the browser; without the year if it is this one.
 const thisYear = new Date().getFullYear();
-const shortTime = (at) => at.toLocaleString(undefined, {
+const shortTime = (at) => at.toLocaleString(locale, {
   day: "numeric", month: "short", year: at.getFullYear() === thisYear ? undefined : "numeric", hour: "2-digit", minute: "2-digit",
 });
-const hourOf = (at) => at.toLocaleTimeString(undefined, { hour: "2-digit", minute: "2-digit" });
+const hourOf = (at) => at.toLocaleTimeString(locale, { hour: "2-digit", minute: "2-digit" });
 function localizeTimes(root) {
   for (const time of root.querySelectorAll("time[datetime]")) {
     const at = new Date(time.dateTime);
@@ -27,7 +32,7 @@ function localizeTimes(root) {
       label.setAttribute("class", at.getHours() % 3 ? "off" : at.getHours() % 6 ? "between" : "");
     }
   }
-  for (const place of root.querySelectorAll("[data-zone]")) place.textContent = "times are those of this device";
+  for (const place of root.querySelectorAll("[data-zone]")) place.textContent = texts.times;
 }
 localizeTimes(document);
 
@@ -62,7 +67,7 @@ for (const form of document.querySelectorAll("form[data-busy]")) {
   form.addEventListener("submit", (event) => {
     if (form.dataset.sent) { event.preventDefault(); return; }
     form.dataset.sent = "yes";
-    if (event.submitter) event.submitter.textContent = event.submitter.value === "test" ? "Testing …" : "One moment …";
+    if (event.submitter) event.submitter.textContent = event.submitter.value === "test" ? texts.testing : texts.busy;
   });
 }
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
@@ -83,7 +88,7 @@ for (const place of document.querySelectorAll(".suggests")) {
   const button = document.createElement("button");
   button.type = "button";
   button.className = "quiet suggest";
-  button.textContent = "Suggest one";
+  button.textContent = texts.suggest;
   button.addEventListener("click", () => {
     const letters = "abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
     const numbers = crypto.getRandomValues(new Uint32Array(16));
