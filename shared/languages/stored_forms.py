@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from shared.languages.audit_forms import AUDIT
 from shared.languages.check_forms import CHECKS, LOGINS
 from shared.languages.delivery_forms import FETCHING, NOTICES, ROUTING
 from shared.languages.field_forms import FIELDS
@@ -26,6 +27,7 @@ FORMS: Final[tuple[str | tuple[str, str], ...]] = (
     *LOGINS,
     *FIELDS,
     *CHECKS,
+    *AUDIT,
     *AROUND,
 )
 """All forms; of two that fit, the first one counts."""

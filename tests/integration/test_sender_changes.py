@@ -119,7 +119,7 @@ async def test_accepted_mail_of_a_removed_user_leaves_without_a_local_address(
 @pytest.mark.parametrize(
     "change", ["address = 'al@local.com'", "address = 'al@local.com', addresses = '{x@local.com}'"]
 )
-async def test_a_mail_leaves_without_an_address_that_its_author_gave_up_meanwhile(
+async def test_a_mail_leaves_without_an_address_that_its_author_gave_up(
     harness: SenderHarness, provider: ScriptedSmtp, change: str
 ) -> None:
     id_ = await claim_one(harness, provider)

@@ -18,6 +18,7 @@ from xml.etree.ElementTree import Element, SubElement
 import segno
 
 from shared.errors import Permanent
+from shared.languages.translation import gettext
 from shared.settings import Settings, is_loopback
 
 Tls = Literal["implicit", "starttls", "none"]
@@ -60,7 +61,9 @@ class ClientServer:
     @property
     def name(self) -> str:
         """The name for people: Incoming (IMAP)."""
-        return f"{'Outgoing' if self.protocol == 'SMTP' else 'Incoming'} ({self.protocol})"
+        if self.protocol == "SMTP":
+            return gettext("Outgoing (%(protocol)s)", protocol=self.protocol)
+        return gettext("Incoming (%(protocol)s)", protocol=self.protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,18 +328,25 @@ def find_warnings(servers: ClientServers, base_url: str, settings: Settings) -> 
     for mail_host, setting in hosts.items():
         named = mail_host in (settings.mail_host, settings.imap_host, settings.smtp_host)
         if is_loopback(mail_host) or not (named or is_for_others(mail_host)):
-            listen = " and MAILGROUP_BIND to 0.0.0.0" if is_loopback(settings.bind) else ""
-            warnings.append(
-                f"Mail clients on other machines cannot reach {mail_host}. The administrator sets {setting} to the "
-                f"name or address that this machine has in your network{listen}."
+            said = gettext(
+                "Mail clients on other machines cannot reach %(host)s. The administrator sets %(setting)s to the name "
+                "or address that this machine has in your network.",
+                host=mail_host,
+                setting=setting,
             )
+            if is_loopback(settings.bind):
+                said += " " + gettext("MAILGROUP_BIND has to be 0.0.0.0, too.")
+            warnings.append(said)
     host = urlsplit(base_url).hostname or ""
     if not is_for_others(host):
-        listen = "sets MAILGROUP_ADMIN_BIND to 0.0.0.0, then you open" if is_loopback(settings.admin_bind) else "opens"
-        warnings.append(
-            f"A phone cannot open this page under {host}, so there is no QR code. The administrator {listen} the page "
-            "under the name or address that this machine has in your network."
+        said = gettext(
+            "A phone cannot open this page under %(host)s, so there is no QR code. Open it under the name or address "
+            "that this machine has in your network.",
+            host=host,
         )
+        if is_loopback(settings.admin_bind):
+            said += " " + gettext("For that the administrator sets MAILGROUP_ADMIN_BIND to 0.0.0.0.")
+        warnings.append(said)
     return tuple(warnings)
 
 

@@ -80,7 +80,7 @@ IN_CHANGES: Final = {
 """Labels of what a change names as a whole, or what no form has."""
 ORDINALS: Final = ("First", "Second", "Third")
 """Words for the SMTP servers of an account, by position."""
-_TITLES: Final = (marked("First SMTP server"), marked("Second SMTP server"), marked("Third SMTP server"))
+RELAY_TITLES: Final = (marked("First SMTP server"), marked("Second SMTP server"), marked("Third SMTP server"))
 
 
 def of_field(known: Mapping[str, str], name: str) -> str:
@@ -105,4 +105,4 @@ def translated(known: Mapping[str, str], name: str) -> str:
     if found is None or language() == SOURCE:
         return lookup(of_field(known, name))
     field = lookup(of_field(known, f"smtp{found[2]}"))
-    return gettext("%(server)s: %(field)s", server=lookup(_TITLES[int(found[1])]), field=field)
+    return gettext("%(server)s: %(field)s", server=lookup(RELAY_TITLES[int(found[1])]), field=field)

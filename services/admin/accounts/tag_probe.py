@@ -10,7 +10,7 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator
 from email.utils import format_datetime
-from typing import Any
+from typing import Any, Final
 
 from services.admin.access import audit
 from services.admin.accounts.errors import AccountProblem
@@ -18,6 +18,8 @@ from services.admin.accounts.maildrop_check import SECONDS, credential_for
 from services.admin.context import AdminContext
 from shared.db.database import Connection
 from shared.errors import Permanent, Temporary
+from shared.languages.translation import gettext, marked
+from shared.languages.values import format_moment
 from shared.mime.addresses import ascii_address
 from shared.mime.reply_tags import new_probe_id, new_probe_tag, tagged_address
 from shared.model import External
@@ -27,7 +29,7 @@ from shared.provider.smtp_connect import connect
 from shared.store import polls, reply_tags
 from shared.store.reply_tags import ProbeResult, TagProbe
 
-NEEDS_PROBE = "can be switched on after a probe mail has come back to the address with a tag; send one first"
+NEEDS_PROBE = marked("can be switched on after a probe mail has come back to the address with a tag; send one first")
 """Why an account gets no reply tags yet."""
 OTHER_MAILBOX = (
     "the account gets another mailbox, which may not deliver mail to an address with a tag; switch it off, and send a "
@@ -40,6 +42,18 @@ _TEXT = (
     "mailgroup has sent this mail to itself, to find out whether this mailbox gets mail to its address with a tag.\r\n"
     "It is put into nobody's mailbox.\r\n"
 )
+
+
+_RESULTS: Final = {
+    "": marked("The probe mail of %(time)s has not come back yet"),
+    "arrived": marked("The probe mail of %(time)s came back: the provider delivers mail to the address with a tag"),
+    "untagged": marked("The probe mail of %(time)s came back without its tag, so a tag in answers would be lost"),
+    "refused": marked(
+        "The probe mail of %(time)s was refused: the provider delivers no mail to the address with a tag%(reply)s"
+    ),
+    "failed": marked("The probe mail of %(time)s failed%(reply)s"),
+}
+"""What became of a probe mail, by its result; "" while there is none."""
 
 
 async def send_probe(system: AdminContext, external: External, who: str) -> TagProbe:
@@ -139,7 +153,7 @@ async def find_problem(
         probe = await reply_tags.load_probe(connection, old.id)
         if old.reply_tag or (probe is not None and probe.result == "arrived"):
             return None
-        words = f"{NEEDS_PROBE}. {describe_probe(probe)}" if probe is not None else NEEDS_PROBE
+        words = f"{gettext(NEEDS_PROBE)}. {describe_probe(probe)}" if probe is not None else NEEDS_PROBE
     advice = f"; 'external probe-tag {new.address}' does that" if words == NEEDS_PROBE else ""
     return AccountProblem(
         words + advice, "external", address=new.address, field=("reply_tag",), value="true", on_page=words
@@ -149,25 +163,14 @@ async def find_problem(
 def describe_probe(probe: TagProbe | None) -> str:
     """Return what became of the latest probe mail: a sentence without full stop. Pure."""
     if probe is None:
-        return "No probe mail was sent yet"
-    sent = f"The probe mail of {probe.sent_at.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC"
-    if probe.result is None:
-        return f"{sent} has not come back yet"
-    if probe.result == "arrived":
-        return f"{sent} came back: the provider delivers mail to the address with a tag"
-    if probe.result == "untagged":
-        return f"{sent} came back without its tag, so a tag in answers would be lost"
-    if probe.result == "refused":
-        return f"{sent} was refused: the provider delivers no mail to the address with a tag{_because(probe)}"
-    return f"{sent} failed{_because(probe)}"
+        return gettext("No probe mail was sent yet")
+    reply = f": {probe.reply}" if probe.reply else ""
+    text = _RESULTS[probe.result or ""]
+    return gettext(text, time=format_moment(probe.sent_at), reply=reply)
 
 
 def _iso(at: datetime.datetime) -> str:
     return at.astimezone(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _because(probe: TagProbe) -> str:
-    return f": {probe.reply}" if probe.reply else ""
 
 
 def probe_fields(probe: TagProbe | None) -> dict[str, Any]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from shared.db.database import Connection
+from shared.languages.translation import marked
 from shared.store import inbound_admin
 
 DAYS = 30
 """Span of the statistic: days."""
 WAYS = {
-    "name": "the name in To or Cc",
-    "tag": "the reply tag",
-    "reference": "In-Reply-To or References",
-    "report": "the mail that they report on",
-    "nobody": "nothing: they went to everybody",
+    "name": marked("the name in To or Cc"),
+    "tag": marked("the reply tag"),
+    "reference": marked("In-Reply-To or References"),
+    "report": marked("the mail that they report on"),
+    "nobody": marked("nothing: they went to everybody"),
 }
 """The ways, in the order of the rules, in words for people."""
 

@@ -16,6 +16,7 @@ from services.admin.accounts import start as account_start
 from services.admin.accounts.check_now import request_check
 from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountProblem, AccountsError
+from services.admin.accounts.labels import RELAY_TITLES
 from services.admin.formatting import counted
 from services.admin.mail import operations
 from services.admin.monitoring.found_authors import DAYS, describe_found, load_found_authors
@@ -26,7 +27,6 @@ from services.admin.web.external_form import (
     LABELS,
     MAIN_FIELDS,
     NEW,
-    RELAY_TITLES,
     account_fields,
     account_values,
     at_fields,

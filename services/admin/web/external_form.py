@@ -12,11 +12,11 @@ from services.admin.accounts import export, provider_presets
 from services.admin.accounts.errors import AccountProblem
 from services.admin.accounts.field_problems import EMPTY
 from services.admin.accounts.file_format import PORTS
-from services.admin.accounts.labels import EXTERNAL, of_further
+from services.admin.accounts.labels import EXTERNAL, of_further, translated
 from services.admin.accounts.provider_presets import ProviderPreset
 from services.admin.web.forms import Form, lines_with_former, shown, typed_address
 from services.admin.web.login_methods import PASSWORD, RELAY_SECRETS, RELAYS, method_of, oauth_fields
-from shared.languages.translation import gettext, lookup, marked
+from shared.languages.translation import gettext, lookup
 from shared.model import INBOX, External, FetchProtocol
 
 MARKED = "\\Sent"
@@ -30,8 +30,6 @@ LABELS: Final = EXTERNAL | {
     if position and name.startswith("smtp.")
 }
 """Labels of the fields in English, in the order of the page."""
-RELAY_TITLES: Final = (marked("First SMTP server"), marked("Second SMTP server"), marked("Third SMTP server"))
-"""Titles of the SMTP servers, by position."""
 MAIN_FIELDS: Final = ("smtp.host", "smtp.port", "smtp.tls", "smtp.auth")
 """Fields of the first SMTP server that the page always shows."""
 _ENDPOINTS = tuple(name for name in EXTERNAL if name.startswith("oauth.issuer."))
@@ -47,8 +45,7 @@ def _label(name: str, label: str) -> str:
     prefix, _, field = name.partition(".")
     if prefix not in RELAYS[1:]:
         return lookup(label)
-    server = lookup(RELAY_TITLES[RELAYS.index(prefix)])
-    return gettext("%(server)s: %(field)s", server=server, field=lookup(EXTERNAL[f"smtp.{field}"]))
+    return translated(EXTERNAL, f"smtp[{RELAYS.index(prefix)}].{field}")
 
 
 def _server(name: str, host: str = "", port: int | None = None, tls: str = "implicit") -> dict[str, str]:

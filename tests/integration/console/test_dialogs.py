@@ -232,7 +232,7 @@ def test_a_new_account_asks_what_happens_to_existing_mail(browser: Browser, stor
 def test_an_account_is_started_on_the_first_page_and_its_own(browser: Browser, observer: Browser, store: str) -> None:
     # given an account without people
     browser.post("/external/new", external())
-    assert "0 people, 0 mails are on hold. Add a person" in text(browser.get("/"))
+    assert "0 people; no mail on hold. Add a person" in text(browser.get("/"))
     assert "Everybody is here" not in text(browser.get(f"/external/{SUPPORT}"))
     refused = browser.post(f"/external/{SUPPORT}/start")
     assert refused.status_code == 422 and "no enabled user shares it yet" in text(refused)
@@ -261,7 +261,7 @@ def test_a_start_asks_again_if_the_people_have_changed_meanwhile(browser: Browse
     browser.post("/external/new", external())
     browser.post("/local/new", local("Alex"))
     browser.post("/local/new", local("Kim", enabled=None))
-    assert "1 person so far, without those who are disabled" in text(browser.get(f"/external/{SUPPORT}"))
+    assert "So far: 1 person, without those who are disabled" in text(browser.get(f"/external/{SUPPORT}"))
     # when a second one is added before the press
     browser.post("/local/new", local("Jim"))
     asked = browser.post(f"/external/{SUPPORT}/start", {"people": "1"})

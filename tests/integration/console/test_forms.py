@@ -42,13 +42,18 @@ insert into console_users (name, role, password_hash) values ('second', 'observe
 """A token and a user, which tests remove."""
 
 
-@pytest.fixture(scope="module")
-def store(databases: servers.Databases) -> Iterator[str]:
+def seeded(databases: servers.Databases) -> Iterator[str]:
+    """A database with something on every page."""
     with databases.fresh() as url:
         asyncio.run(fill(url))
         with psycopg.connect(url) as connection:
             connection.execute(SEEDS.encode())
         yield url
+
+
+@pytest.fixture(scope="module")
+def store(databases: servers.Databases) -> Iterator[str]:
+    yield from seeded(databases)
 
 
 def one(store: str, query: str) -> str:
@@ -58,6 +63,10 @@ def one(store: str, query: str) -> str:
 
 @pytest.fixture
 def ids(store: str) -> dict[str, str]:
+    return ids_of(store)
+
+
+def ids_of(store: str) -> dict[str, str]:
     """Ids of rows, and the parts of paths."""
     with psycopg.connect(store) as connection:
         connection.execute(USERS.encode())
@@ -169,7 +178,13 @@ def test_an_expired_session_loses_nothing_that_was_typed_and_saves_nothing(
     tried = 0
     for path, form in every_form(url, ids):
         visible = [name for name, _, attributes in form.fields if attributes.get("type") != "hidden"]
-        if form.method != "post" or not visible or path == "/sign-in" or path.startswith("/accounts-file"):
+        if (
+            form.method != "post"
+            or not visible
+            or form.action == "/language"
+            or path == "/sign-in"
+            or path.startswith("/accounts-file")
+        ):
             continue
         # given a form that is filled in, and a session that has ended
         name, password = ("tom@local.com", "secret") if path.startswith("/mine") else ("admin", console.PASSWORD)
@@ -358,6 +373,7 @@ HARMLESS = {
     "/external/{address}/authorize",
     "/external/{address}/check",
     "/external/{address}/skipped",
+    "/language",
     "/local/new",
     "/local/removed",
     "/local/{address}",
