@@ -196,7 +196,7 @@ def test_old_mail_waits_until_everybody_is_said_to_be_here(page: Page, system: S
     assert system.mails("alex@local.com") == []
     add_local(page, "Jim", "support@company.com")
     open_page(page, "Overview")
-    expect(page.locator("form.start")).to_contain_text("support@company.com: 2 people, 2 mails are on hold")
+    expect(page.locator("form.start")).to_contain_text("support@company.com: 2 people; 2 mails on hold")
     # until everybody is said to be here
     page.get_by_role("button", name="Everybody is here, start").click()
     expect(page.get_by_role("status").first).to_contain_text("started for 2 people; 2 mails on hold are routed now")

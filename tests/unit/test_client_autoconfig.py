@@ -277,7 +277,12 @@ def test_names_of_this_machine_and_of_containers_are_not_for_others(host: str, r
             ["MAILGROUP_MAIL_HOST .* MAILGROUP_BIND has to be 0.0.0.0", "MAILGROUP_ADMIN_BIND"],
         ),
         # in containers, opened on the machine itself
-        ({"bind": "0.0.0.0", "admin_bind": "0.0.0.0"}, "127.0.0.1", "http://127.0.0.1:8080", ["MAIL_HOST", "Open it under"]),
+        (
+            {"bind": "0.0.0.0", "admin_bind": "0.0.0.0"},
+            "127.0.0.1",
+            "http://127.0.0.1:8080",
+            ["MAIL_HOST", "Open it under"],
+        ),
         # the administrator has named the host: the QR code has it, though the page was opened as localhost
         (
             {"bind": "0.0.0.0", "admin_bind": "0.0.0.0", "mail_host": "mail.company.com"},

@@ -241,7 +241,7 @@ async def _error_response(
             request, user, "message.html", status=status, title=title, text=text, typed=None
         )
     facts: dict[str, object] = {"viewer": None, "path": "", "notices": [], "troubles": 0, "problems": []}
-    facts |= {"typed": typed, "reload_at": ""}
+    facts |= {"typed": typed, "reload_at": "", "here": "/"}
     return Response(
         context.render_template("message.html", title=title, text=text, **facts), status, media_type="text/html"
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
-from services.admin.web.page_context import page_before
+from services.admin.web.page_context import local_path
 from services.admin.web.request_guard import App, Receive, Scope, Send
 from shared.languages.translation import choose, gettext, in_language, languages
 
@@ -54,9 +54,16 @@ def offered(default: str) -> list[tuple[str, str]]:
 
 
 @router.post("/language")
-async def change(request: Request, language: Annotated[str, Form(max_length=40)] = "") -> Response:
-    """Keep the language that the user chose; without one, that of the browser applies again."""
-    response = RedirectResponse(page_before(request) or "/", 303)
+async def change(
+    request: Request,
+    language: Annotated[str, Form(max_length=40)] = "",
+    next: Annotated[str, Form(max_length=2000)] = "",
+) -> Response:
+    """Keep the language that the user chose; without one, that of the browser applies again.
+
+    :param next: path of the page that the form was on.
+    """
+    response = RedirectResponse(local_path(next) or "/", 303)
     if language in languages():
         secure = request.url.scheme == "https"
         response.set_cookie(COOKIE, language, _YEAR_SECONDS, httponly=True, samesite="lax", secure=secure, path="/")

@@ -117,6 +117,7 @@ class PageContext:
             "troubles": len(self.status.problems),
             "problems": [],
             "reload_at": page_before(request),
+            "here": page_before(request) or _path_and_query(request),
         }
         page = self.render_template(template, **(common | facts))
         if viewer is not None and (handle := request.query_params.get("typed")):
@@ -267,6 +268,16 @@ def home_page(user: CurrentUser) -> str:
 
 
 # ------------------------------------------------------------------------------------------ filters of the templates
+
+
+def _path_and_query(request: Request) -> str:
+    return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+
+
+def local_path(path: str) -> str:
+    """Return a path of the console unchanged, and '' for an URL of another site (open redirect). Pure."""
+    inside = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
+    return path if inside and "\\" not in path else ""
 
 
 def page_before(request: Request) -> str:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import RedirectResponse, Response
 
 from services.admin.access import audit, users
-from services.admin.web.page_context import COOKIE, OptionalUser, PageContext, PageDep, SignedIn, home_page
+from services.admin.web.page_context import COOKIE, OptionalUser, PageContext, PageDep, SignedIn, home_page, local_path
 from services.admin.web.refill import MAX_OCTETS, TypedForm
 from shared.auth.authenticator import Throttled
 from shared.languages import stored_texts
@@ -26,8 +26,8 @@ TYPE_AGAIN = marked("Passwords are not kept: type them again.")
 async def show(request: Request, context: PageDep, user: OptionalUser, next: str = "") -> Response:
     """Show the form."""
     if user is not None:
-        return RedirectResponse(_local_path(next) or home_page(user), 303)
-    return await _page(request, context, next=_local_path(next))
+        return RedirectResponse(local_path(next) or home_page(user), 303)
+    return await _page(request, context, next=local_path(next))
 
 
 async def _page(
@@ -67,7 +67,7 @@ async def sign_in(
         if status == 401:
             await _record_refusal(context, name.strip(), peer)
         return await _page(
-            request, context, status=status, next=_local_path(next), name=name, typed=typed, problems=[problem]
+            request, context, status=status, next=local_path(next), name=name, typed=typed, problems=[problem]
         )
     async with context.system.database.transaction() as connection:
         token = await users.begin_session(connection, user, peer, request.headers.get("user-agent", ""))
@@ -77,7 +77,7 @@ async def sign_in(
         if current is not None and form is not None:
             lines = [gettext(SHOWN_AGAIN), *([gettext(TYPE_AGAIN)] if form.had_secrets else [])]
             await users.add_flash(connection, current.session_id, lines)
-    to = _local_path(next) or (home_page(current) if current else "/")
+    to = local_path(next) or (home_page(current) if current else "/")
     if current is not None and form is not None:
         handle = context.kept_secrets.store(current.session_id, typed)
         to += f"{'&' if '?' in to else '?'}typed={handle}"
@@ -108,9 +108,3 @@ async def sign_out(context: PageDep, user: SignedIn) -> Response:
     response = RedirectResponse("/sign-in", 303)
     response.delete_cookie(COOKIE, path="/", samesite="strict", httponly=True)
     return response
-
-
-def _local_path(path: str) -> str:
-    """Return a path of the console unchanged, and '' for an URL of another site (open redirect). Pure."""
-    inside = path.startswith("/") and not path.startswith(("//", "/\\")) and path.isprintable()
-    return path if inside and "\\" not in path else ""

@@ -238,7 +238,7 @@ def test_an_account_is_started_on_the_first_page_and_its_own(browser: Browser, o
     assert refused.status_code == 422 and "no enabled user shares it yet" in text(refused)
     # when there are people, an observer does not start it
     browser.post("/local/new", local("Alex"))
-    assert "1 person, 0 mails are on hold. Everybody is here, start" in text(browser.get("/"))
+    assert "1 person; no mail on hold. Everybody is here, start" in text(browser.get("/"))
     assert "Everybody is here" not in text(observer.get("/"))
     assert observer.post(f"/external/{SUPPORT}/start").status_code == 403
     # then the administrator does

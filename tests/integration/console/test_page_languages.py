@@ -16,7 +16,8 @@ from babel.messages.pofile import write_po
 from deploy.texts import source_texts
 from shared.languages import translation
 from tests import console, servers
-from tests.console import Browser, text
+from tests.company import SUPPORT
+from tests.console import Browser, forms, text
 from tests.integration.console.test_forms import ids_of, pages, seeded
 
 SHOWN = ("title", "alt", "placeholder", "aria-label", "data-label")
@@ -131,9 +132,14 @@ def test_the_browser_chooses_the_language_and_the_user_another(url: str, ids: di
     page = german.get("/queue")
     assert '<html lang="de">' in page.text and headline(page) == "Warteschlange"
     # when the user chooses another one, then it stays, for this browser
-    page = german.post("/language", {"language": "en"}, headers={"Referer": f"{url}/queue"})
-    assert page.url == f"{url}/queue" and headline(page) == "Queue and stuck mail"
+    page = german.post("/language", {"language": "en", "next": "/queue?x=1"})
+    assert page.url == f"{url}/queue?x=1" and headline(page) == "Queue and stuck mail"
     assert headline(german.get("/queue")) == "Queue and stuck mail"
+    # also on a page that answers a form
+    asked = german.post(f"/external/{SUPPORT}/remove", headers={"Referer": f"{url}/external/{SUPPORT}"})
+    [choice] = [form for form in forms(asked) if form.action == "/language"]
+    assert german.post("/language", choice.values).url == f"{url}/external/{SUPPORT}"
+    assert german.post("/language", {"language": "en", "next": "//x.example"}).url == f"{url}/"
     # and a language that there is not leads back to that of the browser
     assert '<html lang="de">' in german.post("/language", {"language": "xx"}).text
 
