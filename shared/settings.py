@@ -185,7 +185,9 @@ class Settings(BaseSettings):
     @field_validator("language")
     @classmethod
     def _read_language(cls, code: str) -> str:
-        return translation.check_code(code)
+        if code not in translation.codes():
+            raise ValueError(f"has to be one of {', '.join(translation.codes())}")
+        return code
 
     @field_validator("junk_headers")
     @classmethod

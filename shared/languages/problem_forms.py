@@ -39,6 +39,8 @@ SYSTEM: Final = (
     marked("processing failed five times"),
     marked("restored from a backup and perhaps relayed since"),
     marked("in a mail loop"),
+    marked("broker: no connection within %(seconds)s s"),
+    marked("the counts do not add up: %(fetched)s mails were fetched, %(total)s were accounted for"),
     marked("in flight for %(minutes)s minutes"),
     marked("local mail: in flight for %(minutes)s minutes"),
     marked("no sender has claimed a submission for %(minutes)s min"),

@@ -78,7 +78,7 @@ def codes() -> tuple[str, ...]:
 def check_code(code: str) -> str:
     """Return the code of a language that there is. :raises ValueError: there is none; it names the codes."""
     if code not in codes():
-        raise ValueError(f"has to be one of {', '.join(codes())}")
+        raise ValueError(f"is not one of {', '.join(codes())}")
     return code
 
 

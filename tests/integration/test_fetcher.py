@@ -354,7 +354,7 @@ async def test_a_notice_is_in_each_language_of_those_who_share_the_account(
         )
         text = email.message_from_bytes(bytes(notice), policy=email.policy.default)
         assert text["Content-Language"] == "de, en"
-        assert text["Subject"] == "E-Mail nicht abgerufen / Mail not fetched: large"
+        assert text["Subject"] == "Mail nicht abgerufen / Mail not fetched: large"
         assert "sie ist größer als die erlaubten 20000 Byte." in text.get_content()
         assert "it is larger than the 20000 octets that are allowed." in text.get_content()
 

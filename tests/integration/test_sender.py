@@ -253,7 +253,7 @@ async def test_a_notice_is_in_the_language_of_the_author(harness: SenderHarness,
     await harness.until(await harness.submit(BOB), state="done")
     [notice] = await harness.notices("Alex")
     assert b"Content-Language: de\r\n" in notice
-    assert "Ihre E-Mail konnte den folgenden Empfängern nicht zugestellt werden.".encode() in notice
+    assert "Ihre Mail konnte den folgenden Empfängern nicht zugestellt werden.".encode() in notice
     assert b"Diagnostic-Code: smtp; 550 5.1.1 no such user" in notice
 
 

@@ -214,11 +214,11 @@ def test_each_problem_is_shown_in_german() -> None:
     with in_language("de"):
         shown = [stored_texts.shown(text) for text in found]
     assert [text for text, german in zip(found, shown, strict=True) if text == german] == []
-    assert shown[0] == "support@company.com: 2 E-Mails können beim Anbieter nicht abgelegt oder markiert werden: " + (
+    assert shown[0] == "support@company.com: 2 Mails können beim Anbieter nicht abgelegt oder markiert werden: " + (
         "imap.x: abgelehnt: NO"
     )
     assert shown[1].startswith("support@company.com: kein erfolgreicher Abruf seit 2026-11-05 11:44 UTC (pop.x:110: Ve")
-    assert "1.997 E-Mails brauchen Aufmerksamkeit: die Verarbeitung ist fünfmal gescheitert" in shown
+    assert "1.997 Mails brauchen Aufmerksamkeit: die Verarbeitung ist fünfmal gescheitert" in shown
 
 
 def test_each_parked_mail_is_reported_with_the_reason() -> None:

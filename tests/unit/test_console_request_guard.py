@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from deploy.machine.supervise import ROOT
+from services.admin.web.page_context import local_path
 from services.admin.web.request_guard import OwnHosts, from_our_page
-from services.admin.web.sign_in import _local_path
 from shared.settings import Settings, SettingsError, load
 
 
@@ -47,7 +47,7 @@ def test_only_a_page_of_ours_or_a_program_changes_something(headers: dict[str, s
     ],
 )
 def test_after_signing_in_nobody_is_sent_to_another_site(path: str, kept: bool) -> None:
-    assert _local_path(path) == (path if kept else "")
+    assert local_path(path) == (path if kept else "")
 
 
 @pytest.mark.parametrize(

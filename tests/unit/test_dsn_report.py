@@ -77,13 +77,13 @@ def test_the_text_of_a_notice_is_in_the_author_s_language() -> None:
     mail = parsed(body)
     text, status, _ = cast("list[email.message.EmailMessage]", mail.get_payload())
     # then subject and text are German, our own reason too, and the provider's reply is unchanged
-    assert mail["Subject"] == "E-Mail nicht zugestellt: ann@customer.org und 1 weitere"
+    assert mail["Subject"] == "Mail nicht zugestellt: ann@customer.org und 1 weitere"
     assert text["Content-Language"] == "de"
     for words in (
-        "Ihre E-Mail konnte den folgenden Empfängern nicht zugestellt werden.",
+        "Ihre Mail konnte den folgenden Empfängern nicht zugestellt werden.",
         "550 5.1.1 User unknown",
         "nicht innerhalb von fünf Tagen zugestellt; das letzte Problem war: no such host",
-        "Betreff Ihrer E-Mail: Grüße",
+        "Betreff Ihrer Mail: Grüße",
     ):
         assert words in text.get_content()
     # and what programs read is as always
@@ -94,9 +94,9 @@ def test_the_text_of_a_notice_is_in_the_author_s_language() -> None:
 @pytest.mark.parametrize(
     ("action", "subject"),
     [
-        ("delayed", "E-Mail verzögert: ann@customer.org"),
-        ("delivered", "E-Mail zugestellt: ann@customer.org"),
-        ("relayed", "E-Mail weitergegeben: ann@customer.org"),
+        ("delayed", "Mail verzögert: ann@customer.org"),
+        ("delivered", "Mail zugestellt: ann@customer.org"),
+        ("relayed", "Mail weitergegeben: ann@customer.org"),
     ],
 )
 def test_each_kind_of_notice_is_translated(action: Action, subject: str) -> None:

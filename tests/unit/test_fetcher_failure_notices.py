@@ -69,10 +69,10 @@ def test_people_with_several_languages_get_a_text_in_each() -> None:
     raw, _ = compose_notice("e@x.test", header, 5000, reason, NOW, ["de", "en", "de"])
     notice = email.message_from_bytes(raw, policy=email.policy.default)
     assert notice["Content-Language"] == "de, en"
-    assert notice["Subject"] == "E-Mail nicht abgerufen / Mail not fetched: größe"
+    assert notice["Subject"] == "Mail nicht abgerufen / Mail not fetched: größe"
     german, english = notice.get_content().split("-- -- --")
     for words in (
-        "Eine E-Mail im Postfach von e@x.test konnte nicht abgerufen werden:",
+        "Eine Mail im Postfach von e@x.test konnte nicht abgerufen werden:",
         "sie ist größer als die erlaubten 100 Byte.",
         "Betreff: größe",
         "Datum: 1. Mai 2026, 10:30 +0200",
@@ -87,6 +87,6 @@ def test_people_with_several_languages_get_a_text_in_each() -> None:
 def test_people_with_one_language_get_one_text() -> None:
     raw, _ = compose_notice("e@x.test", None, None, "it is broken", NOW, ["de"])
     notice = email.message_from_bytes(raw, policy=email.policy.default)
-    assert notice["Content-Language"] == "de" and notice["Subject"] == "E-Mail nicht abgerufen: (keine Angabe)"
+    assert notice["Content-Language"] == "de" and notice["Subject"] == "Mail nicht abgerufen: (keine Angabe)"
     assert "Auch ihre Kopfzeilen konnten nicht gelesen werden." in notice.get_content()
     assert "stays" not in notice.get_content()

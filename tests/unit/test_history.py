@@ -32,7 +32,7 @@ def test_every_event_is_a_sentence_in_german(event: str) -> None:
     ("stored", "german"),
     [
         ("To names Alex Smith", "To nennt Alex Smith (Regel 1)"),
-        ("it answers a mail that Alex wrote", "es ist die Antwort auf eine E-Mail von Alex (Regel 1)"),
+        ("it answers a mail that Alex wrote", "es ist die Antwort auf eine Mail von Alex (Regel 1)"),
         (
             'To names "Zoe", which is nobody\'s name here, so everyone who shares it gets it',
             'To nennt "Zoe", und so heißt hier niemand, deshalb bekommen es alle, die sich das Konto teilen (Regel 1)',

@@ -59,7 +59,7 @@ def test_an_accounts_file_without_a_language_keeps_the_chosen_one(browser: Brows
     assert apply(browser, ", language: null")[0] == 200 and stored(store) is None
 
 
-@pytest.mark.parametrize(("value", "words"), [("fr", "'fr': has to be one of en, de"), ("5", "5 is not text")])
+@pytest.mark.parametrize(("value", "words"), [("fr", "'fr' is not one of en, de"), ("5", "5 is not text")])
 def test_a_language_that_there_is_not_is_refused(browser: Browser, store: str, value: str, words: str) -> None:
     status, answer = apply(browser, f", language: {value}")
     assert status == 422 and f"local account alex@local.com: language: {words}" in answer
