@@ -78,7 +78,7 @@ class TokenServer:
     meanwhile: called, in a thread, before each answer. rotating: a refresh token is good once, and gives the next one;
     ``good`` is the one that is good now. agreeing: False: a request with a device code is answered with "wait".
 
-    mailbox: the login that access tokens are for, as a provider is told by introspection. revoked: access tokens that
+    mailbox: the login that access tokens are for, which introspection returns. revoked: access tokens that
     are no longer good there.
     """
 

@@ -22,6 +22,7 @@ def answer(system: System, to: str) -> list[str]:
 def test_an_answer_that_kept_only_the_tag_goes_to_its_author(system: System) -> None:
     # given an account for which nobody has proven that its provider delivers such addresses
     system.apply(system.company())
+    before = system.json("external", "answers", SUPPORT)  # the account keeps the mail of other tests
     refused = system.run("external", "set", SUPPORT, "reply_tag=true")
     assert refused.exit_code != 0 and "probe mail" in refused.output
     # when a probe mail has made its way, then the setting is accepted, and the probe mail is in nobody's mailbox
@@ -37,4 +38,8 @@ def test_an_answer_that_kept_only_the_tag_goes_to_its_author(system: System) -> 
     assert answer(system, "support+made0up@company.com") == [ALEX, JIM]
     # and the statistic has the one answer that it found
     found = system.json("external", "answers", SUPPORT)
-    assert (found["tag"], found["name"], found["reference"]) == (1, 0, 0)
+    assert {way: found[way] - before[way] for way in ("tag", "name", "reference")} == {
+        "tag": 1,
+        "name": 0,
+        "reference": 0,
+    }
