@@ -421,7 +421,7 @@ async def _compose(
 ) -> Notice:
     now = datetime.datetime.now(datetime.UTC)
     head = (await blobs.heads(connection, [mail.blob_id])).get(mail.blob_id, b"")
-    submitted_at = now - datetime.timedelta(seconds=mail.age)
+    submitted_at = mail.submitted_at.astimezone(datetime.UTC)
     # For a mail that is larger than its head, only the header is returned: a notice of 50 MB helps nobody.
     full_message = (
         head

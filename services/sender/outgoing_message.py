@@ -109,7 +109,7 @@ def _build_source(
         **people,
         **{fold_address(address): (mail.author_name, external.address) for address in author_addresses},
     }
-    submitted_at = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=mail.age)
+    submitted_at = mail.submitted_at.astimezone(datetime.UTC)  # in every copy that is built
     original = parsed.header.header
     null_sender = not mail.envelope_from and is_automatic(original)
     redirects = _is_redirect(parsed.header, author_addresses)

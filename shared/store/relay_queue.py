@@ -8,6 +8,7 @@ submission_recipients together with shared/store/submissions.py. Times are by th
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -46,6 +47,7 @@ class QueuedMail:
     tries: int
     uncertain: bool
     age: float  # seconds since submission
+    submitted_at: datetime.datetime
     octets: int  # of the mail
     author_address: str
     author_name: str
@@ -66,8 +68,8 @@ class RecipientResult:
 
 
 QUEUED_MAIL = """s.id, s.author_id, s.external_id, s.blob_id, s.envelope_from, s.message_id, s.body_8bit, s.smtputf8,
-    s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, m.octets, a.address, a.user_name,
-    a.addresses, s.dsn_params, s.relay"""
+    s.tries, s.uncertain, extract(epoch from now() - s.created_at)::float8, s.created_at, m.octets, a.address,
+    a.user_name, a.addresses, s.dsn_params, s.relay"""
 # As JSON: psycopg reads an array of rows item by item in Python.
 _RECIPIENTS = """(select json_agg(json_build_array(r.position, r.address, r.reply, r.dsn_params) order by r.position)
     from submission_recipients r where r.submission_id = s.id and r.kind = 'relay' and r.state = 'waiting')"""
