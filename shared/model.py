@@ -262,6 +262,7 @@ class Poll:
     login_delay: int | None  # seconds, learnt from CAPA
     quiet_list: bytes | None = None  # digest of a list that needs no action before quiet_until
     quiet_until: datetime.datetime | None = None
+    quiet_state: bytes | None = None  # digest of the maildrop's state when it had that list; None if it tells none
 
     @property
     def kills_process(self) -> bool:
@@ -283,6 +284,7 @@ class PollOutcome:
     kind: str | None = None  # label of fetch_errors_total
     quiet_list: bytes | None = None  # as in Poll; None if this poll had something to do
     quiet_until: datetime.datetime | None = None
+    quiet_state: bytes | None = None
 
 
 LedgerState = Literal["history", "fetched", "skipped", "deleting", "vanished", "closed"]

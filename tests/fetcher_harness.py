@@ -167,6 +167,16 @@ async def fails(harness: FetcherHarness, account: int) -> bool:
     return bool(await harness.rows("select 1 from polls where external_id = %s and last_error is not null", account))
 
 
+async def is_quiet(harness: FetcherHarness, account: int) -> bool:
+    return bool(
+        await harness.rows(
+            """select 1 from polls where external_id = %s and owner is null and quiet_until > now()
+               and quiet_list is not null and first_contact_at is not null and first_contact_at < last_success_at""",
+            account,
+        )
+    )
+
+
 def mail(subject: str, body: str = "hello", received: str | None = None) -> bytes:
     trace = f"Received: from a by b; {received}\r\n" if received else ""
     return f"{trace}From: ann@customer.test\r\nTo: x@fetch.test\r\nSubject: {subject}\r\n\r\n{body}\r\n".encode()

@@ -25,6 +25,7 @@ class ScriptedFolder:
     mails: dict[int, bytes] = field(default_factory=dict)
     uidvalidity: int = 1_700_000_000
     attributes: str = ""
+    modseq: int | None = None  # HIGHESTMODSEQ (RFC 7162), if the server counts changes and a client wants it
     deleted: set[int] = field(default_factory=set)  # marked \Deleted
     flagged: dict[int, str] = field(default_factory=dict)  # other flags by UID, as they were set
 
@@ -213,16 +214,19 @@ class _Session:
             yield f'* LIST ({folder.attributes}) "/" "{name}"\r\n'.encode("utf-8", "surrogateescape")
 
     def _open(self, tag: str, verb: str, rest: str) -> bytes:
-        name = rest.strip('"').replace('\\"', '"').replace("\\\\", "\\")
+        name = rest.removesuffix(" (CONDSTORE)").strip('"').replace('\\"', '"').replace("\\\\", "\\")
         folder = self.server.inbox if name.upper() == "INBOX" else self.server.others.get(name)
         self.folder = folder
         if folder is None:
             return f"{tag} NO [NONEXISTENT] no such folder\r\n".encode()
         mode = "READ-ONLY" if verb == "EXAMINE" else "READ-WRITE"
+        asked = rest.endswith(" (CONDSTORE)") and folder.modseq is not None
+        counted = f"* OK [HIGHESTMODSEQ {folder.modseq}] highest\r\n" if asked else ""
         return (
             f"* FLAGS (\\Deleted \\Seen)\r\n* {len(folder.mails)} EXISTS\r\n* 0 RECENT\r\n"
             f"* OK [UIDVALIDITY {folder.uidvalidity}] lasting\r\n"
-            f"* OK [UIDNEXT {max(folder.mails, default=0) + 1}] next\r\n{tag} OK [{mode}] opened\r\n"
+            f"* OK [UIDNEXT {max(folder.mails, default=0) + 1}] next\r\n"
+            f"{counted}{tag} OK [{mode}] opened\r\n"
         ).encode()
 
     def _append(self, tag: str, rest: str) -> bytes:

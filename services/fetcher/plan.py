@@ -133,10 +133,14 @@ class UnchangedList:
 
     digest: bytes  # from plan_digest
     until: datetime.datetime
+    state: bytes | None  # the same of the maildrop's state before it was listed; None if the server tells none
 
 
 def plan_digest(listed: bytes, account: External, limit: int, poll: Poll) -> bytes:
-    """Return a digest of all input of ``decide`` except ledger and time. :param listed: digest of the list."""
+    """Return a digest of all input of ``decide`` except ledger and time.
+
+    :param listed: digest of the list, or of the maildrop's state.
+    """
     return hashlib.sha256(
         repr(
             (

@@ -125,8 +125,9 @@ class Polling:
             # without pipelining, a session that ends early may lose the mails that it has read, and so does each retry
             if self._alone or (self._first_after_failure and not client.pipelining):
                 client.fetch_alone()
-            reply = await client.fetch_list_reply()
-            if self._is_unchanged(reply.digest):
+            state = await client.fetch_state()
+            reply = None if self._is_known_state(state) else await client.fetch_list_reply()
+            if reply is None or self._is_unchanged(reply.digest, state):
                 self.backlog = 0
                 await client.quit()
                 return False
@@ -135,7 +136,7 @@ class Polling:
                 self.complaints.append(f"the list of mails is incomplete: {problem}")
             identity = ReusedUidls(self._service.database, client, account, self._poll, self._limit)
             reused = await identity.find_reused_uidls(maildrop)
-            plan = await self._compare(maildrop, reused, reply.digest)
+            plan = await self._compare(maildrop, reused, reply.digest, state)
             del reply, maildrop, reused  # they may be of a million mails
             self.transferring = bool(plan.fetch or plan.delete)
             committer = Committer(self._service, account, self._poll, self._share)
@@ -193,25 +194,47 @@ class Polling:
         """Whether the last poll failed, and no session has ended well since."""
         return self._poll.failures > 0 and self.backlog is None
 
-    def _is_unchanged(self, listed: bytes) -> bool:
-        """Whether a session with this list had nothing to do, and neither ledger nor time has changed since.
+    def _quiet_list(self) -> UnchangedList | None:
+        """Return the list with which a session had nothing to do, if neither ledger nor time has changed since.
 
-        Always False after the first session of a poll, which may have changed the ledger.
+        None after the first session of a poll, which may have changed the ledger.
         """
-        poll, self.unchanged = self._poll, None
+        poll = self._poll
         if self.backlog is not None or poll.quiet_list is None or poll.quiet_until is None:
-            return False
+            return None
         if poll.first_contact_at is None or poll.now >= poll.quiet_until:
+            return None
+        return UnchangedList(poll.quiet_list, poll.quiet_until, poll.quiet_state)
+
+    def _is_known_state(self, state: bytes | None) -> bool:
+        """Whether the maildrop's state shows that it has the list with which a session had nothing to do."""
+        self.unchanged, quiet = None, self._quiet_list()
+        if state is None or quiet is None or quiet.state != self._digest(state):
             return False
-        if plan_digest(listed, self._account, self._limit, poll) != poll.quiet_list:
-            return False
-        self.unchanged = UnchangedList(poll.quiet_list, poll.quiet_until)
+        self.unchanged = quiet
         return True
 
-    async def _compare(self, maildrop: ProviderList, reused: Sequence[LedgerEntry], listed: bytes) -> Plan:
+    def _is_unchanged(self, listed: bytes, state: bytes | None) -> bool:
+        """Whether this is the list with which a session had nothing to do.
+
+        :param state: of the maildrop before it was listed.
+        """
+        quiet = self._quiet_list()
+        if quiet is None or quiet.digest != self._digest(listed):
+            return False
+        self.unchanged = replace(quiet, state=self._digest(state) if state else None)
+        return True
+
+    def _digest(self, listed: bytes) -> bytes:
+        return plan_digest(listed, self._account, self._limit, self._poll)
+
+    async def _compare(
+        self, maildrop: ProviderList, reused: Sequence[LedgerEntry], listed: bytes, state: bytes | None
+    ) -> Plan:
         """Plan the session and record the state changes that the list shows.
 
         :param reused: rows whose UIDLs identify other mails now. :param listed: digest of the list.
+        :param state: digest of the maildrop's state before it was listed.
         """
         account = self._account
         async with self._service.database.transaction() as connection:
@@ -242,8 +265,9 @@ class Polling:
                     await record(connection, rows)
         if plan.is_empty:
             self.unchanged = UnchangedList(
-                plan_digest(listed, account, self._limit, self._poll),
+                self._digest(listed),
                 unchanged_until(maildrop, known, account, self._poll.now),
+                self._digest(state) if state else None,
             )
         self.backlog = len(plan.fetch)
         return plan

@@ -234,7 +234,8 @@ async def _poll(service: Service, account: External, poll: Poll, polling: Pollin
     if failure is None:
         outcome = after_success(account, result)
         if polling.unchanged is not None:
-            outcome = replace(outcome, quiet_list=polling.unchanged.digest, quiet_until=polling.unchanged.until)
+            quiet = polling.unchanged
+            outcome = replace(outcome, quiet_list=quiet.digest, quiet_until=quiet.until, quiet_state=quiet.state)
     else:
         ERRORS.count(account.address, kind_of(failure))
         outcome = after_failure(account, poll, result, failure, random.random())

@@ -105,6 +105,10 @@ class ImapClient:
         """Fetch the list, as ``fetch_list_reply``, and parse it."""
         return (await self.fetch_list_reply()).parse()
 
+    async def fetch_state(self) -> bytes | None:
+        """Return a digest of the state of all watched folders, as ``imap_listing.fetch_state``."""
+        return await imap_listing.fetch_state(self._folders, await self._find_folders())
+
     async def fetch_list_reply(self) -> ImapListReply:
         """List the mails of all watched folders; do not parse the lists.
 

@@ -63,6 +63,7 @@ class WatchedFolder:
     uidvalidity: int = 0  # 0 before the folder was opened
     uidnext: int = 0  # 0 if the server does not say it
     exists: int = 0  # number of its mails
+    modseq: int = 0  # HIGHESTMODSEQ (RFC 7162); 0 if the server does not say it
     arrived: bool = False  # a mail has arrived since this was reset
 
 
@@ -81,6 +82,7 @@ class Folders:
         self._stream = stream
         self._names = names
         self._opened: tuple[WatchedFolder, Literal["EXAMINE", "SELECT"]] | None = None
+        self._counts_changes = True  # the server says HIGHESTMODSEQ where it is asked for (RFC 7162 section 3.1.8)
         self._prefix: bytes | None = None  # of personal folders; None: not asked for yet
         stream.on_untagged = self._hear
 
@@ -189,7 +191,7 @@ class Folders:
                 self._prefix = prefix
 
     async def open(self, folder: WatchedFolder, verb: Literal["EXAMINE", "SELECT"] = "EXAMINE") -> Response:
-        """Open a folder, if it is not the open one. Return the last response.
+        """Open a folder, if it is not the open one. Return the last response. Its changes are counted from then on.
 
         :raises ProtocolError: its UIDVALIDITY is another one than before, so the numbers of its mails are void.
         :raises ServerBusy, FolderUnavailable: it cannot be opened.
@@ -204,11 +206,15 @@ class Folders:
         def hear(response: Response) -> None:
             if response.kind == "EXISTS":
                 found["EXISTS"] = response.number or 0
-            elif response.code in ("UIDVALIDITY", "UIDNEXT", "UIDNOTSTICKY"):
+            elif response.code in ("UIDVALIDITY", "UIDNEXT", "UIDNOTSTICKY", "HIGHESTMODSEQ"):
                 number = number_of(response.arguments.strip().decode("latin-1"))
                 found[response.code] = number or 0
 
-        response = await stream.run(verb.encode(), (folder.raw,), heard=hear)
+        counts = verb == "EXAMINE" and self._counts_changes and self.offers.has("CONDSTORE")
+        response = await stream.run(verb.encode(), (folder.raw,), b" (CONDSTORE)" if counts else b"", hear)
+        if response.kind == "BAD" and counts:  # the server announces what it does not know
+            self._counts_changes = False
+            return await self.open(folder, verb)
         if response.kind != "OK":
             error = self.refusal(response)
             if isinstance(error, ServerBusy):
@@ -223,6 +229,7 @@ class Folders:
         if folder.uidvalidity:  # it was open before
             folder.arrived = folder.arrived or next_uid > folder.uidnext or exists > folder.exists
         folder.uidvalidity, folder.uidnext, folder.exists = validity, next_uid, exists
+        folder.modseq = found.get("HIGHESTMODSEQ", 0)
         self._opened = folder, verb
         return response
 

@@ -1,5 +1,7 @@
 """Lists the mails of the watched folders by their UIDs (RFC 3501 section 6.4.4; ESEARCH: RFC 4731), and their sizes.
 
+Where the server counts its changes (CONDSTORE, RFC 7162), it says without a list that no mail has come or gone.
+
 A mail's number in a session is its folder's index and its UID; its key has folder, UIDVALIDITY and UID.
 """
 
@@ -95,6 +97,28 @@ def _without_repetitions(uids: array[int]) -> array[int]:
     if all(one < other for one, other in pairwise(uids)):
         return uids
     return array("I", dict.fromkeys(uids))
+
+
+async def fetch_state(folders: Folders, problems: Sequence[str]) -> bytes | None:
+    """Open all watched folders. Return a digest that is the same again only if no mail has come or gone.
+
+    A new mail raises UIDNEXT, one that leaves lowers EXISTS, and both raise HIGHESTMODSEQ (RFC 7162 section 3.1.2.1).
+    So does each changed flag: another digest does not mean other mails.
+
+    :param problems: folders that are not watched.
+    :return: None if the server does not say these numbers of every folder.
+    :raises ServerBusy, ProtocolError: it refuses folders now, or one was renumbered in this session.
+    """
+    states = []
+    for folder in folders.watched:
+        try:
+            await folders.open(folder)
+        except FolderUnavailable:
+            return None
+        if not folder.modseq or not folder.uidnext:
+            return None
+        states.append((folder.name, folder.uidvalidity, folder.uidnext, folder.exists, folder.modseq))
+    return hashlib.sha256(repr((states, problems)).encode()).digest() if states else None
 
 
 async def fetch_list_reply(stream: ImapStream, folders: Folders, problems: Sequence[str]) -> ImapListReply:

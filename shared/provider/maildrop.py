@@ -45,6 +45,12 @@ class MaildropSession(Protocol):
     def is_junk(self, number: int) -> bool:
         """Return whether a mail of the list is in the provider's junk folder."""
 
+    async def fetch_state(self) -> bytes | None:
+        """Return a digest that is the same again only if no mail has come or gone; None if the server has none.
+
+        :raises ServerBusy, ProtocolError: the server refuses it now.
+        """
+
     async def fetch_list_reply(self) -> ListReply:
         """Fetch the list of mails; do not parse it. :raises ServerBusy, ProtocolError: there is none now."""
 

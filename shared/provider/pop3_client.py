@@ -79,6 +79,10 @@ class Pop3Client:
         """Send STAT and UIDL, as ``fetch_list_reply``, and parse the replies."""
         return (await self.fetch_list_reply()).parse()
 
+    async def fetch_state(self) -> bytes | None:
+        """Return None: POP3 has nothing but the list that says whether mails have come or gone."""
+        return None
+
     async def fetch_list_reply(self) -> Pop3ListReply:
         """Send STAT and UIDL, or LIST to a server without UIDL; do not parse the list.
 

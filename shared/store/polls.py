@@ -129,7 +129,7 @@ async def claim_due(
                where p.external_id = any(array(select external_id from due))
                returning p.external_id, p.owner, now(), p.next_poll_at, p.first_contact_at, p.last_success_at,
                          p.last_error_kind, p.failures, p.refusals, p.paused_at, p.login_delay, p.quiet_list,
-                         p.quiet_until)
+                         p.quiet_until, p.quiet_state)
            select (select extract(epoch from greatest(next_poll_at, lease_expires) - now())::float8 from polls
                    where active and external_id not in (select external_id from due)
                    order by greatest(next_poll_at, lease_expires) limit 1), claimed.*
@@ -169,6 +169,7 @@ async def record_outcome(connection: Connection, poll: Poll, outcome: PollOutcom
         """update polls set owner = null, lease_expires = null, login_delay = %(login_delay)s,
                   quiet_list = case when next_poll_at = %(seen)s then %(quiet_list)s::bytea end,
                   quiet_until = %(quiet_until)s,
+                  quiet_state = %(quiet_state)s,
                   backlog = coalesce(%(backlog)s, backlog),
                   last_success_at = case when %(error)s::text is null then now() else last_success_at end,
                   last_error = case when %(error)s::text is null then null
@@ -198,6 +199,7 @@ async def record_outcome(connection: Connection, poll: Poll, outcome: PollOutcom
             "next_poll_at": outcome.next_poll_at,
             "quiet_list": outcome.quiet_list,
             "quiet_until": outcome.quiet_until,
+            "quiet_state": outcome.quiet_state,
         },
     )
 

@@ -16,7 +16,7 @@ from shared.amqp.payloads import FetchedItem, read_payload
 from shared.db.database import Connection
 from shared.model import LedgerEntry
 from shared.store import polls, uidl_ledger
-from tests.fetcher_harness import FetcherHarness, fails, fetching, has, mail, polls_well
+from tests.fetcher_harness import FetcherHarness, fails, fetching, has, is_quiet, mail, polls_well
 from tests.polling import until
 
 _names = itertools.count(1)
@@ -513,13 +513,3 @@ async def test_the_maildrop_of_a_moved_account_is_compared_again(
     await harness.polled(account)
     [[met]] = await harness.rows("select first_contact_at is not null from polls where external_id = %s", account)
     assert met
-
-
-async def is_quiet(harness: FetcherHarness, account: int) -> bool:
-    return bool(
-        await harness.rows(
-            """select 1 from polls where external_id = %s and owner is null and quiet_until > now()
-               and quiet_list is not null and first_contact_at is not null and first_contact_at < last_success_at""",
-            account,
-        )
-    )

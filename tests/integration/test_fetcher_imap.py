@@ -13,13 +13,14 @@ import pytest
 from deploy.machine.dovecot_postfix import DemoProvider
 from services.fetcher import poll
 from shared.model import External, Tls
-from shared.provider.imap_client import open_session
+from shared.provider.imap_client import ImapClient, open_session
+from shared.provider.imap_listing import ImapListReply
 from shared.provider.imap_transfer import MALFORMED
 from shared.provider.maildrop import MaildropSession
 from shared.settings import PrivateHosts
-from tests.fetcher_harness import FetcherHarness, fails, fetching, has, mail, polls_well
+from tests.fetcher_harness import FetcherHarness, fails, fetching, has, is_quiet, mail, polls_well
 from tests.polling import until
-from tests.scripted_imap import ScriptedFolder, ScriptedImap
+from tests.scripted_imap import CAPABILITIES, ScriptedFolder, ScriptedImap
 from tests.scripted_pop3 import Answer, cut, hang, say
 
 SECOND = "UID FETCH 2 (UID BODY.PEEK[])"
@@ -103,7 +104,78 @@ async def test_from_now_leaves_existing_mail_and_deletes_only_what_was_fetched(
     assert provider.mail_of(box) == [mail("old")]
 
 
+async def test_an_unchanged_mailbox_is_known_by_its_state(
+    harness: FetcherHarness, provider: DemoProvider, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a mailbox of which everything is fetched
+    provider.put(box, mail("one"))
+    provider.put(box, mail("two"))
+    account = await harness.add(box, provider.imap_port)
+    await until(lambda: has(harness, account, 2))
+    await until(lambda: is_quiet(harness, account))
+    # when it is polled again, then no list is asked for
+    lists = count_lists(monkeypatch)
+    await harness.polled(account)
+    assert lists == []
+    # when a mail leaves and another comes, so their number stays, then both are noticed
+    [gone] = [path for path in provider.maildir(box).glob("*/*.provider*") if b"Subject: one" in path.read_bytes()]
+    gone.unlink()
+    provider.put(box, mail("three"))
+    await until(lambda: has(harness, account, 3))
+    await until(lambda: is_quiet(harness, account))
+    assert lists and await harness.states(account) == {"fetched": 2, "vanished": 1}
+
+
+def count_lists(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the address of each mailbox whose mails are listed."""
+    lists: list[str] = []
+    fetch_list_reply = ImapClient.fetch_list_reply
+
+    async def counted(client: ImapClient) -> ImapListReply:
+        lists.append(client.server.host)
+        return await fetch_list_reply(client)
+
+    monkeypatch.setattr(ImapClient, "fetch_list_reply", counted)
+    return lists
+
+
 # ------------------------------------------------------------------------------------------------ what changes there
+
+
+async def test_a_flag_that_changes_costs_one_list_and_no_work(harness: FetcherHarness) -> None:
+    script = ScriptedImap(mails("one"), (*CAPABILITIES, "CONDSTORE"))
+    script.inbox.modseq = 7
+    async with script.running():
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: has(harness, account, 1))
+        await until(lambda: is_quiet(harness, account))
+        script.commands.clear()
+        await harness.polled(account)
+        assert searches(script) == 0
+        # when somebody reads the mail there, then the mails are listed once more
+        script.inbox.modseq = 8
+        await harness.polled(account)
+        await harness.polled(account)
+        assert searches(script) == 1
+        # when a mail comes, it is fetched
+        script.mails[2] = mail("two")
+        script.inbox.modseq = 9
+        await until(lambda: has(harness, account, 2))
+
+
+async def test_without_a_count_of_changes_each_poll_lists(harness: FetcherHarness) -> None:
+    script = ScriptedImap(mails("one"))
+    async with script.running():
+        account = await harness.add("e@x.test", script.port)
+        await until(lambda: has(harness, account, 1))
+        await until(lambda: is_quiet(harness, account))
+        script.commands.clear()
+        await harness.polled(account)
+        assert searches(script) > 0
+
+
+def searches(script: ScriptedImap) -> int:
+    return len([command for command in script.commands if command.startswith("UID SEARCH")])
 
 
 async def test_a_renumbered_folder_is_recognised_by_its_bytes(harness: FetcherHarness) -> None:

@@ -17,6 +17,7 @@ from tests.scripted_pop3 import Answer, cut, drip, hang, say
 
 ONE = b"Subject: one\r\n\r\nbody\r\n"
 US = Credential("u", "secret")
+COUNTING = (*CAPABILITIES, "CONDSTORE")
 KEYS = ("INBOX:1700000000:3", "INBOX:1700000000:9")
 
 
@@ -167,6 +168,37 @@ async def test_uids_may_jump_to_the_end_of_their_range() -> None:
         requests = [MailRequest(number, 10) for number, _ in listing.mails]
         got = [mail async for mail in client.retrieve(requests, 1000)]
         assert [bytes(mail.body or b"") for mail in got] == [ONE] * 4
+
+
+async def test_a_state_is_the_same_only_while_nothing_changes() -> None:
+    script = ScriptedImap({7: b"m"}, COUNTING, others={"Team": ScriptedFolder({3: b"m"}, modseq=40)})
+    script.inbox.modseq = 12
+
+    async def state(*folders: str) -> bytes | None:
+        async with open_session(script.server(), True, folders=folders) as client:
+            await client.login(US)
+            return await client.fetch_state()
+
+    async with script.running():
+        first = await state("INBOX", "Team")
+        assert first is not None and await state("INBOX", "Team") == first
+        # another folder, a mail that comes, one that goes, a flag: each is another state
+        states = [first, await state("INBOX")]
+        script.mails[8] = b"n"
+        states.append(await state("INBOX", "Team"))
+        del script.mails[7]
+        states.append(await state("INBOX", "Team"))
+        script.others["Team"].modseq = 41
+        states.append(await state("INBOX", "Team"))
+        assert None not in states and len(set(states)) == 5
+        # a folder whose server does not count changes has none
+        script.others["Team"].modseq = None
+        assert await state("INBOX", "Team") is None
+        # nor has one that is missing, or whose server announces what it does not know
+        del script.others["Team"]
+        assert await state("Team") is None
+        script.answers = {'EXAMINE "INBOX" (CONDSTORE)': say(b"<tag> BAD unknown parameter\r\n")}
+        assert await state("INBOX") is None
 
 
 async def test_an_empty_folder_needs_no_search() -> None:
