@@ -210,6 +210,18 @@ async def list_inbound(
     return [ListedInbound(*row) for row in await cursor.fetchall()]
 
 
+async def count_stuck(connection: Connection, state: Literal["held", "parked"], limit: int) -> int:
+    """Count the held or parked mails. :param limit: the count ends there."""
+    cursor = await connection.execute(
+        """select count(*) from (
+               select from inbound where state in ('fetched', 'routed', 'held', 'parked') and state = %s
+               limit %s) counted""",
+        (state, limit),
+    )
+    [count] = await cursor.fetchone() or (0,)
+    return int(count)
+
+
 async def find_inbound(connection: Connection, what: str, limit: int = 100) -> dict[int, str | None]:
     """Find mails by id, Message-ID, or the address of an account or a recipient; the newest ones.
 

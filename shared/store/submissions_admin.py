@@ -53,19 +53,29 @@ class ListedSubmission:
 async def list_submissions(
     connection: Connection, states: Collection[str] | None = None, ids: Collection[int] | None = None, limit: int = 1000
 ) -> list[ListedSubmission]:
-    """List submissions in these states (if none are given: all that are not done), the oldest first."""
+    """List submissions in these states (if none are given: all that are not done), the oldest first.
+
+    Those that are not done are found by their own index, and sorted: by the index on the id, all that are done before
+    the first one would be read.
+    """
+    if states is None and ids is not None:
+        chosen = "select id from submissions where id = any(%(ids)s)"
+    else:
+        done = "true" if states is not None and "done" in states else "state <> 'done'"
+        of_state = "true" if states is None else "state = any(%(states)s)"
+        of_ids = "true" if ids is None else "id = any(%(ids)s)"
+        chosen = f"select id from submissions where {done} and {of_state} and {of_ids}"
     cursor = await connection.execute(
-        """select s.id, s.message_id, a.address, e.address, s.state, s.tries, s.uncertain,
+        f"""with chosen as materialized ({chosen})
+           select s.id, s.message_id, a.address, e.address, s.state, s.tries, s.uncertain,
                   extract(epoch from now() - s.created_at)::float8,
                   case when s.state = 'queued' then greatest(s.next_try_at, (
                       select min(greatest(r.next_try_at, r.full_until)) from relays r
                       where r.external_id = s.external_id)) end, s.error, s.origin, s.state_at
            from submissions s join local_accounts a on a.id = s.author_id
                join external_accounts e on e.id = s.external_id
-           where case when %(states)s::text[] is null then s.state <> 'done' or %(ids)s::bigint[] is not null
-                      else s.state = any(%(states)s) end
-             and (%(ids)s::bigint[] is null or s.id = any(%(ids)s))
-           order by s.id limit %(limit)s""",
+           where s.id = any(array(select id from chosen order by id limit %(limit)s))
+           order by s.id""".encode(),
         {"states": None if states is None else list(states), "ids": None if ids is None else list(ids), "limit": limit},
     )
     rows = await cursor.fetchall()
@@ -133,6 +143,17 @@ async def count_parked(connection: Connection) -> tuple[int, int]:
     )
     parked, restored = await cursor.fetchone() or (0, 0)
     return int(parked), int(restored)
+
+
+async def count_open(connection: Connection, states: Collection[str], limit: int) -> int:
+    """Count the submissions in these states, none of which is done. :param limit: the count ends there."""
+    cursor = await connection.execute(
+        """select count(*) from (
+               select from submissions where state <> 'done' and state = any(%s) limit %s) counted""",
+        (list(states), limit),
+    )
+    [count] = await cursor.fetchone() or (0,)
+    return int(count)
 
 
 async def oldest_submitted(connection: Connection) -> float:

@@ -28,6 +28,7 @@ from tests import servers
 from tests.company import COMPANY, KEY, SALES, SUPPORT, apply, arrive, everyone, external, local, mailbox_of
 from tests.scripted_smtp import scripted_smtp
 from tests.sender_harness import sending
+from tests.servers import rows_read
 from tests.token_server import client_key
 
 T = TypeVar("T")
@@ -355,3 +356,31 @@ def test_a_removed_account_is_restored_once(database_url: str) -> None:
     again = run("local", "restore", ALEX)
     assert again.exit_code == 1 and "is there already, not removed" in again.stderr
     assert prepared(database_url, lambda database: mailbox_of(database, ALEX)) == [mail()]
+
+
+async def test_the_queue_is_counted_and_listed_to_a_limit_without_what_is_done(database: Database) -> None:
+    # given mail that waits, behind and before much that is done
+    await apply(database, COMPANY)
+    externals, locals_ = await everyone(database)
+    author = next(each for each in locals_.values() if each.address == ALEX)
+    async with database.transaction() as connection:
+        await connection.execute(
+            """with blob as (insert into blobs (octets, sha256, head) values (1, 'x', 'x') returning id)
+               insert into submissions (author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8,
+                                        state)
+               select %s, %s, blob.id, 'a@b', n || '@c', false, false,
+                   case when n %% 1000 = 7 then 'queued' when n %% 1000 = 8 then 'parked' else 'done' end
+               from blob, generate_series(1, 5000) n""",
+            (author.id, externals[SUPPORT].id),
+        )
+    async with database.transaction() as connection:
+        await connection.execute("analyze submissions")
+        # when it is listed and counted
+        before = await rows_read(connection, "submissions")
+        listed = await operations.list_queue(connection, limit=3)
+        counts = await operations.count_queue(connection)
+        read = await rows_read(connection, "submissions") - before
+    # then the oldest are listed, all are counted, and of what is done nothing is read
+    assert [mail["message_id"] for mail in listed] == ["7@c", "1007@c", "2007@c"]
+    assert (counts.waiting, counts.held, counts.parked) == (5, 0, 5)
+    assert read < 100

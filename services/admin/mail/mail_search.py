@@ -15,6 +15,7 @@ from typing import Any
 from services.admin.formatting import mail_status, thousands
 from services.admin.mail.search_index import PAGE, RECIPIENT_STATES, query_terms
 from shared.db.database import Connection, storable
+from shared.languages.translation import gettext
 from shared.store import accounts
 
 RARE = 5_000
@@ -102,7 +103,9 @@ _RESULTS: dict[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Query:
+class PreparedSearch:
+    """A filter as SQL. To make it once for a list and its number matters: a frequent word costs much of both."""
+
     conditions: list[str]
     parameters: dict[str, Any]
     rare: int | None  # number of mails with the terms, if it is the only condition and they are few
@@ -110,11 +113,10 @@ class _Query:
 
 
 async def search(
-    connection: Connection, wanted: Filter, before: int | None = None, limit: int = PAGE
+    connection: Connection, wanted: Filter | PreparedSearch, before: int | None = None, limit: int = PAGE
 ) -> list[FoundMail]:
     """Return the mails that match, the latest first. :param before: only mails with a smaller id."""
-    query = await _build(connection, wanted)
-    query.parameters.update(before=before, limit=limit)
+    query = wanted if isinstance(wanted, PreparedSearch) else await prepare(connection, wanted)
     where = " and ".join(query.conditions)
     cursor = await connection.execute(
         f"""select t.mail_id, t.at, e.address, t.sender, t.subject, s.id is not null,
@@ -131,7 +133,7 @@ async def search(
             where {where} and (s.id is not null or i.id is not null)
                 and (%(before)s::bigint is null or t.mail_id < %(before)s)
             order by t.mail_id desc limit %(limit)s""".encode(),
-        query.parameters,
+        query.parameters | {"before": before, "limit": limit},
     )
     return [
         FoundMail(id_, at, external, sender, subject, sent, state, mail_status(state, states), first, all_ - len(first))
@@ -139,20 +141,22 @@ async def search(
     ]
 
 
-async def count(connection: Connection, wanted: Filter) -> str | None:
-    """Return the number of mails that match, in words; None if it is not known without reading all of them."""
-    query = await _build(connection, wanted)
+async def count(connection: Connection, wanted: Filter, query: PreparedSearch) -> str | None:
+    """Return the number of mails that match, in words; None if it is not known without reading all of them.
+
+    :param query: what ``prepare`` returned for ``wanted``.
+    """
     if wanted == Filter():
         cursor = await connection.execute("select reltuples::bigint from pg_class where oid = 'search_index'::regclass")
         [(rows,)] = await cursor.fetchall()
         return f"about {thousands(rows)}" if rows > RARE else await _count_some(connection, query)
     if query.only_terms:
-        return f"more than {thousands(RARE)}" if query.rare is None else thousands(query.rare)
+        return gettext("more than %(number)s", number=thousands(RARE)) if query.rare is None else thousands(query.rare)
     single = Filter(account=wanted.account) == wanted or Filter(result=wanted.result) == wanted
     return await _count_some(connection, query) if single and (wanted.account or _RESULTS[wanted.result][1]) else None
 
 
-async def _count_some(connection: Connection, query: _Query) -> str:
+async def _count_some(connection: Connection, query: PreparedSearch) -> str:
     cursor = await connection.execute(
         f"""select count(*) from (
                 select from search_index t left join submissions s on s.id = t.mail_id
@@ -162,10 +166,11 @@ async def _count_some(connection: Connection, query: _Query) -> str:
         query.parameters,
     )
     [(number,)] = await cursor.fetchall()
-    return thousands(number) if number <= RARE else f"more than {thousands(RARE)}"
+    return thousands(number) if number <= RARE else gettext("more than %(number)s", number=thousands(RARE))
 
 
-async def _build(connection: Connection, wanted: Filter) -> _Query:
+async def prepare(connection: Connection, wanted: Filter) -> PreparedSearch:
+    """Look up what a search needs: accounts, people, and the mails with its terms if they are few."""
     conditions, parameters = ["true"], dict[str, Any]()
     rare, only_terms = None, False
     if wanted.text.strip():
@@ -185,7 +190,7 @@ async def _build(connection: Connection, wanted: Filter) -> _Query:
     if wanted.day is not None:
         conditions.append("t.at >= %(from)s and t.at < %(until)s")
         parameters["from"], parameters["until"] = day_limits(wanted.day, wanted.zone)
-    return _Query(conditions, parameters, rare, only_terms)
+    return PreparedSearch(conditions, parameters, rare, only_terms)
 
 
 async def _add_text(

@@ -44,6 +44,11 @@ TAKEN = "taken by the operator"
 CANCELLED = "the delivery was cancelled by the operator"
 """Reasons that the trace and the notices to authors show."""
 
+LISTED = 1000
+"""Limit of each list of mail that waits, is on hold or needs attention: mails, the oldest."""
+COUNTED = 100_000
+"""Limit of the count of each of these lists: mails; it takes about 20 ms."""
+
 HAND_OVER_SECONDS = 600.0
 """Limit of the transaction that copies a mailbox: seconds; a mailbox of many years takes minutes."""
 
@@ -76,10 +81,30 @@ async def _with_headlines(connection: Connection, rows: list[dict[str, Any]], te
 # ---------------------------------------------------------------------------------------------- the queue
 
 
-async def list_queue(connection: Connection, text: str = "") -> list[dict[str, Any]]:
+@dataclass(frozen=True, slots=True)
+class QueueCounts:
+    """The numbers of mails in the three lists; each count ends at one more than COUNTED."""
+
+    waiting: int
+    held: int
+    parked: int
+
+
+async def count_queue(connection: Connection) -> QueueCounts:
+    """Count the mails that wait to be relayed, are on hold, or need attention."""
+    most = COUNTED + 1
+    parked = await inbound_admin.count_stuck(connection, "parked", most)
+    return QueueCounts(
+        await submissions_admin.count_open(connection, WAITING, most),
+        await inbound_admin.count_stuck(connection, "held", most),
+        min(most, parked + await submissions_admin.count_open(connection, ["parked"], most)),
+    )
+
+
+async def list_queue(connection: Connection, text: str = "", limit: int = LISTED) -> list[dict[str, Any]]:
     """List the submissions that wait to be relayed, the oldest first; ``why``: why no relay of the account takes
     mail now, or the provider's last reply. :param text: of a search."""
-    submissions = await submissions_admin.list_submissions(connection, WAITING)
+    submissions = await submissions_admin.list_submissions(connection, WAITING, limit=limit)
     problems = await load_why_waits(connection)
     now = datetime.datetime.now(datetime.UTC)
     rows: list[dict[str, Any]] = [
@@ -183,7 +208,9 @@ async def record_skipped(
 # ---------------------------------------------------------------------------------------------- parked and held
 
 
-async def list_parked(connection: Connection, ids: Sequence[int] | None = None, text: str = "") -> list[dict[str, Any]]:
+async def list_parked(
+    connection: Connection, ids: Sequence[int] | None = None, text: str = "", limit: int = LISTED
+) -> list[dict[str, Any]]:
     """List the parked mails and submissions (these, or all); ``error``: the last traceback, or the reason.
 
     :param text: of a search.
@@ -200,7 +227,7 @@ async def list_parked(connection: Connection, ids: Sequence[int] | None = None, 
             "since": iso(m.state_at),
             "error": _shown(m.error),
         }
-        for m in await inbound_admin.list_inbound(connection, "parked", ids)
+        for m in await inbound_admin.list_inbound(connection, "parked", ids, limit)
     ] + [
         {
             "id": s.id,
@@ -213,7 +240,7 @@ async def list_parked(connection: Connection, ids: Sequence[int] | None = None, 
             "since": iso(s.state_at),
             "error": _shown(s.error),
         }
-        for s in await submissions_admin.list_submissions(connection, ["parked"], ids)
+        for s in await submissions_admin.list_submissions(connection, ["parked"], ids, limit)
     ]
     return await _with_headlines(connection, rows, text)
 
@@ -238,7 +265,7 @@ async def discard(connection: Connection, ids: Collection[int], reason: str) -> 
     return OperationResult.of([*arrived, *sent], ids)
 
 
-async def list_held(connection: Connection, text: str = "") -> list[dict[str, Any]]:
+async def list_held(connection: Connection, text: str = "", limit: int = LISTED) -> list[dict[str, Any]]:
     """List the mails on hold, the oldest first: no enabled user shares their external account.
 
     :param text: of a search.
@@ -253,7 +280,7 @@ async def list_held(connection: Connection, text: str = "") -> list[dict[str, An
             "reason": _shown(m.reason),
             "since": iso(m.state_at),
         }
-        for m in await inbound_admin.list_inbound(connection, "held")
+        for m in await inbound_admin.list_inbound(connection, "held", limit=limit)
     ]
     return await _with_headlines(connection, rows, text)
 

@@ -31,6 +31,7 @@ class Question:
     items: Sequence[str] = ()  # the things; the first ones are shown
     reason: str = ""  # label of the field for a reason; '': there is none
     reason_needed: bool = False
+    further: int = 0  # number of things that are not among the items
 
 
 def is_confirmed(form: Form) -> bool:
@@ -48,7 +49,7 @@ async def ask(request: Request, context: PageContext, user: CurrentUser, form: F
         status=422 if errors else 200,
         question=question,
         items=question.items[:ITEMS],
-        more=max(0, len(question.items) - ITEMS),
+        more=max(0, len(question.items) - ITEMS) + question.further,
         fields=[(name, value) for name, value in form.pairs() if name not in (CONFIRMED, "reason")],
         reason=form.text("reason"),
         invalid=errors,

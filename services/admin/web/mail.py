@@ -59,12 +59,13 @@ async def search(
         date, problems = None, [gettext("Day: %(day)s: a day has the form 2026-11-30.", day=day)]
     wanted = Filter(q, date, zone if date else "", to, result, account)
     async with context.system.database.transaction() as connection:
-        mails = await mail_search.search(connection, wanted, before, PAGE + 1)
+        query = await mail_search.prepare(connection, wanted)
+        mails = await mail_search.search(connection, query, before, PAGE + 1)
         whole = before is None and len(mails) <= PAGE
-        total = thousands(len(mails)) if whole else await mail_search.count(connection, wanted)
+        total = thousands(len(mails)) if whole else await mail_search.count(connection, wanted, query)
         choices = await accounts.page_of_externals(connection, limit=CHOICES + 1)
     shown = mails[:PAGE]
-    query = {"q": q, "to": to, "result": result, "account": account, "day": day, "zone": zone if day else ""}
+    parameters = {"q": q, "to": to, "result": result, "account": account, "day": day, "zone": zone if day else ""}
     return await context.render_page(
         request,
         user,
@@ -75,7 +76,7 @@ async def search(
         accounts=[each.address for each in choices] if len(choices) <= CHOICES else [],
         results=MAIL_RESULTS,
         filtered=wanted != Filter(),
-        query=urlencode({name: value for name, value in query.items() if value}),
+        query=urlencode({name: value for name, value in parameters.items() if value}),
         zone=zone,
         q=q,
         to=to,

@@ -12,7 +12,7 @@ from services.admin.access import audit
 from services.admin.formatting import thousands
 from services.admin.mail import operations, search_index
 from services.admin.mail.operations import OperationResult
-from services.admin.web.confirmation import Question, ask, is_confirmed
+from services.admin.web.confirmation import ITEMS, Question, ask, is_confirmed
 from services.admin.web.forms import Form
 from services.admin.web.page_context import Administrator, PageContext, PageDep, Reader
 from shared.db.database import Connection
@@ -83,10 +83,11 @@ ACTIONS = {
 async def show(request: Request, context: PageDep, user: Reader) -> Response:
     """Show the three lists, and below them what cannot be filed at the providers."""
     async with context.system.database.transaction() as connection:
-        queue = await operations.list_queue(connection)
-        held = await operations.list_held(connection)
-        parked = await operations.list_parked(connection)
-        ids = [mail["id"] for mails in (queue, held, parked) for mail in mails[:SHOWN]]
+        queue = await operations.list_queue(connection, limit=SHOWN)
+        held = await operations.list_held(connection, limit=SHOWN)
+        parked = (await operations.list_parked(connection, limit=SHOWN))[:SHOWN]
+        counts = await operations.count_queue(connection)
+        ids = [mail["id"] for mails in (queue, held, parked) for mail in mails]
         headlines = await search_index.subjects(connection, ids)
         troubles = await provider_filings.load_troubles(connection)
         externals = await accounts.load_externals(connection, sorted(troubles)) if troubles else []
@@ -94,10 +95,11 @@ async def show(request: Request, context: PageDep, user: Reader) -> Response:
         request,
         user,
         "queue.html",
-        queue=queue[:SHOWN],
-        held=held[:SHOWN],
-        parked=parked[:SHOWN],
-        counts=(len(queue), len(held), len(parked)),
+        queue=queue,
+        held=held,
+        parked=parked,
+        counts=[_count(number) for number in (counts.waiting, counts.held, counts.parked)],
+        cut=max(counts.waiting, counts.held, counts.parked) > SHOWN,
         shown=SHOWN,
         headlines=headlines,
         unfiled=[(external.address, troubles[external.id]) for external in externals if external.enabled],
@@ -133,18 +135,28 @@ def _of(texts: tuple[str, str], count: int) -> str:
 async def _question(context: PageContext, do: str, ids: Collection[int]) -> Question:
     action = ACTIONS[do]
     async with context.system.database.transaction() as connection:
-        chosen = [mail["id"] for mail in await operations.list_queue(connection)] if do == "retry-all" else list(ids)
+        chosen, number = list(ids), len(ids)
+        if do == "retry-all":
+            chosen = [mail["id"] for mail in await operations.list_queue(connection, limit=ITEMS)]
+            number = (await operations.count_queue(connection)).waiting
         headlines = await search_index.subjects(connection, chosen)
     assert action.ask is not None
     return Question(
-        _of(action.ask, len(chosen)),
+        ngettext(*action.ask, number, num=_count(number)),
         [gettext(action.effect)],
-        _of(action.button, len(chosen)),
+        ngettext(*action.button, number, num=_count(number)),
         "/queue",
         [_headline(id_, *headlines.get(id_, ("", ""))) for id_ in chosen],
         lookup(action.reason),
         action.reason_needed,
+        further=number - len(chosen),
     )
+
+
+def _count(number: int) -> str:
+    """Write a number of mails, or that it is larger than what is counted."""
+    most = operations.COUNTED
+    return thousands(number) if number <= most else gettext("more than %(number)s", number=thousands(most))
 
 
 def _headline(id_: int, sender: str, subject: str) -> str:
