@@ -242,6 +242,23 @@ def test_the_queue_shows_what_is_not_filed_at_the_provider(browser: Browser, sto
     assert "support@company.com 1 there is no folder 'Sent'" in page
 
 
+def test_a_long_queue_is_counted_and_its_question_names_the_oldest(browser: Browser, store: str) -> None:
+    with psycopg.connect(store) as connection:
+        connection.execute(
+            """insert into submissions (author_id, external_id, blob_id, envelope_from, message_id, body_8bit, smtputf8,
+                                        state)
+               select l.id, l.external_id, b.id, l.address, n || '@long.queue', false, false, 'queued'
+               from (select * from local_accounts order by id limit 1) l, (select id from blobs limit 1) b,
+                    generate_series(1, 250) n"""
+        )
+        [(waiting,)] = connection.execute("select count(*) from submissions where state = 'queued'").fetchall()
+    page = browser.get("/queue")
+    assert f"Waiting to be sent: {waiting}" in text(page) and "Of each, the oldest 200 are shown" in text(page)
+    assert page.text.partition("</section>")[0].count('name="id"') == 200
+    question = text(browser.post("/queue", {"do": "retry-all"}))
+    assert f"Try to send {waiting} mails now?" in question and f"and {waiting - 20} more" in question
+
+
 def test_pages_show_who_answered_a_mail_and_mails_without_an_answer(browser: Browser) -> None:
     done = text(browser.get("/answers?done=true"))
     assert "Printer smokes Anna support@company.com" in done
