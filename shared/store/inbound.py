@@ -235,23 +235,25 @@ async def load_routed(connection: Connection, ids: Sequence[int]) -> list[Routed
 
     The accounts are read as they are now: the caller has locked the mails (``lock_routed``), then the mailboxes
     (``folder_mails.lock_recipients``), so they stay like this until it commits.
+
+    The copies of each mail are a subquery: PostgreSQL compares two lists of ids each with each.
     """
     cursor = await connection.execute(
         """select i.id, i.blob_id, (select m.octets from blobs m where m.id = i.blob_id), i.own_copy,
                   (select e.address from external_accounts e where e.id = i.external_id), d.rule, d.reason, i.source,
                   i.submission_id, coalesce(i.junk in ('folder', 'header'), false),
                   extract(epoch from now() - i.created_at)::float8, d.gone, d.local_ids, d.addresses
-           from (select d.inbound_id, d.rule, d.reason,
-                        l.removed_at is not null
-                            or not l.enabled and not i.own_copy and i.source in ('fetched', 'submitted') as gone,
-                        array_agg(l.id order by l.id) as local_ids, array_agg(l.address order by l.id) as addresses
-                 from deliveries d join inbound i on i.id = d.inbound_id join local_accounts l on l.id = d.local_id
-                 where d.inbound_id = any(%(ids)s::bigint[]) and i.id = any(%(ids)s::bigint[])
-                     and i.state || '' = 'routed' and d.done_at is null
-                 group by 1, 2, 3, 4) d
-           join inbound i on i.id = d.inbound_id and i.id = any(%(ids)s::bigint[])
+           from inbound i cross join lateral (
+               select d.rule, d.reason,
+                   l.removed_at is not null
+                       or not l.enabled and not i.own_copy and i.source in ('fetched', 'submitted') as gone,
+                   array_agg(l.id order by l.id) as local_ids, array_agg(l.address order by l.id) as addresses
+               from deliveries d join local_accounts l on l.id = d.local_id
+               where d.inbound_id = i.id and d.done_at is null
+               group by 1, 2, 3) d
+           where i.id = any(%s::bigint[]) and i.state || '' = 'routed'
            order by i.id, d.local_ids""",
-        {"ids": array_literal(ids)},
+        (array_literal(ids),),
     )
     return [RoutedMail(*row) for row in await cursor.fetchall()]
 

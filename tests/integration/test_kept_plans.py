@@ -1,4 +1,4 @@
-"""The database plans a statement while its tables are small, keeps the plan, and then the tables grow."""
+"""The plans of statements: kept from a quiet time while tables grow, and for large batches."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from services.router.worker import RouterWorker
 from services.sender.submission_worker import SubmissionWorker
 from shared.db.database import Connection, Database
 from shared.model import Content, EnvelopeRecipient
-from shared.store import relay_queue, submissions
+from shared.store import inbound, relay_queue, submissions
 from shared.store.relay_queue import ClaimRequest
 from shared.store.submissions import Submission
-from tests.company import COMPANY, SUPPORT, apply, everyone
+from tests.company import COMPANY, SUPPORT, apply, arrive, everyone
 from tests.correspondence import ALEX, ANN, JIM, customer_mail, fetch
 from tests.servers import rows_read
 
@@ -22,6 +23,8 @@ PLANNED = 4
 GROWTH, BATCH = 600, 200
 MOST_ROWS = 250
 """Limit of the rows that one mail's statements read; most are rows of its own, some of them several times."""
+MOST_SCANS = 10
+"""Limit of the index scans for each mail that the mailbox service loads."""
 
 
 class OneConnection(Database):
@@ -98,3 +101,26 @@ async def test_plan_of_a_quiet_time_reads_few_rows(quiet: OneConnection, work: C
         read = await rows_read(quiet.connection) - before
     # then it is found by the indexes
     assert read < MOST_ROWS
+
+
+async def test_a_batch_for_the_mailboxes_is_loaded_mail_by_mail(quiet: OneConnection) -> None:
+    # given a batch of routed mails
+    externals, _ = await everyone(quiet)
+    mails = [customer_mail(f"{number}@customer", f"{number}@us") for number in range(BATCH)]
+    ids = await arrive(quiet, externals[SUPPORT].id, mails)
+    await RouterWorker(quiet, 5).handle(ids)
+    await quiet.connection.execute("analyze inbound, deliveries")
+    # when they are loaded
+    async with quiet.connection.transaction():
+        before = await _index_scans(quiet.connection)
+        routed = await inbound.load_routed(quiet.connection, ids)
+        scans = await _index_scans(quiet.connection) - before
+    # then the work grows with their number, not with its square
+    assert {mail.inbound_id for mail in routed} == set(ids)
+    assert scans <= MOST_SCANS * BATCH
+
+
+async def _index_scans(connection: Connection) -> int:
+    cursor = await connection.execute("select sum(idx_scan)::int from pg_stat_xact_user_tables")
+    [row] = await cursor.fetchall()
+    return int(row[0])
