@@ -19,6 +19,8 @@ Processor time is that of all processes of a side, with their ended children, un
 generator, provider and smtp-sink do not count for any side. The console's search index adds mails some seconds after
 their arrival, and counts if this happens during a run.
 """
+BOUNDS = "bounds"
+"""The section that people write: what bounds the works whose goals are not met. It stays, at the end."""
 _SECTION = re.compile(r"^## (\S+): ", re.M)
 
 
@@ -45,4 +47,4 @@ def merge(before: str, facts: Mapping[str, str], new: Mapping[str, str], order: 
     """Return the new file. :param before: the old one. :param new: sections by name. :param order: all benchmarks."""
     known = sections(before) | dict(new)
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts.items())])
-    return "\n".join([_HEAD, table, "", *(known[name] for name in order if name in known)])
+    return "\n".join([_HEAD, table, "", *(known[name] for name in (*order, BOUNDS) if name in known)])

@@ -84,6 +84,15 @@ def test_a_new_run_replaces_its_section_and_a_removed_benchmark_s_goes() -> None
     assert "new a" in new and "old" not in new
 
 
+def test_what_people_wrote_stays_behind_the_benchmarks() -> None:
+    line = Line("w", (1.0,), "ms")
+    old = results.merge("", {}, {"a": results.section("a", "W", "old", [line])}, ["a"])
+    old += "\n## bounds: What bounds it\n\nThe disk.\n"
+    new = results.merge(old, {}, {"b": results.section("b", "W", "new", [line])}, ["a", "b"])
+    assert list(results.sections(new)) == ["a", "b", "bounds"]
+    assert new.endswith("The disk.\n")
+
+
 def test_merging_again_changes_nothing() -> None:
     sections = {"a": results.section("a", "W", "now", [Line("w", (1.0,), "ms")])}
     once = results.merge("", {"CPU": "x"}, sections, ["a"])
