@@ -8,5 +8,5 @@
 - The settings that mail clients read without a sign-in: client_autoconfig.py.
 - The cached status of the system, so that no click waits for a check: status_cache.py.
 
-Pages are rendered on the server and work without JavaScript. Every change is a POST that redirects.
+Pages are rendered on the server and work without JavaScript. Every form is answered by a redirect: kept_pages.py.
 """

@@ -34,7 +34,17 @@ from services.admin.web import (
     users_and_audit,
 )
 from services.admin.web.forms import Form
-from services.admin.web.page_context import HERE, NotAllowed, NotFound, NotSignedIn, PageContext, current_user
+from services.admin.web.kept_pages import KeptPages
+from services.admin.web.page_context import (
+    HERE,
+    NotAllowed,
+    NotFound,
+    NotSignedIn,
+    PageContext,
+    current_user,
+    local_path,
+    query_of,
+)
 from services.admin.web.refill import TypedForm
 from services.admin.web.request_guard import FILE_PATHS, OwnHosts, RequestGuard
 from shared import __version__
@@ -107,7 +117,8 @@ def build_app(context: PageContext) -> languages.PagesInLanguage:
     app.add_exception_handler(AccountsError, _unacceptable)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _fault)
-    guarded = RequestGuard(app, OwnHosts(context.system.settings), client_autoconfig.PUBLIC_PATHS)
+    kept = KeptPages(app, context, _page_of)
+    guarded = RequestGuard(kept, OwnHosts(context.system.settings), client_autoconfig.PUBLIC_PATHS)
     return languages.PagesInLanguage(guarded)
 
 
@@ -139,11 +150,10 @@ async def _typed(request: Request) -> TypedForm | None:
 
 def _page_of(request: Request) -> str:
     """Return the path of the page that is requested, or that a form is on: with GET it changes nothing."""
-    query = f"?{request.url.query}" if request.url.query else ""
     if request.method == "GET":
-        return request.url.path + query
+        return request.url.path + query_of(request.url.query)
     came_from = urlsplit(request.headers.get("referer", ""))
-    places = [(came_from.path, f"?{came_from.query}" if came_from.query else "")] if came_from.path else []
+    places = [(came_from.path, query_of(came_from.query))] if local_path(came_from.path) else []
     places += [(request.url.path, ""), (request.url.path.rpartition("/")[0], "")]
     return next((path + rest for path, rest in places if "GET" in _allowed_methods(path)), "/")
 
@@ -241,7 +251,7 @@ async def _error_response(
             request, user, "message.html", status=status, title=title, text=text, typed=None
         )
     facts: dict[str, object] = {"viewer": None, "path": "", "notices": [], "troubles": 0, "problems": []}
-    facts |= {"typed": typed, "reload_at": "", "here": "/"}
+    facts |= {"typed": typed, "here": "/"}
     return Response(
         context.render_template("message.html", title=title, text=text, **facts), status, media_type="text/html"
     )

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import jinja2
 from fastapi import Depends, Query, Request
@@ -35,6 +35,8 @@ from shared.languages.translation import gettext, marked
 
 HERE = Path(__file__).resolve().parent
 COOKIE = "mailgroup_session"
+KEPT_PAGE = "shown"
+"""Name in a query of the handle of a page that answers a form (``kept_pages``)."""
 
 
 class NotSignedIn(Exception):
@@ -116,8 +118,7 @@ class PageContext:
             "notices": notices,
             "troubles": len(self.status.problems),
             "problems": [],
-            "reload_at": page_before(request),
-            "here": page_before(request) or _path_and_query(request),
+            "here": page_before(request) or f"{request.url.path}{query_of(request.url.query)}",
         }
         page = self.render_template(template, **(common | facts))
         if viewer is not None and (handle := request.query_params.get("typed")):
@@ -174,7 +175,9 @@ async def current_user(request: Request, context: PageDep) -> CurrentUser | None
     if not session_token:
         return None
     async with context.system.database.statement() as connection:
-        return await users.user_for_session(connection, session_token)
+        user = await users.user_for_session(connection, session_token)
+    request.state.session_id = user.session_id if user is not None else 0
+    return user
 
 
 OptionalUser = Annotated[CurrentUser | None, Depends(current_user)]
@@ -270,8 +273,11 @@ def home_page(user: CurrentUser) -> str:
 # ------------------------------------------------------------------------------------------ filters of the templates
 
 
-def _path_and_query(request: Request) -> str:
-    return f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path
+def query_of(query: str) -> str:
+    """Return the query of a URL with its question mark, without the handle of a kept page; '' for none. Pure."""
+    if f"{KEPT_PAGE}=" in query:
+        query = urlencode([pair for pair in parse_qsl(query, keep_blank_values=True) if pair[0] != KEPT_PAGE])
+    return f"?{query}" if query else ""
 
 
 def local_path(path: str) -> str:
@@ -281,15 +287,15 @@ def local_path(path: str) -> str:
 
 
 def page_before(request: Request) -> str:
-    """Return the path of the page that a form was on: a reload of the response shows it, and sends nothing again.
-
-    '' for a response to anything else.
-    """
+    """Return the path of the page that a form was on; '' for a response to anything else."""
     if request.method != "POST":
         return ""
     came_from = urlsplit(request.headers.get("referer", ""))
-    query = f"?{came_from.query}" if came_from.query else ""
-    return f"{came_from.path}{query}" if came_from.path.startswith("/") and came_from.path[1:2] != "/" else ""
+    return (
+        f"{came_from.path}{query_of(came_from.query)}"
+        if came_from.path.startswith("/") and came_from.path[1:2] != "/"
+        else ""
+    )
 
 
 def _browser(agent: str) -> str:

@@ -36,9 +36,6 @@ function localizeTimes(root) {
 }
 localizeTimes(document);
 
-// A reload of a page that answers a form shows the form's page, and sends nothing again.
-if (document.body.dataset.reloadAt) history.replaceState(null, "", document.body.dataset.reloadAt);
-
 // Updates the live part of a page while the page is visible; reloads the page where all of it changes.
 const live = document.querySelector("[data-live]");
 if (live) {
