@@ -146,7 +146,8 @@ class _Answer:
 
     async def send(self, message: MutableMapping[str, Any]) -> None:
         """Take a part of the response."""
-        if message["type"] == "http.response.start" and _is_page(message["headers"]):
+        # 400: the request was cut or is not what a form sends; no browser could send it again
+        if message["type"] == "http.response.start" and message["status"] != 400 and _is_page(message["headers"]):
             self._start = message
         elif self._start is None:
             await self._send(message)

@@ -161,7 +161,8 @@ def test_all_addresses_together_have_a_limit(store: str) -> None:
         post = b"POST /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nname"
         with crowd(url, post, 5) as clients:
             for client in clients:  # the console has the whole header: it answers, and waits for the rest of the body
-                assert client.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 401"
+                assert client.recv(12, socket.MSG_WAITALL) == b"HTTP/1.1 303"  # to the page that refuses
+                assert b"location: /sign-in?shown=" in client.recv(4096)
             assert b"503" in status(url, "127.0.0.2")
             with deadlines(1.5):
                 until_free(url)
