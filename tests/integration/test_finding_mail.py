@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 from typing import Any
 
 from typer.testing import CliRunner
 
 from services.admin.cli.app import app
-from services.admin.mail import history, operations
+from services.admin.formatting import MAIL_RESULTS
+from services.admin.mail import history, mail_search, operations
 from services.admin.mail.indexing import SearchIndexer
+from services.admin.mail.mail_search import Filter
 from services.admin.mail.trace import trace
 from services.mailbox.worker import MailboxWorker
 from services.router.worker import RouterWorker
@@ -68,6 +71,49 @@ async def test_the_trace_of_a_mail_between_colleagues_ends_at_its_delivery(datab
             shown = await history.load_mail_history(connection, id_)
         assert shown is not None
         assert f"Put into the mailbox of {JIM}: sent to {JIM}" in [sentence for _, sentence, _ in shown.events]
+
+
+async def test_each_result_finds_the_mails_that_have_it(database: Database) -> None:
+    # given arrived mails in each state, and sent ones in each state and with each mixture of recipients, done
+    await apply(database, COMPANY)
+    externals, people = await everyone(database)
+    inbound = ["fetched", "routed", "held", "parked", "delivered", "discarded"]
+    await arrive(database, externals[SUPPORT].id, [mail(state) for state in inbound])
+    ends = ["relayed", "failed", "delivered", "cancelled"]
+    mixtures = [list(some) for count in range(5) for some in itertools.combinations(ends, count)]
+    sent = [("queued", ["waiting"]), ("parked", ["waiting", "failed"]), *(("done", mixture) for mixture in mixtures)]
+    async with database.transaction() as connection:
+        await connection.execute("update inbound set state = 'delivered'")  # others are indexed later
+        for state, recipients in sent:
+            await connection.execute(
+                """with s as (
+                       insert into submissions (author_id, external_id, blob_id, envelope_from, message_id, body_8bit,
+                                                smtputf8, state)
+                       select %s, %s, min(id), %s, gen_random_uuid(), false, false, %s from blobs returning id)
+                   insert into submission_recipients (submission_id, position, address, kind, state)
+                   select s.id, r.position, 'r@x.example', 'relay', r.state
+                   from s, unnest(%s::text[]) with ordinality as r (state, position)""",
+                (people["Alex"].id, externals[SUPPORT].id, ALEX, state, recipients),
+            )
+    await index(database)
+    async with database.transaction() as connection:
+        for number, state in enumerate(inbound):
+            await connection.execute(
+                "update inbound set state = %s where id = (select id from inbound order by id offset %s limit 1)",
+                (state, number),
+            )
+        every = await mail_search.search(connection, Filter())
+        assert len(every) == len(inbound) + len(sent) and {one.status for one in every} == set(MAIL_RESULTS)
+        for result in MAIL_RESULTS:
+            # then a search for a result finds what the list of all mails shows with it, the latest first, in pages too
+            having = [one for one in every if one.status == result]
+            query = await mail_search.prepare(connection, Filter(result=result))
+            assert await mail_search.search(connection, query) == having, result
+            first = await mail_search.search(connection, query, limit=1)
+            assert first + await mail_search.search(connection, query, before=first[0].id) == having
+            # and their number is known where they are few
+            number = await mail_search.count(connection, Filter(result=result), query)
+            assert number == (None if result in ("delivered", "sent") else str(len(having)))
 
 
 async def test_words_find_a_mail_as_in_the_console(database: Database) -> None:

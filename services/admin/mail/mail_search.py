@@ -10,7 +10,7 @@ import datetime
 import zoneinfo
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from services.admin.formatting import mail_status, thousands
 from services.admin.mail.search_index import PAGE, RECIPIENT_STATES, query_terms
@@ -57,8 +57,17 @@ class FoundMail:
     further: int  # number of the other recipients
 
 
-def _recipients_are(condition: str = "true") -> str:
-    return f"exists (select from submission_recipients r where r.submission_id = s.id and {condition})"
+class _Result(NamedTuple):
+    """How mails with a result are found. A mail arrived (``inbound i``) or was sent (``submissions s``)."""
+
+    arrived: str = ""  # condition of arrived mail; '': none has this result
+    sent: str = ""  # condition of sent mail; '': none has this result
+    ids: str = ""  # query of the ids of all mails that may have it; '': they are many
+
+
+def _recipients(condition: str) -> str:
+    """As a subquery with an aggregate: PostgreSQL would read the recipients of all mails for an ``exists`` in an OR."""
+    return f"(select {condition} from submission_recipients r where r.submission_id = s.id)"
 
 
 def _inbound(states: str) -> str:
@@ -73,33 +82,35 @@ def _ended(state: str) -> str:
     return f"select submission_id from submission_recipients where state = '{state}'"
 
 
-_FAILED, _CANCELLED = _recipients_are("r.state = 'failed'"), _recipients_are("r.state = 'cancelled'")
-_NOT_DELIVERED, _RELAYED = _recipients_are("r.state <> 'delivered'"), _recipients_are("r.state = 'relayed'")
-_UNSENT = _recipients_are("r.state in ('waiting', 'failed', 'cancelled')")
+_FAILED, _CANCELLED = _recipients("bool_or(r.state = 'failed')"), _recipients("bool_or(r.state = 'cancelled')")
+_DELIVERED = _recipients("bool_and(r.state = 'delivered')")
+_SENT = _recipients(
+    "coalesce(bool_or(r.state = 'relayed') and not bool_or(r.state in ('waiting', 'failed', 'cancelled')), true)"
+)
 _PARKED, _DISCARDED = "'parked'", "'discarded'"
 _WAITING_IN, _WAITING_OUT = "'fetched', 'routed'", "'submitted', 'queued', 'claimed', 'sent_unanswered'"
-_RESULTS: dict[str, tuple[str, str]] = {
-    "waiting": (
-        f"(i.state in ({_WAITING_IN}) or s.state in ({_WAITING_OUT}))",
+_RESULTS: dict[str, _Result] = {
+    "waiting": _Result(
+        f"i.state in ({_WAITING_IN})",
+        f"s.state in ({_WAITING_OUT})",
         f"{_inbound(_WAITING_IN)} union all {_submissions(_WAITING_OUT)}",
     ),
-    "on hold": ("i.state = 'held'", _inbound("'held'")),
-    "needs attention": (
-        "(i.state = 'parked' or s.state = 'parked')",
-        f"{_inbound(_PARKED)} union all {_submissions(_PARKED)}",
+    "on hold": _Result("i.state = 'held'", "", _inbound("'held'")),
+    "needs attention": _Result(
+        "i.state = 'parked'", "s.state = 'parked'", f"{_inbound(_PARKED)} union all {_submissions(_PARKED)}"
     ),
-    "delivered": (
-        f"(i.state = 'delivered' or s.state = 'done' and {_recipients_are()} and not {_NOT_DELIVERED})",
-        "",
+    "delivered": _Result(
+        "i.state = 'delivered'", f"s.state = 'done' and s.id in ({_ended('delivered')}) and {_DELIVERED}"
     ),
-    "sent": (f"s.state = 'done' and not {_UNSENT} and ({_RELAYED} or not {_recipients_are()})", ""),
-    "failed": (f"s.state = 'done' and {_FAILED}", _ended("failed")),
-    "cancelled": (
-        f"(i.state = 'discarded' or s.state = 'done' and {_CANCELLED} and not {_FAILED})",
+    "sent": _Result("", f"s.state = 'done' and {_SENT}"),
+    "failed": _Result("", f"s.state = 'done' and {_FAILED}", _ended("failed")),
+    "cancelled": _Result(
+        "i.state = 'discarded'",
+        f"s.state = 'done' and {_CANCELLED} and not {_FAILED}",
         f"{_inbound(_DISCARDED)} union all " + _ended("cancelled"),
     ),
 }
-"""For each result: its condition, and the query of the ids of all mails that may have it; '': most mails have it."""
+"""How mails with each of formatting.MAIL_RESULTS are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,7 @@ class PreparedSearch:
     """A filter as SQL. To make it once for a list and its number matters: a frequent word costs much of both."""
 
     conditions: list[str]
+    result: _Result | None
     parameters: dict[str, Any]
     rare: int | None  # number of mails with the terms, if it is the only condition and they are few
     only_terms: bool  # the terms are the only condition
@@ -117,7 +129,6 @@ async def search(
 ) -> list[FoundMail]:
     """Return the mails that match, the latest first. :param before: only mails with a smaller id."""
     query = wanted if isinstance(wanted, PreparedSearch) else await prepare(connection, wanted)
-    where = " and ".join(query.conditions)
     cursor = await connection.execute(
         f"""select t.mail_id, t.at, e.address, t.sender, t.subject, s.id is not null,
                    coalesce(s.state, i.state), {RECIPIENT_STATES},
@@ -130,15 +141,44 @@ async def search(
                    else (select count(*) from submission_recipients r where r.submission_id = s.id) end
             from search_index t left join external_accounts e on e.id = t.external_id
                 left join submissions s on s.id = t.mail_id left join inbound i on i.id = t.mail_id
-            where {where} and (s.id is not null or i.id is not null)
-                and (%(before)s::bigint is null or t.mail_id < %(before)s)
-            order by t.mail_id desc limit %(limit)s""".encode(),
+            where t.mail_id = any(array(
+                select mail_id from ({_ids(query)}) found order by mail_id desc limit %(limit)s))
+            order by t.mail_id desc""".encode(),
         query.parameters | {"before": before, "limit": limit},
     )
     return [
         FoundMail(id_, at, external, sender, subject, sent, state, mail_status(state, states), first, all_ - len(first))
         for id_, at, external, sender, subject, sent, state, states, first, all_ in await cursor.fetchall()
     ]
+
+
+def _ids(query: PreparedSearch) -> str:
+    """Return the SQL of the ids of the mails that match, at most %(limit)s of each kind, before %(before)s.
+
+    Arrived and sent mail with a result are found apart: either of the two may be far behind the latest of the other.
+    """
+    if query.result is None:
+        return _ids_of(
+            query,
+            "left join submissions s on s.id = t.mail_id left join inbound i on i.id = t.mail_id",
+            "(s.id is not null or i.id is not null)",
+        )
+    kinds = [
+        _ids_of(query, f"join {table} on {id_} = t.mail_id", condition)
+        for table, id_, condition in (
+            ("inbound i", "i.id", query.result.arrived),
+            ("submissions s", "s.id", query.result.sent),
+        )
+        if condition
+    ]
+    return " union all ".join(kinds)
+
+
+def _ids_of(query: PreparedSearch, joined: str, condition: str) -> str:
+    where = " and ".join([*query.conditions, condition])
+    return f"""(select t.mail_id from search_index t {joined}
+                where {where} and (%(before)s::bigint is null or t.mail_id < %(before)s)
+                order by t.mail_id desc limit %(limit)s)"""
 
 
 async def count(connection: Connection, wanted: Filter, query: PreparedSearch) -> str | None:
@@ -149,21 +189,20 @@ async def count(connection: Connection, wanted: Filter, query: PreparedSearch) -
     if wanted == Filter():
         cursor = await connection.execute("select reltuples::bigint from pg_class where oid = 'search_index'::regclass")
         [(rows,)] = await cursor.fetchall()
-        return f"about {thousands(rows)}" if rows > RARE else await _count_some(connection, query)
+        return (
+            gettext("about %(number)s", number=thousands(rows)) if rows > RARE else await _count_some(connection, query)
+        )
     if query.only_terms:
         return gettext("more than %(number)s", number=thousands(RARE)) if query.rare is None else thousands(query.rare)
-    single = Filter(account=wanted.account) == wanted or Filter(result=wanted.result) == wanted
-    return await _count_some(connection, query) if single and (wanted.account or _RESULTS[wanted.result][1]) else None
+    of_result = Filter(result=wanted.result) == wanted and query.result is not None and bool(query.result.ids)
+    of_account = Filter(account=wanted.account) == wanted
+    return await _count_some(connection, query) if of_result or of_account else None
 
 
 async def _count_some(connection: Connection, query: PreparedSearch) -> str:
     cursor = await connection.execute(
-        f"""select count(*) from (
-                select from search_index t left join submissions s on s.id = t.mail_id
-                    left join inbound i on i.id = t.mail_id
-                where {" and ".join(query.conditions)} and (s.id is not null or i.id is not null)
-                limit {RARE + 1}) m""".encode(),
-        query.parameters,
+        f"select count(*) from ({_ids(query)}) found".encode(),
+        query.parameters | {"before": None, "limit": RARE + 1},
     )
     [(number,)] = await cursor.fetchall()
     return thousands(number) if number <= RARE else gettext("more than %(number)s", number=thousands(RARE))
@@ -182,15 +221,13 @@ async def prepare(connection: Connection, wanted: Filter) -> PreparedSearch:
         parameters["account"] = external.id if external else None
     if wanted.to.strip():
         await _add_recipient(connection, storable(wanted.to.strip()), conditions, parameters)
-    if wanted.result in _RESULTS:
-        condition, ids = _RESULTS[wanted.result]
-        conditions.append(condition + (f" and t.mail_id = any(array({ids}))" if ids else ""))
-    elif wanted.result:
-        conditions.append("false")
+    result = _RESULTS.get(wanted.result, _Result("false")) if wanted.result else None
+    if result is not None and result.ids:
+        conditions.append(f"t.mail_id = any(array({result.ids}))")
     if wanted.day is not None:
         conditions.append("t.at >= %(from)s and t.at < %(until)s")
         parameters["from"], parameters["until"] = day_limits(wanted.day, wanted.zone)
-    return PreparedSearch(conditions, parameters, rare, only_terms)
+    return PreparedSearch(conditions, result, parameters, rare, only_terms)
 
 
 async def _add_text(
