@@ -61,11 +61,14 @@ async def account(database: Database, server: TokenServer) -> External:
 
 
 async def grant(database: Database, refresh_token: str) -> None:
-    found = await stored(database)
-    async with database.transaction() as connection:
-        old = Grant.open(VAULT, found.password)
-        sealed = replace(old, refresh_token=refresh_token, authorized=refresh_token).seal(VAULT)
-        await account_changes.replace_password(connection, found.id, found.password, sealed)
+    """Store what a person has granted, whatever is stored at the same time."""
+    replaced = False
+    while not replaced:
+        found = await stored(database)
+        async with database.transaction() as connection:
+            old = Grant.open(VAULT, found.password)
+            sealed = replace(old, refresh_token=refresh_token, authorized=refresh_token).seal(VAULT)
+            replaced = await account_changes.replace_password(connection, found.id, found.password, sealed)
 
 
 @pytest.fixture
