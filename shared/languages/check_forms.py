@@ -37,5 +37,32 @@ LOGINS: Final = (
     marked("Name: %(written)s: is there already."),
     marked("%(written)s: there is no such user; there are: %(list)s"),
     marked("That is not there any more."),
+    marked("Role: %(written)s: is administrator or observer."),
+    marked("Days: %(number)s: is a number from 1 to %(most)s."),
+    marked("The user was removed meanwhile"),
+    marked("%(user)s was changed meanwhile, is %(why)s now or has another password"),
+    marked("Somebody has to stay administrator."),
 )
 """Errors of users of the console and of logins: services/admin/access, shared/auth."""
+
+OPERATIONS: Final = (
+    marked("is disabled, so it is not checked; enable it first"),
+    marked("is shared by %(list)s; remove them first, or let them share another one with 'local set ... external=...'"),
+    marked(
+        "its access tokens are used by %(list)s; remove them first, or give them tokens of their own with 'external "
+        "set'"
+    ),
+    marked("the part before the @ is too long for a tag (64 octets)"),
+    marked("the account is disabled, so the probe mail would not be fetched"),
+    marked("is there already, not removed"),
+    marked("no removed local account has this address; did you mean %(list)s?"),
+    marked("no removed local account has this address; there are: %(list)s"),
+    marked("no removed local account has this address"),
+    marked("was removed longer ago than mail is kept, its mail is purged; add it again"),
+    marked("is to have it, so it is not taken from there"),
+    marked("no mail that arrived has this id"),
+    marked("is %(why)s, not delivered; see 'held list' and 'parked list'"),
+    marked("is the same account"),
+    marked("is a further address of %(address)s; name the main address"),
+)
+"""Errors of operations on accounts and mails: services/admin/accounts, services/admin/mail."""

@@ -1,8 +1,8 @@
 """The forms of the texts that are stored in English (``stored_texts.py``): each with ``%(name)s`` for its values.
 
-The place ``num`` is a number. The places of ``TEXTS`` are any text, which is looked up as a text itself; those of
-``ANY`` any text that is not. Each other one is one word, such as an address. A pair is the text for one, and for
-several.
+The place ``num`` is a number, ``quoted`` a name in quotes. The places of ``TEXTS`` are any text, which is looked up as
+a text itself; those of ``ANY`` any text that is not. Each other one is one word, such as an address. A pair is the text
+for one, and for several.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 from typing import Final
 
 from shared.languages.audit_forms import AUDIT
-from shared.languages.check_forms import CHECKS, LOGINS
+from shared.languages.check_forms import CHECKS, LOGINS, OPERATIONS
 from shared.languages.delivery_forms import FETCHING, NOTICES, ROUTING
 from shared.languages.field_forms import FIELDS
 from shared.languages.problem_forms import AROUND, CONNECTIONS, COUNTED, SYSTEM
+from shared.languages.session_forms import AT, FETCHES, FOLDERS, SENDS, TOKENS
 
 TEXTS: Final = frozenset({"problem", "text", "why"})
 ANY: Final = frozenset({"user", "written", "folder", "list"})
@@ -24,10 +25,16 @@ FORMS: Final[tuple[str | tuple[str, str], ...]] = (
     *COUNTED,
     *SYSTEM,
     *CONNECTIONS,
+    *FOLDERS,
+    *FETCHES,
+    *SENDS,
+    *TOKENS,
     *LOGINS,
+    *OPERATIONS,
     *FIELDS,
     *CHECKS,
     *AUDIT,
+    *AT,
     *AROUND,
 )
 """All forms; of two that fit, the first one counts."""

@@ -20,7 +20,10 @@ MAX_CHARACTERS = 600
 _DEPTH = 6
 """How often the value of a form is looked up as a text itself."""
 _PLACE = re.compile(r"%\((\w+)\)s")
-_VALUES = dict.fromkeys(TEXTS | ANY, ".+?") | {"num": "[0-9][0-9,]*"}
+_VALUES = dict.fromkeys(TEXTS | ANY, ".+?") | {
+    "num": "[0-9][0-9,]*",
+    "quoted": """(?:'[^']*'|"[^"]*")""",
+}
 _Form = str | tuple[str, str]
 
 
@@ -53,7 +56,7 @@ def _patterns() -> list[tuple[_Form, re.Pattern[str]]]:
 
 
 def _regular(form: str) -> str:
-    """Return the regular expression of a form: a number, one word, or any text for each place."""
+    """Return the regular expression of a form: a number, one word, a quoted name, or any text for each place."""
     parts: Sequence[str] = _PLACE.split(form)
     found = ""
     for number, part in enumerate(parts):

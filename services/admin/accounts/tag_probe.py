@@ -18,6 +18,7 @@ from services.admin.accounts.maildrop_check import SECONDS, credential_for
 from services.admin.context import AdminContext
 from shared.db.database import Connection
 from shared.errors import Permanent, Temporary
+from shared.languages.stored_texts import shown
 from shared.languages.translation import gettext, marked
 from shared.languages.values import format_moment
 from shared.mime.addresses import ascii_address
@@ -164,7 +165,7 @@ def describe_probe(probe: TagProbe | None) -> str:
     """Return what became of the latest probe mail: a sentence without full stop. Pure."""
     if probe is None:
         return gettext("No probe mail was sent yet")
-    reply = f": {probe.reply}" if probe.reply else ""
+    reply = f": {shown(probe.reply)}" if probe.reply else ""
     text = _RESULTS[probe.result or ""]
     return gettext(text, time=format_moment(probe.sent_at), reply=reply)
 
