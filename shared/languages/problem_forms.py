@@ -130,6 +130,16 @@ CONNECTIONS: Final = (
 )
 """Errors of connections to providers: shared/net, shared/provider."""
 
+REASONS: Final = (
+    marked("Connection refused"),
+    marked("Connection reset by peer"),
+    marked("No route to host"),
+    marked("Network is unreachable"),
+    marked("Name or service not known"),
+    marked("timed out"),
+)
+"""Texts of the operating system and of Python for a service that does not answer: services/admin/monitoring."""
+
 AROUND: Final = (
     marked("%(problem)s (paused: one try an hour)"),
     marked("service %(name)s: %(problem)s"),

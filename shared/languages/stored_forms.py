@@ -13,7 +13,7 @@ from shared.languages.audit_forms import AUDIT
 from shared.languages.check_forms import CHECKS, LOGINS, OPERATIONS
 from shared.languages.delivery_forms import FETCHING, NOTICES, ROUTING
 from shared.languages.field_forms import FIELDS
-from shared.languages.problem_forms import AROUND, CONNECTIONS, COUNTED, SYSTEM
+from shared.languages.problem_forms import AROUND, CONNECTIONS, COUNTED, REASONS, SYSTEM
 from shared.languages.session_forms import AT, FETCHES, FOLDERS, SENDS, TOKENS
 
 TEXTS: Final = frozenset({"problem", "text", "why"})
@@ -24,6 +24,7 @@ FORMS: Final[tuple[str | tuple[str, str], ...]] = (
     *ROUTING,
     *COUNTED,
     *SYSTEM,
+    *REASONS,
     *CONNECTIONS,
     *FOLDERS,
     *FETCHES,

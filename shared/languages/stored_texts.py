@@ -31,6 +31,8 @@ def shown(text: str, depth: int = _DEPTH) -> str:
     """Return a stored text in the language that applies."""
     if language() == SOURCE or not text or len(text) > MAX_CHARACTERS:
         return text
+    if (whole := lookup(text)) != text:
+        return whole
     for form, pattern in _patterns():
         found = pattern.fullmatch(text)
         if found is not None:
@@ -43,7 +45,7 @@ def shown(text: str, depth: int = _DEPTH) -> str:
             one, several = form
             count = int(values.pop("num").replace(",", ""))
             return ngettext(one, several, count, **values, num=format_count(count))
-    return lookup(text)
+    return text
 
 
 @cache

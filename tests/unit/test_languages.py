@@ -22,6 +22,7 @@ AT = datetime.datetime(2026, 1, 2, 11, 5, tzinfo=datetime.timezone(datetime.time
             "nicht innerhalb von fünf Tagen zugestellt; das letzte Problem war: 451 try later; really",
         ),
         ("it is larger than the 5 octets that are allowed", "sie ist größer als die erlaubten 5 Byte"),
+        ("nothing: they went to everybody", "gar nicht: sie gingen an alle"),
         ("550 5.1.1 no such user", "550 5.1.1 no such user"),
         ("delivered", "zugestellt"),
         ("", ""),
