@@ -13,6 +13,7 @@ from shared.languages.audit_forms import AUDIT
 from shared.languages.check_forms import CHECKS, LOGINS, OPERATIONS
 from shared.languages.delivery_forms import FETCHING, NOTICES, ROUTING
 from shared.languages.field_forms import FIELDS
+from shared.languages.file_forms import FILES, PLACES
 from shared.languages.problem_forms import AROUND, CONNECTIONS, COUNTED, REASONS, SYSTEM
 from shared.languages.session_forms import AT, FETCHES, FOLDERS, SENDS, TOKENS
 
@@ -33,6 +34,8 @@ FORMS: Final[tuple[str | tuple[str, str], ...]] = (
     *LOGINS,
     *OPERATIONS,
     *FIELDS,
+    *PLACES,
+    *FILES,
     *CHECKS,
     *AUDIT,
     *AT,

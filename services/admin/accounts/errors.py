@@ -51,7 +51,7 @@ class AccountProblem:
         account = ""
         if self.kind is not None:
             account = shown(f"{self.kind} account {self.address}") if self.address else self._entry()
-        place = ": ".join(part for part in (self.where, account, self.field_name) if part)
+        place = ": ".join(part for part in (shown(self.where), account, self.field_name) if part)
         return f"{place}: {self.said}" if place else self.said
 
     def _entry(self) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.composer import Composer, ComposerError
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
 from services.admin.accounts.errors import AccountProblem, AccountsError
 
@@ -65,7 +67,12 @@ def load_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         kind = "" if isinstance(error, _LimitError) else "not YAML: "
-        raise AccountsError([f"{where}:{place}: {kind}{error.problem or error.context}"]) from error
+        words = str(error.problem or error.context)
+        if isinstance(error, DuplicateKeyError):
+            words = words.partition(" with value ")[0]  # the values may be passwords
+        raise AccountsError([f"{where}:{place}: {kind}{words}"]) from error
+    except ReaderError as error:
+        raise AccountsError([f"{where}: not YAML: {str(error).splitlines()[0]}"]) from error
     except (YAMLError, ValueError, RecursionError) as error:
         raise AccountsError([f"{where}: not YAML: {error}"]) from error
 

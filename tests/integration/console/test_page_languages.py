@@ -152,3 +152,50 @@ def test_an_error_of_a_form_is_german(url: str, ids: dict[str, str]) -> None:
     page = german.post("/local/new", {"address": "x", "user_name": "", "external": "none@x.example"})
     assert page.status_code == 422
     assert "there is" not in text(page) and "an address" not in text(page)
+
+
+WRONG_FILES = (
+    "a: [1",
+    "a: b: c",
+    "a:\n\tb: 1",
+    "a: 'x",
+    "*x",
+    "a: &b 1",
+    "{",
+    "- a\nb: 1",
+    "a: @x",
+    "a: 1\na: 2",
+    "%YAML 9",
+    'a: "\\q"',
+    'a: "\\xq"',
+    "]",
+    "!!python/x 1",
+    "!x!y 1",
+    "<<: 1",
+    "a: 2026-99-99",
+    "a: 2026-02-31",
+    "a: {b}}",
+    "--- a\n--- b",
+    "? [a]: b",
+    "a: \1",
+    "a: |0",
+    "a: |x",
+    "[" * 50,
+    "a: b\nc",
+    "external_accounts: 5",
+    "local_accounts: [{address: a@b, user_name: '', external: q@q.example}]",
+)
+OF_FILES = re.compile(
+    r"""'[^']*'?|"[^"]*"?|external_accounts\W*|local_accounts\W*|user_name:?|address|scalar|end>'|x|y|file"""
+)
+
+
+def test_an_error_of_an_accounts_file_is_translated(url: str, marked_language: None) -> None:
+    browser = in_language(url, "eo")
+    left = {}
+    for content in WRONG_FILES:
+        page = browser.post("/accounts-file", files={"file": ("accounts.yaml", content.encode())})
+        assert page.status_code == 422, content
+        if words := [word for word in untranslated(page.text) if not OF_FILES.fullmatch(word)]:
+            left[content] = words
+    assert not left, "\n".join(f"{content!r}: {' '.join(words)}" for content, words in left.items())
