@@ -112,8 +112,8 @@ async def test_each_result_finds_the_mails_that_have_it(database: Database) -> N
             first = await mail_search.search(connection, query, limit=1)
             assert first + await mail_search.search(connection, query, before=first[0].id) == having
             # and their number is known where they are few
-            number = await mail_search.count(connection, Filter(result=result), query)
-            assert number == (None if result in ("delivered", "sent") else str(len(having)))
+            total = await mail_search.count(connection, Filter(result=result), query)
+            assert total == (None if result in ("delivered", "sent") else str(len(having)))
 
 
 async def test_words_find_a_mail_as_in_the_console(database: Database) -> None:
