@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from services.admin.access import audit
+from services.admin.access.users import CurrentUser
 from services.admin.formatting import thousands
 from services.admin.mail import operations, search_index
 from services.admin.mail.operations import OperationResult
@@ -82,6 +83,10 @@ ACTIONS = {
 @router.get("/queue")
 async def show(request: Request, context: PageDep, user: Reader) -> Response:
     """Show the three lists, and below them what cannot be filed at the providers."""
+    return await _list(request, context, user)
+
+
+async def _list(request: Request, context: PageContext, user: CurrentUser, problems: Sequence[str] = ()) -> Response:
     async with context.system.database.transaction() as connection:
         queue = await operations.list_queue(connection, limit=SHOWN)
         held = await operations.list_held(connection, limit=SHOWN)
@@ -95,6 +100,8 @@ async def show(request: Request, context: PageDep, user: Reader) -> Response:
         request,
         user,
         "queue.html",
+        status=422 if problems else 200,
+        problems=problems,
         queue=queue,
         held=held,
         parked=parked,
@@ -114,9 +121,9 @@ async def act(request: Request, context: PageDep, user: Administrator) -> Respon
     ids = [] if do == "retry-all" else form.ids()
     action = ACTIONS.get(do)
     if action is None:
-        return await context.redirect(user, "/queue", gettext("Choose what is to be done with the ticked mails."))
+        return await _list(request, context, user, [gettext("Choose what is to be done with the ticked mails.")])
     if do != "retry-all" and not ids:
-        return await context.redirect(user, "/queue", gettext("Nothing was ticked."))
+        return await _list(request, context, user, [gettext("Nothing was ticked.")])
     if action.ask and not (is_confirmed(form) and (reason or not action.reason_needed)):
         return await ask(request, context, user, form, await _question(context, do, ids))
     async with context.system.database.transaction() as connection:

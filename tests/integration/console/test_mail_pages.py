@@ -301,6 +301,9 @@ def test_stuck_mail_is_listed_retried_and_cancelled_with_a_reason(browser: Brows
     shown = text(browser.get("/queue"))
     assert "ValueError: it broke" in shown
     assert f"Hello there {id_}, from Bob" in shown
+    for fields, said in (({"do": "discard"}, "Nothing was ticked."), ({"id": str(id_)}, "Choose what is to be done")):
+        refused = browser.post("/queue", fields)
+        assert refused.status_code == 422 and 'role="alert"' in refused.text and said in text(refused)
     refused = browser.agree("/queue", {"do": "discard", "id": str(id_)}, reason=" ")
     assert refused.status_code == 422 and "Reason, for the record: fill this in" in text(refused)
     assert "given five more tries" in text(browser.agree("/queue", {"do": "requeue", "id": str(id_)}))
@@ -309,6 +312,40 @@ def test_stuck_mail_is_listed_retried_and_cancelled_with_a_reason(browser: Brows
     page = browser.agree("/queue", {"do": "discard", "id": str(id_)}, reason="spam")
     assert "1 mail: discarded" in text(page)
     assert f"discarded {id_} spam" in text(browser.get("/audit"))
+
+
+def test_stuck_mail_is_retried_cancelled_and_discarded_on_its_own_page(
+    browser: Browser, observer: Browser, store: str
+) -> None:
+    sent, came = id_of(store, "answer@local.com"), id_of(store, "s@customer.example")
+    with psycopg.connect(store) as connection:
+        connection.execute("update submissions set state = 'queued', error = '451 busy' where id = %s", (sent,))
+        connection.execute("update submission_recipients set state = 'waiting' where submission_id = %s", (sent,))
+        connection.execute("update inbound set state = 'held', reason = 'held: nobody' where id = %s", (came,))
+    # given a mail that waits, the page of which has what can be done, but not for an observer
+    assert _actions(observer, sent) == _actions(observer, came) == []
+    assert _actions(browser, sent) == ["retry", "cancel"]
+    # when it is tried now, then the list says so
+    assert "1 mail: tried now" in text(browser.post("/queue", {"do": "retry", "id": str(sent)}))
+    # when it is cancelled, then this is asked first, and a cancelled mail has no such buttons
+    assert "1 mail: cancelled" in text(browser.agree("/queue", {"do": "cancel", "id": str(sent)}, reason="wrong"))
+    with psycopg.connect(store) as connection:
+        connection.execute("update submissions set state = 'done' where id = %s", (sent,))  # as the sender does
+    assert _actions(browser, sent) == []
+    # and one that is on hold, or that failed here, can be discarded, too
+    assert _actions(browser, came) == ["discard"]
+    with psycopg.connect(store) as connection:
+        connection.execute("update inbound set state = 'parked' where id = %s", (came,))
+    assert _actions(browser, came) == ["requeue", "discard"]
+    assert "1 mail: discarded" in text(browser.agree("/queue", {"do": "discard", "id": str(came)}, reason="spam"))
+    assert _actions(browser, came) == []
+
+
+def _actions(browser: Browser, mail: int) -> list[str]:
+    """What the page of a mail offers for mail that is stuck, about this mail alone."""
+    offered = [form for form in console.forms(browser.get(f"/mail/{mail}")) if form.action == "/queue"]
+    assert [form.values["id"] for form in offered] in ([], [str(mail)])
+    return [button["value"] for form in offered for button in form.buttons]
 
 
 @pytest.mark.parametrize(
