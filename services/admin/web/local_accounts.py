@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -114,10 +115,22 @@ async def _find_external(context: PageContext, address: str) -> External:
 @router.get("/removed")
 async def removed(request: Request, context: PageDep, user: Reader) -> Response:
     """List the removed accounts that can be restored."""
+    return await _list_removed(request, context, user)
+
+
+async def _list_removed(
+    request: Request, context: PageContext, user: CurrentUser, problems: Sequence[str] = ()
+) -> Response:
     async with context.system.database.transaction() as connection:
         restorable = await accounts.removed_locals(connection)
     return await context.render_page(
-        request, user, "removed.html", removed=restorable, days=context.system.settings.retention_days
+        request,
+        user,
+        "removed.html",
+        status=422 if problems else 200,
+        removed=restorable,
+        days=context.system.settings.retention_days,
+        problems=problems,
     )
 
 
@@ -130,10 +143,10 @@ async def restore(request: Request, context: PageDep, user: Administrator) -> Re
             person = await operations.restore_account(connection, address)
             await audit.record_change(connection, user.name, marked("restored local account"), person.address)
     except Permanent as error:
-        return await context.redirect(user, "/local/removed", stored_texts.shown(str(error)))
+        return await _list_removed(request, context, user, [stored_texts.shown(str(error))])
     except AccountsError as error:
         said = gettext("%(address)s cannot be brought back: %(error)s", address=address, error=error.words)
-        return await context.redirect(user, "/local/removed", said)
+        return await _list_removed(request, context, user, [said])
     said = gettext("%(address)s is back, with its mail.", address=person.address)
     if not person.enabled:
         said = gettext("%(address)s is back, with its mail; it is disabled, as it was before.", address=person.address)

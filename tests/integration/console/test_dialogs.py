@@ -728,6 +728,9 @@ def test_a_local_account_is_added_shown_changed_removed_and_brought_back(browser
     assert "Al" in text(browser.get("/local?q=alexander"))
     assert SUPPORT in text(browser.get("/local"))
     assert "Alexander" in text(browser.get(f"/external/{SUPPORT}"))
+    # and the person's page leads to the form of the next person, who shares the same account
+    [form] = re.findall(r'href="(/local/new[^"]*)"', page.text)
+    assert console.forms(browser.get(form))[-1].values["external"] == SUPPORT
     gone = browser.agree("/local/alex@local.com/remove")
     assert "is removed" in text(gone)
     assert browser.get("/local/alex@local.com").status_code == 404
@@ -740,6 +743,21 @@ def test_a_local_account_is_added_shown_changed_removed_and_brought_back(browser
         "removed local account",
         "restored local account",
     ]
+
+
+def test_a_person_whose_name_a_colleague_has_now_is_not_brought_back(browser: Browser) -> None:
+    browser.post("/external/new", external())
+    browser.post("/local/new", local("Alex"))
+    browser.agree("/local/alex@local.com/remove")
+    browser.post("/local/new", local("Alex", address="other@local.com"))
+    # the page says so as an error, and still lists the account
+    refused = browser.post("/local/removed", {"address": "alex@local.com"})
+    assert refused.status_code == 422 and 'role="alert"' in refused.text
+    assert "alex@local.com cannot be brought back: 'Alex': other@local.com has this name" in text(refused)
+    assert console.forms(refused)[-1].values == {"address": "alex@local.com"}
+    # until the colleague gives it up
+    browser.agree("/local/other@local.com/remove")
+    assert "is back" in text(browser.post("/local/removed", {"address": "alex@local.com"}))
 
 
 @pytest.mark.parametrize(
