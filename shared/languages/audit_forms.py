@@ -35,6 +35,7 @@ AUDIT: Final = (
     marked("console: end-token"),
     marked("brought back deleted mail"),
     marked("gave a mail"),
+    marked("handed mail over"),
     marked("looked into a mail"),
     marked("sent again"),
     marked("discarded"),
@@ -42,5 +43,11 @@ AUDIT: Final = (
     marked("from %(peer)s"),
     marked("of %(address)s"),
     marked("to %(address)s"),
+    marked("User %(user)s: added as %(text)s."),
+    marked("User %(user)s: changed password."),
+    marked("User %(user)s: removed."),
+    marked("User %(user)s: signed out of one browser."),
+    marked("User %(user)s: %(text)s."),
+    marked("Token %(user)s: revoked."),
 )
-"""Texts of the columns who, did and detail that are of no other list."""
+"""Texts of the columns who, did and detail that are of no other list, and what was done to users and tokens."""

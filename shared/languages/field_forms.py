@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared.languages.translation import marked
+from shared.languages.translation import marked, marked_plural
 
 _HINTS: Final = (
     marked("%(problem)s; did you mean %(list)s?"),
@@ -113,7 +113,7 @@ _RULES: Final = (
     ),
 )
 """Errors of accounts together: services/admin/accounts/plan.py, conflicts.py, edit.py, apply.py."""
-_CHANGES: Final = (
+_CHANGES: Final[tuple[str | tuple[str, str], ...]] = (
     marked("changed"),
     marked("added"),
     marked("added; its mail is on hold until it is started"),
@@ -121,11 +121,19 @@ _CHANGES: Final = (
     marked("removed; its mail is kept for the retention time ('local restore' brings it back)"),
     marked("has no delegate any more"),
     marked("not reachable now: %(problem)s"),
+    marked("started for %(text)s; %(why)s"),
+    marked_plural("%(num)s person", "%(num)s people"),
+    marked_plural("%(num)s mail on hold is routed now", "%(num)s mails on hold are routed now"),
+    marked("%(address)s was changed meanwhile, and nothing is saved yet. The latest changes:"),
+    marked("%(address)s was removed meanwhile, and nothing is saved yet. The latest changes:"),
+    marked_plural("%(num)s mail copied to %(address)s", "%(num)s mails copied to %(address)s"),
+    marked_plural("%(num)s mail to %(address)s", "%(num)s mails to %(address)s"),
     marked("local account %(address)s"),
     marked("external account %(address)s"),
     marked("local account %(address)s: %(problem)s"),
     marked("external account %(address)s: %(problem)s"),
 )
-"""What was changed: services/admin/accounts/change_lines.py, apply.py."""
+"""What was changed: services/admin/accounts/change_lines.py, apply.py, start.py, edit.py,
+services/admin/mail/retirement.py."""
 
 FIELDS: Final = (*_HINTS, *_VALUES, *_OAUTH, *_RULES, *_CHANGES)

@@ -141,6 +141,7 @@ REASONS: Final = (
 """Texts of the operating system and of Python for a service that does not answer: services/admin/monitoring."""
 
 AROUND: Final = (
+    marked("paused: retried once an hour, and at once when the account is changed or tested"),
     marked("%(problem)s (paused: one try an hour)"),
     marked("service %(name)s: %(problem)s"),
     marked("fetching: %(problem)s"),

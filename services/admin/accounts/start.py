@@ -8,6 +8,7 @@ from services.admin.access import audit
 from services.admin.formatting import counted
 from shared.db.database import Connection
 from shared.errors import Permanent
+from shared.languages.translation import SOURCE, in_language
 from shared.model import External, Local
 from shared.store import account_changes, accounts, inbound, inbound_admin
 
@@ -43,12 +44,13 @@ async def people_of(connection: Connection, external: External) -> list[Local]:
 async def release(connection: Connection, external: External) -> str:
     """Release the mail of an account that was on hold until now, for all who share it.
 
-    :return: what was done. :raises Permanent: as ``start``; the caller has to roll back.
+    :return: what was done, in English. :raises Permanent: as ``start``; the caller has to roll back.
     """
     people = await people_of(connection, external)
     if not people:
         raise Permanent(f"{external.address}: {NOBODY_SHARES}")
     mails = await inbound_admin.count_held(connection, external.id)
     await inbound.release_held(connection, [external.id])
-    on_hold = counted(mails, "mail on hold", ("is", "are"))
-    return f"external account {external.address}: started for {counted(len(people), 'person')}; {on_hold} routed now"
+    with in_language(SOURCE):  # the record of changes keeps it
+        sharers, on_hold = counted(len(people), "person"), counted(mails, "mail on hold", ("is", "are"))
+    return f"external account {external.address}: started for {sharers}; {on_hold} routed now"

@@ -14,11 +14,12 @@ from services.admin.accounts import apply, edit, export
 from services.admin.accounts.change_lines import ChangeLine
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.file_format import AccountsFile
-from services.admin.formatting import counted
+from services.admin.formatting import counted, thousands
 from services.admin.mail import operations
 from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
 from shared.errors import Permanent
+from shared.languages.translation import SOURCE, gettext, in_language
 from shared.mime.display_names import normalise
 from shared.model import Local
 from shared.provider.vault import Vault
@@ -102,24 +103,53 @@ def _find_problems(person: Local, wanted: Retirement, people: dict[str, Local]) 
 def _describe(
     person: Local, mailbox_to: Local | None, delegate: Local | None, then: str, counts: tuple[int, int], days: int
 ) -> list[str]:
-    """Return what will happen, a sentence each. Pure. :param counts: mails to hand over; new copies of these."""
+    """Return what will happen, a sentence each, in the language that applies. Pure.
+
+    :param counts: mails to hand over; new copies of these.
+    """
     effects = []
     if mailbox_to is not None:
         mails, copies = counts
-        known = f" {mails - copies:,} more reached that mailbox earlier." if mails > copies else ""
-        effects.append(
-            f"Copies of {counted(copies)} are put into the mailbox of {mailbox_to.address}, "
-            f"as new mail. This cannot be undone.{known}"
+        said = gettext(
+            "Copies of %(mails)s are put into the mailbox of %(address)s, as new mail. This cannot be undone.",
+            mails=counted(copies),
+            address=mailbox_to.address,
         )
+        if mails > copies:
+            said += " " + gettext("%(count)s more reached that mailbox earlier.", count=thousands(mails - copies))
+        effects.append(said)
     if then != "keep":
         names = ", ".join(person.names)
-        to = f"to {delegate.address}" if delegate else "to everyone who shares the account"
-        effects.append(f"Mail to {names} that comes from now on goes {to}.")
+        if delegate:
+            said = gettext(
+                "Mail to %(names)s that comes from now on goes to %(address)s.", names=names, address=delegate.address
+            )
+        else:
+            said = gettext(
+                "Mail to %(names)s that comes from now on goes to everyone who shares the account.", names=names
+            )
+        effects.append(said)
     if then == "disable":
-        effects.append(f"{person.address} is disabled: nobody can log in with it. Enable it again at any time.")
+        said = gettext(
+            "%(address)s is disabled: nobody can log in with it. Enable it again at any time.", address=person.address
+        )
+        effects.append(said)
     elif then == "remove":
-        first = f", after its names and addresses are removed from {delegate.address}" if delegate else ""
-        effects.append(f"{person.address} is removed. It can be brought back with its mail for {days} days{first}.")
+        if delegate:
+            said = gettext(
+                "%(address)s is removed. It can be brought back with its mail for %(days)s days, after its names and "
+                "addresses are removed from %(delegate)s.",
+                address=person.address,
+                days=days,
+                delegate=delegate.address,
+            )
+        else:
+            said = gettext(
+                "%(address)s is removed. It can be brought back with its mail for %(days)s days.",
+                address=person.address,
+                days=days,
+            )
+        effects.append(said)
     return effects
 
 
@@ -137,10 +167,12 @@ async def retire(
     await account_changes.lock_folders(connection, involved)
     if plan.mailbox_to is not None:
         count = await operations.copy_mailbox_to(connection, person.address, plan.mailbox_to.address)
+        with in_language(SOURCE):  # the record of changes, and the lines of a command
+            mails = counted(count)
         await audit.record_change(
-            connection, who, "handed mail over", person.address, f"{counted(count)} to {plan.mailbox_to.address}"
+            connection, who, "handed mail over", person.address, f"{mails} to {plan.mailbox_to.address}"
         )
-        copied = f"local account {person.address}: {counted(count)} copied to {plan.mailbox_to.address}"
+        copied = f"local account {person.address}: {mails} copied to {plan.mailbox_to.address}"
         lines.append(ChangeLine(copied))
     if wanted.then == "keep":
         return lines

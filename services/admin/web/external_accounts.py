@@ -134,8 +134,9 @@ async def start(request: Request, context: PageDep, user: Administrator, address
         return await _dialog(
             request, context, user, external, account_values(external), problems=[stored_texts.shown(str(error))]
         )
+    said = [stored_texts.shown(line) for line in lines]
     return await context.redirect(
-        user, "/", *(lines or [gettext("%(address)s is started already.", address=external.address)])
+        user, "/", *(said or [gettext("%(address)s is started already.", address=external.address)])
     )
 
 

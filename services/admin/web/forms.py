@@ -155,7 +155,7 @@ def tell_changes(
     lines = [stored_texts.shown(error.lines[0])]
     for entry in error.entries:
         detail = word.sub(lambda match: names[match[1]], entry.detail.removeprefix("changed "))
-        lines.append(Markup("{}: {} ({})").format(entry.who, detail or lookup(entry.did), moment(entry.at)))
+        lines.append(Markup("{}: {} ({})").format(entry.who, stored_texts.shown(detail or entry.did), moment(entry.at)))
     lines.append(gettext("Your values are below. Compare, and save again to replace that state by them."))
     errors = FieldErrors()
     for field in labels:

@@ -167,7 +167,7 @@ async def _change_users(context: PageContext, user: CurrentUser, form: Form) -> 
                 done = await user_changes.revoke_token(connection, user.name, chosen_id)
             case _:
                 raise Permanent(gettext("Nothing was chosen to be done."))
-    return f"{done[:1].upper()}{done[1:]}."
+    return stored_texts.shown(f"{done[:1].upper()}{done[1:]}.")
 
 
 @router.get("/accounts-file")

@@ -745,6 +745,40 @@ def test_a_local_account_is_added_shown_changed_removed_and_brought_back(browser
     ]
 
 
+def test_a_german_page_says_in_german_what_was_done_and_will_be(browser: Browser, store: str) -> None:
+    browser.session.headers["Accept-Language"] = "de"
+    browser.post("/external/new", external())
+    for name in ("Alex", "Jim"):
+        browser.post("/local/new", local(name))
+    # an account is started; the record of it is English, for readers of any language
+    page = text(browser.agree(f"/external/{SUPPORT}/start"))
+    assert f"externes Konto {SUPPORT}: für 2 Personen gestartet; 0 zurückgehaltene Mails werden jetzt" in page
+    said = f"external account {SUPPORT}: started for 2 people; 0 mails on hold are routed now"
+    assert stored(store, "select detail from audit where did = 'started external account'") == [(said,)]
+    # a user is added, and a token revoked
+    user = {"do": "add", "name": "olga", "role": "observer", "password": "long enough"}
+    assert "Benutzer olga: hinzugefügt als Beobachter." in text(browser.post("/users", user))
+    browser.post("/users", {"do": "token", "name": "backup", "role": "observer", "days": "9"})
+    [(token,)] = stored(store, "select id from api_tokens where name = 'backup'")
+    revoked = browser.agree("/users", {"do": "end-token", "id": str(token)})
+    assert "Token backup: widerrufen." in text(revoked)
+    [(olga,)] = stored(store, "select id from console_users where name = 'olga'")
+    browser.agree("/users", {"do": "remove", "id": str(olga)})
+    # an account was changed meanwhile
+    refused = text(browser.post("/local/jim@local.com", local("Jim", version="of an earlier state")))
+    assert "jim@local.com wurde inzwischen geändert, und es ist noch nichts gespeichert" in refused
+    assert "admin: hinzugefügt" in refused
+    # a person leaves
+    shown = console.forms(browser.get("/local/jim@local.com/retire"))[-1].pairs
+    leaves = shown | {"mailbox_to": "alex@local.com", "delegate": "alex@local.com", "then": "remove"}
+    asked = text(browser.post("/local/jim@local.com/retire", leaves))
+    assert "Kopien von 0 Mails kommen als neue Mail in das Postfach von alex@local.com." in asked
+    assert "Mails an Jim, die von jetzt an kommen, gehen an alex@local.com." in asked
+    assert "jim@local.com wird entfernt." in asked and "are removed" not in asked
+    done = text(browser.agree("/local/jim@local.com/retire", leaves))
+    assert "lokales Konto jim@local.com: 0 Mails zu alex@local.com kopiert" in done
+
+
 def test_a_person_whose_name_a_colleague_has_now_is_not_brought_back(browser: Browser) -> None:
     browser.post("/external/new", external())
     browser.post("/local/new", local("Alex"))
