@@ -420,3 +420,24 @@ def test_the_first_page_shows_a_new_state_without_a_reload(page: Page, system: S
     system.run("local", "disable", "jim@local.com")
     customer_writes(system, "support@company.com", "for nobody")
     expect(page.get_by_text("mail is on hold")).to_be_visible(timeout=60_000)
+
+
+def test_check_now_says_how_the_check_went(page: Page, system: System) -> None:
+    # given an account that is checked once an hour
+    company = system.company()
+    company["external_accounts"][0]["poll_seconds"] = 3600
+    system.apply(company)
+    sign_in(page, system)
+    open_page(page, "External accounts")
+    page.get_by_role("link", name="support@company.com").click()
+    # when it is checked now, then the page says that this was successful, and a mail that waited there has come
+    customer_writes(system, "support@company.com", "waited for the check")
+    page.get_by_role("button", name="Check now").click()
+    expect(page.get_by_role("status").first).to_have_text("support@company.com was checked for new mail, successfully.")
+    people = ["alex@local.com", "jim@local.com"]
+    until(lambda: system.who_has("waited for the check", people) == people)
+    # and when the provider refuses the login, then it says that, and why
+    system.run("external", "set", "support@company.com", "password=-", stdin="a wrong one\n")
+    page.get_by_role("button", name="Check now").click()
+    expect(page.get_by_role("status").first).to_contain_text("checked for new mail, without success")
+    expect(page.locator("main .problem")).to_contain_text("the login was refused")

@@ -13,7 +13,7 @@ from services.admin.access import audit
 from services.admin.access.users import CurrentUser
 from services.admin.accounts import apply, connection_check, edit, oauth_flow, provider_presets, tag_probe
 from services.admin.accounts import start as account_start
-from services.admin.accounts.check_now import request_check
+from services.admin.accounts.check_now import load_due_time, request_check, wait_for_check
 from services.admin.accounts.connection_check import CheckStep
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.labels import RELAY_TITLES
@@ -160,19 +160,26 @@ def _start_question(context: PageContext, external: External, people: Sequence[L
 
 @router.post("/{address}/check")
 async def check_now(request: Request, context: PageDep, user: Administrator, address: PathAddress) -> Response:
-    """Check the account for new mail at once."""
+    """Check the account for new mail at once, and say how it went if that is known soon."""
     external = await load_external(context, address)
     try:
         async with context.system.database.transaction() as connection:
             await request_check(connection, external.address, user.name)
+            due = await load_due_time(connection, external.id)
     except Permanent as error:
         return await _dialog(
             request, context, user, external, account_values(external), problems=[stored_texts.shown(str(error))]
         )
-    said = gettext(
-        "%(address)s is being checked for new mail. Load this page again to see when it was done.",
-        address=external.address,
-    )
+    state = await wait_for_check(context.system.database, external.id, due)
+    if state is None:
+        said = gettext(
+            "%(address)s is being checked for new mail. Load this page again to see when it was done.",
+            address=external.address,
+        )
+    elif state.last_error:
+        said = gettext("%(address)s was checked for new mail, without success.", address=external.address)
+    else:
+        said = gettext("%(address)s was checked for new mail, successfully.", address=external.address)
     return await context.redirect(user, context.path_to("/external", external.address), said)
 
 
