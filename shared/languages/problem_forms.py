@@ -148,6 +148,7 @@ AROUND: Final = (
     marked("relaying: %(problem)s"),
     marked("relaying by %(host)s: %(problem)s"),
     marked("%(place)s: %(problem)s"),
+    marked("%(problem)s; check host and port"),
     marked("%(problem)s; %(text)s"),
 )
 """What stands around another text."""

@@ -154,6 +154,5 @@ AT: Final = (
     marked("%(verb)s behind mail %(number)s: %(problem)s"),
     marked("%(verb)s of one mail: %(problem)s"),
     marked("%(problem)s; paused: retried once an hour, and at once when the account is changed or tested"),
-    marked("%(problem)s; check host and port"),
 )
 """The command at which a session failed, and what stands behind an error."""
