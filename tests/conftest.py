@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -13,7 +14,9 @@ from deploy.machine.dovecot_postfix import DemoProvider
 from deploy.machine.postgres import Postgres
 from deploy.machine.rabbitmq import RabbitMQ
 from shared.db.database import Database
+from shared.languages import translation
 from tests import servers
+from tests.marked_language import write_marked_language
 
 # A slow machine is no fault: how long a single example takes says nothing while another test has the core.
 hypothesis.settings.register_profile("mailgroup", deadline=None)
@@ -35,6 +38,15 @@ _AT_THE_START = structlog.get_config()
 def log_as_at_the_start() -> None:
     """A command that runs in this process, for a test or a fixture, silences the log; each test is to hear it again."""
     structlog.configure(**_AT_THE_START)
+
+
+@pytest.fixture
+def marked_language(tmp_path: Path) -> Iterator[None]:
+    """Pages and mails may be in Esperanto, the language of ``tests/marked_language.py``."""
+    write_marked_language(tmp_path)
+    translation.use_folder(tmp_path)
+    yield
+    translation.use_folder(translation.HERE)
 
 
 @pytest.fixture(scope="session")

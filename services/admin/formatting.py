@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from shared.languages.translation import SOURCE, gettext, language, lookup, lookup_plural, marked, marked_plural
+from shared.languages.translation import (
+    SOURCE,
+    gettext,
+    in_language,
+    language,
+    lookup,
+    lookup_plural,
+    marked,
+    marked_plural,
+)
 
 MAIL_STATUS: Final = {
     "fetched": marked("waiting"),
@@ -69,6 +78,12 @@ def counted(count: int, noun: str = "mail", verbs: tuple[str, str] | None = None
     """
     verb = "" if verbs is None else f" {lookup(verbs[count != 1])}"
     return f"{thousands(count)} {lookup_plural(*_NOUNS[noun], count)}{verb}"
+
+
+def counted_for_record(count: int, noun: str = "mail", verbs: tuple[str, str] | None = None) -> str:
+    """Write as ``counted``, in English: the record of changes keeps it, and pages translate it when they show it."""
+    with in_language(SOURCE):
+        return counted(count, noun, verbs)
 
 
 def thousands(count: int) -> str:

@@ -124,6 +124,7 @@ _CHANGES: Final[tuple[str | tuple[str, str], ...]] = (
     marked("started for %(text)s; %(why)s"),
     marked_plural("%(num)s person", "%(num)s people"),
     marked_plural("%(num)s mail on hold is routed now", "%(num)s mails on hold are routed now"),
+    marked_plural("%(num)s mail on hold is routed again", "%(num)s mails on hold are routed again"),
     marked("%(address)s was changed meanwhile, and nothing is saved yet. The latest changes:"),
     marked("%(address)s was removed meanwhile, and nothing is saved yet. The latest changes:"),
     marked_plural("%(num)s mail copied to %(address)s", "%(num)s mails copied to %(address)s"),

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from services.admin.accounts.apply import is_other_maildrop
-from services.admin.accounts.change_lines import describe_change
+from services.admin.accounts.change_lines import describe_change, detail_on_page
 from services.admin.accounts.conflicts import find_conflicts
 from services.admin.accounts.errors import AccountsError
 from services.admin.accounts.file_format import check, read_file
 from services.admin.accounts.plan import AccountsPlan, build_local, expected_accounts, plan_changes
+from shared.languages.translation import in_language
 from shared.model import External, ImapServer, Issuer, Local, OAuth, Relay, Server
 from tests.company import COMPANY, HASH, SALES, SUPPORT, english_only, external, local
 
@@ -215,6 +216,27 @@ def test_each_field_that_changes_has_a_label_for_people(old: External | Local) -
         # then the page shows a label instead of the field's name, and the command both
         assert line.on_page != str(line) and f"changed {change.name}" not in line.on_page
         assert name == "former_names" or f" ({change.name})" in line.in_command
+        # and the page of the record shows what the page said
+        stored, shown = (each.partition(": ")[2] for each in (str(line), line.on_page))
+        assert detail_on_page(f"changed {line.kind} account", stored) == shown.removeprefix("changed ")
+
+
+def test_the_record_of_a_change_is_shown_in_the_language_of_its_reader() -> None:
+    stored = (
+        "changed user_name Ann, the enabled -> Sam, enabled true -> false, delegate none -> jim@local.com, password"
+    )
+    english = (
+        "User name: Ann, the enabled -> Sam; Enabled: true -> false; Delegate: none -> jim@local.com; Login password"
+    )
+    assert detail_on_page("changed local account", stored) == english
+    with in_language("de"):
+        shown = detail_on_page("changed local account", stored)
+        relay = detail_on_page("changed external account", "changed smtp[1].port 25 -> 587")
+        other = detail_on_page("made a token", "observer, days: 9")
+        began = detail_on_page("started external account", "external account a@x.example: started for 2 people; 1 mail")
+    assert shown.startswith("Name: Ann, the enabled -> Sam; ") and ": ja -> nein; " in shown
+    assert relay == "Zweiter SMTP-Server: SMTP-Port: 25 -> 587" and other == "Beobachter, Tage: 9"
+    assert began.startswith("externes Konto a@x.example: für 2 Personen gestartet")
 
 
 def test_a_change_of_the_protocol_names_both_servers_and_the_folders() -> None:

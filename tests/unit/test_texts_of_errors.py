@@ -1,4 +1,4 @@
-"""Every error that a page may show has a form, by which ``stored_texts.shown`` translates it."""
+"""Every error that a page may show, and every text of the audit, has a form: ``stored_texts.shown`` translates it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from types import ModuleType
 
 import pytest
 
+from services.admin.access import audit
 from shared.errors import Permanent, Temporary
-from shared.languages import stored_texts, translation
+from shared.languages import stored_texts
 from shared.languages.translation import in_language
 from shared.provider.imap_folders import UNFIT, FolderUnavailable
 from shared.provider.oauth import MEANINGS, MEANINGS_WITHOUT_PERSON
-from tests.marked_language import untranslated, write_marked_language
+from tests.marked_language import untranslated
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (
@@ -51,6 +52,16 @@ def errors_of(file: Path) -> Iterator[str]:
                 yield from _texts(call.args[0], module)
 
 
+def entries_of(file: Path) -> Iterator[str]:
+    """The texts that a module records in the audit: what was done, and details."""
+    name = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+    module = importlib.import_module(name)
+    for call in ast.walk(ast.parse(file.read_text())):
+        if isinstance(call, ast.Call) and _found(call.func, module) in (audit.record_change, audit.record_mails):
+            for node in (*call.args[2:3], *call.args[4:5], *(each.value for each in call.keywords)):
+                yield from _texts(node.args[0] if isinstance(node, ast.Call) and node.args else node, module)
+
+
 def _found(node: ast.expr, module: ModuleType) -> object:
     if isinstance(node, ast.Name):
         return getattr(module, node.id, None)
@@ -74,14 +85,6 @@ def _texts(node: ast.expr, module: ModuleType) -> Iterator[str]:
         yield constant
 
 
-@pytest.fixture
-def marked_language(tmp_path: Path) -> Iterator[None]:
-    write_marked_language(tmp_path)
-    translation.use_folder(tmp_path)
-    yield
-    translation.use_folder(translation.HERE)
-
-
 def left(texts: Iterator[str] | list[str]) -> list[str]:
     with in_language("eo"):
         shown = [(text, untranslated(stored_texts.shown(text))) for text in texts]
@@ -92,6 +95,14 @@ def left(texts: Iterator[str] | list[str]) -> list[str]:
 def test_each_error_of_the_code_is_translated(folder: str, marked_language: None) -> None:
     found = [text for file in sorted((ROOT / folder).glob("*.py")) for text in errors_of(file)]
     assert left([text for text in found if not OF_COMMANDS.fullmatch(text)]) == []
+
+
+def test_each_text_of_the_audit_is_translated(marked_language: None) -> None:
+    found = [text for file in sorted((ROOT / "services/admin").rglob("*.py")) for text in entries_of(file)]
+    values = {"changed 7": "changed local account", "removed 7 account": "removed local account"}
+    values |= {"7 to 7": "7 mails to 7", "7, days: 7": "observer, days: 7"}
+    values |= {"7 mails not fetched": "acknowledged mails not fetched"}
+    assert len(found) > 30 and left([values.get(text, text) for text in found]) == []
 
 
 def test_each_error_of_the_code_is_found() -> None:

@@ -28,7 +28,7 @@ from services.admin.accounts.plan import (
     keeps_client,
     plan_changes,
 )
-from services.admin.formatting import counted
+from services.admin.formatting import counted_for_record
 from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
 from shared.errors import Permanent
@@ -109,7 +109,7 @@ async def apply(
     released = await inbound.release_held(connection, [external.id for external in execution.externals.values()])
     if released:
         execution.result.changes.append(
-            ChangeLine(f"{counted(len(released), 'mail on hold', ('is', 'are'))} routed again")
+            ChangeLine(f"{counted_for_record(len(released), 'mail on hold', ('is', 'are'))} routed again")
         )
     return execution.result
 

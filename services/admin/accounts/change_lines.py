@@ -3,14 +3,17 @@ labels of the console's page for people. Pure."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from itertools import zip_longest
+from typing import Final
 
 from services.admin.accounts import labels
 from services.admin.accounts.errors import Kind
 from shared.languages import stored_texts
-from shared.languages.translation import gettext
+from shared.languages.translation import lookup, marked
 from shared.model import External, ImapServer, Local, OAuth, Relay, Server
 from shared.net.http_client import place_of
 
@@ -59,6 +62,29 @@ class ChangeLine:
             values = " -> ".join(map(_in_language, filter(None, (field.before, field.now))))
             shown.append(": ".join(filter(None, (name, values))))
         return " ".join(filter(None, (stored_texts.shown(self.words), "; ".join(shown))))
+
+
+@cache
+def _names_in_detail(kind: Kind) -> re.Pattern[str]:
+    """Return the pattern of a field's name in the stored detail of a change: at its start, or behind another field."""
+    known = labels.EXTERNAL if kind == "external" else labels.LOCAL
+    names = sorted((re.escape(name) for name in (*known, *labels.IN_CHANGES)), reverse=True)  # smtp.port before smtp
+    further = "|".join(names).replace("smtp", r"smtp(?:\[\d\])?")
+    return re.compile(rf"(?:^|, )({further})(?= |, |$)")
+
+
+def detail_on_page(did: str, detail: str) -> str:
+    """Return the detail of an entry of the audit with the labels of the console's page, in the language that applies.
+
+    :param did: what was done; a change of an account has the fields of its kind.
+    """
+    kind: Kind = "local" if did.endswith("local account") else "external"
+    start, *named = _names_in_detail(kind).split(detail.removeprefix("changed "))
+    if start or not named or not detail.startswith("changed "):
+        return stored_texts.shown(detail)
+    values = (each.strip().partition("-> ") for each in named[1::2])
+    found = (FieldChange(name, before.strip(), now) for name, (before, _, now) in zip(named[::2], values, strict=True))
+    return ChangeLine("", kind, tuple(found)).on_page
 
 
 def describe_change(
@@ -133,9 +159,13 @@ def _relay_changes(before: Sequence[Relay], now: Sequence[Relay]) -> list[FieldC
     return found
 
 
+_VALUES: Final = (marked("none"), marked("true"), marked("false"))
+"""Values that are shown by a word."""
+
+
 def _in_language(value: str) -> str:
     """Return a shown value in the language that applies."""
-    return gettext("none") if value == "none" else value
+    return lookup(value) if value in _VALUES else value
 
 
 def _shown(value: object) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.admin.access import audit
-from services.admin.formatting import counted
+from services.admin.formatting import counted_for_record
 from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.languages.translation import SOURCE, in_language
 from shared.model import External, Local
 from shared.store import account_changes, accounts, inbound, inbound_admin
 
@@ -51,6 +50,6 @@ async def release(connection: Connection, external: External) -> str:
         raise Permanent(f"{external.address}: {NOBODY_SHARES}")
     mails = await inbound_admin.count_held(connection, external.id)
     await inbound.release_held(connection, [external.id])
-    with in_language(SOURCE):  # the record of changes keeps it
-        sharers, on_hold = counted(len(people), "person"), counted(mails, "mail on hold", ("is", "are"))
+    sharers = counted_for_record(len(people), "person")
+    on_hold = counted_for_record(mails, "mail on hold", ("is", "are"))
     return f"external account {external.address}: started for {sharers}; {on_hold} routed now"

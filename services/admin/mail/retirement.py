@@ -14,12 +14,12 @@ from services.admin.accounts import apply, edit, export
 from services.admin.accounts.change_lines import ChangeLine
 from services.admin.accounts.errors import AccountProblem, AccountsError
 from services.admin.accounts.file_format import AccountsFile
-from services.admin.formatting import counted, thousands
+from services.admin.formatting import counted, counted_for_record, thousands
 from services.admin.mail import operations
 from shared.auth.passwords import HashingPool
 from shared.db.database import Connection
 from shared.errors import Permanent
-from shared.languages.translation import SOURCE, gettext, in_language
+from shared.languages.translation import gettext
 from shared.mime.display_names import normalise
 from shared.model import Local
 from shared.provider.vault import Vault
@@ -167,8 +167,7 @@ async def retire(
     await account_changes.lock_folders(connection, involved)
     if plan.mailbox_to is not None:
         count = await operations.copy_mailbox_to(connection, person.address, plan.mailbox_to.address)
-        with in_language(SOURCE):  # the record of changes, and the lines of a command
-            mails = counted(count)
+        mails = counted_for_record(count)
         await audit.record_change(
             connection, who, "handed mail over", person.address, f"{mails} to {plan.mailbox_to.address}"
         )

@@ -12,9 +12,9 @@ from typing import Any
 from markupsafe import Markup
 from starlette.datastructures import FormData
 
+from services.admin.accounts.change_lines import detail_on_page
 from services.admin.accounts.edit import ChangedMeanwhile
 from services.admin.accounts.errors import AccountProblem
-from services.admin.accounts.labels import IN_CHANGES
 from services.admin.web.times import moment
 from shared.languages import stored_texts
 from shared.languages.translation import gettext, lookup, marked
@@ -150,12 +150,10 @@ def tell_changes(
 
     :return: lines with the labels of the form, and for each field whose stored value is another one, that value.
     """
-    names = {**labels, **{name: lookup(label) for name, label in IN_CHANGES.items()}}
-    word = re.compile(rf"(?:^|(?<=, ))({'|'.join(map(re.escape, names))})(?=[ ,]|$)")
     lines = [stored_texts.shown(error.lines[0])]
     for entry in error.entries:
-        detail = word.sub(lambda match: names[match[1]], entry.detail.removeprefix("changed "))
-        lines.append(Markup("{}: {} ({})").format(entry.who, stored_texts.shown(detail or entry.did), moment(entry.at)))
+        what = detail_on_page(entry.did, entry.detail) or stored_texts.shown(entry.did)
+        lines.append(Markup("{}: {} ({})").format(stored_texts.shown(entry.who), what, moment(entry.at)))
     lines.append(gettext("Your values are below. Compare, and save again to replace that state by them."))
     errors = FieldErrors()
     for field in labels:

@@ -19,6 +19,7 @@ from services.admin.access.sign_in import ConsoleAuthenticator
 from services.admin.access.users import CurrentUser
 from services.admin.accounts import apply
 from services.admin.accounts.apply import ApplyResult
+from services.admin.accounts.change_lines import detail_on_page
 from services.admin.accounts.file_format import AccountsFile
 from services.admin.accounts.passwords import describe_weak
 from services.admin.context import AdminContext
@@ -77,6 +78,7 @@ class PageContext:
             "octets": octets,
             "thousands": thousands,
             "translated": stored_texts.shown,
+            "change": lambda entry: detail_on_page(entry.did, entry.detail),
             "path": _path,
             "pair": _pair,
             "browser": _browser,

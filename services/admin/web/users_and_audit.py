@@ -109,14 +109,12 @@ async def change_users(request: Request, context: PageDep, user: Administrator) 
         ]
         return await _users(request, context, user, status=409, problems=lines)
     except Permanent as error:
-        label, _, words = str(error).partition(": ")
+        said, label = stored_texts.shown(str(error)), str(error).partition(": ")[0]
         prefix = {"token": "token-", "password": f"{form.text('id')}-"}.get(form.text("do"), "")
         named = label in ("Name", "Role", "Password", "Days")
-        errors = FieldErrors.of({f"{prefix}{label.lower()}": words} if named else {})
+        errors = FieldErrors.of({f"{prefix}{label.lower()}": said.partition(": ")[2]} if named else {})
         values = {prefix + name: form.text(name) for name in ("name", "role", "days")}
-        return await _users(
-            request, context, user, status=422, problems=[str(error)], invalid=errors, values=_EMPTY | values
-        )
+        return await _users(request, context, user, status=422, problems=[said], invalid=errors, values=_EMPTY | values)
     if form.text("do") == "token":
         handle = context.kept_secrets.store(user.session_id, done)
         return await context.redirect(user, f"/users?token={handle}#tokens")

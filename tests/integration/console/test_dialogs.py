@@ -768,6 +768,9 @@ def test_a_german_page_says_in_german_what_was_done_and_will_be(browser: Browser
     refused = text(browser.post("/local/jim@local.com", local("Jim", version="of an earlier state")))
     assert "jim@local.com wurde inzwischen geändert, und es ist noch nichts gespeichert" in refused
     assert "admin: hinzugefügt" in refused
+    browser.post("/local/alex@local.com", local("Alex", password="", aliases="Lex"))
+    entries = text(browser.get("/audit"))
+    assert "lokales Konto geändert alex@local.com Weitere Namen: keine -> Lex" in entries
     # a person leaves
     shown = console.forms(browser.get("/local/jim@local.com/retire"))[-1].pairs
     leaves = shown | {"mailbox_to": "alex@local.com", "delegate": "alex@local.com", "then": "remove"}
@@ -926,7 +929,7 @@ def test_of_two_tabs_the_later_one_is_told_who_changed_what(browser: Browser, st
     page = browser.post(f"/external/{SUPPORT}", typed)
     assert page.status_code == 409
     assert "was changed meanwhile, and nothing is saved yet" in text(page)
-    assert "admin: Check for new mail every … seconds 60 -> 30" in text(page) and "poll_seconds 60" not in text(page)
+    assert "admin: Check for new mail every … seconds: 60 -> 30" in text(page) and "poll_seconds 60" not in text(page)
     beside = dict(re.findall(r'id="([\w.]+)-error">(.+?)</p>', page.text))
     assert beside == {"poll_seconds": "Stored now: 30.", "login": f"Stored now: {SUPPORT}."}
     # and of the other protocol only its choice

@@ -6,17 +6,14 @@ import re
 from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
 import requests
 
-from shared.languages import translation
 from tests import console, servers
 from tests.company import SUPPORT
 from tests.console import Browser, forms, text
 from tests.integration.console.test_forms import ids_of, pages, seeded
-from tests.marked_language import write_marked_language
 
 SHOWN = ("title", "alt", "placeholder", "aria-label", "data-label")
 """Attributes that a reader sees or hears."""
@@ -79,14 +76,6 @@ def store(databases: servers.Databases) -> Iterator[str]:
 @pytest.fixture
 def ids(store: str) -> dict[str, str]:
     return ids_of(store)
-
-
-@pytest.fixture
-def marked_language(tmp_path: Path) -> Iterator[None]:
-    write_marked_language(tmp_path)
-    translation.use_folder(tmp_path)
-    yield
-    translation.use_folder(translation.HERE)
 
 
 def in_language(url: str, code: str, person: bool = False) -> Browser:
