@@ -142,15 +142,24 @@ def count_lists(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # ------------------------------------------------------------------------------------------------ what changes there
 
 
+async def quiet_account(harness: FetcherHarness, script: ScriptedImap) -> int:
+    """Add an account whose one mail is fetched, and poll it once more when it has nothing to do.
+
+    :return: its id; the commands are those of that poll.
+    """
+    account = await harness.add("e@x.test", script.port)
+    await until(lambda: has(harness, account, 1))
+    await until(lambda: is_quiet(harness, account))
+    script.commands.clear()
+    await harness.polled(account)
+    return account
+
+
 async def test_a_flag_that_changes_costs_one_list_and_no_work(harness: FetcherHarness) -> None:
     script = ScriptedImap(mails("one"), (*CAPABILITIES, "CONDSTORE"))
     script.inbox.modseq = 7
     async with script.running():
-        account = await harness.add("e@x.test", script.port)
-        await until(lambda: has(harness, account, 1))
-        await until(lambda: is_quiet(harness, account))
-        script.commands.clear()
-        await harness.polled(account)
+        account = await quiet_account(harness, script)
         assert searches(script) == 0
         # when somebody reads the mail there, then the mails are listed once more
         script.inbox.modseq = 8
@@ -166,11 +175,7 @@ async def test_a_flag_that_changes_costs_one_list_and_no_work(harness: FetcherHa
 async def test_without_a_count_of_changes_each_poll_lists(harness: FetcherHarness) -> None:
     script = ScriptedImap(mails("one"))
     async with script.running():
-        account = await harness.add("e@x.test", script.port)
-        await until(lambda: has(harness, account, 1))
-        await until(lambda: is_quiet(harness, account))
-        script.commands.clear()
-        await harness.polled(account)
+        await quiet_account(harness, script)
         assert searches(script) > 0
 
 
