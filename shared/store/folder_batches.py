@@ -84,9 +84,12 @@ class Appended:
     replaced: Sequence[int]  # UIDs of filed copies of the same mail in Sent, which became tombstones
 
 
-_OPEN = """folders f join local_accounts l on l.id = f.local_id
-    where f.deleted_at is null and l.removed_at is null and l.enabled"""
-"""SQL: folders that a client may change. A session of a disabled account may be an intruder's."""
+_OPEN = """lateral (
+    select f.* from folders f join local_accounts l on l.id = f.local_id
+    where f.id = g.folder_id and f.local_id = g.local_id and f.deleted_at is null and l.removed_at is null and l.enabled
+    offset 0) f"""
+"""SQL: the folder of ``g``, if a client may change it. A session of a disabled account may be an intruder's. This and
+other looks for a row have an OFFSET, so that each is a look into an index: a join may read all folders or mails."""
 
 _HELD = """
     held as materialized (
@@ -97,8 +100,9 @@ _HELD = """
                             and removed_at is null order by id for share skip locked) as p),
 """
 """SQL: locks of folders and of their people, as the first parts of a statement that changes these folders."""
-_OPEN_HELD = """folders f join held h on h.id = f.id and h.version = f.version join people l on l.id = f.local_id
-    where f.deleted_at is null"""
+_OPEN_HELD = """lateral (
+    select f.* from folders f join held h on h.id = f.id and h.version = f.version join people l on l.id = f.local_id
+    where f.id = g.folder_id and f.local_id = g.local_id and f.deleted_at is null offset 0) f"""
 """SQL: as _OPEN, in a statement with _HELD: only folders whose lock was free. A lock returns the version of now, and
 the statement sees the folder as at its beginning: with the same version nothing was changed between."""
 
@@ -120,9 +124,11 @@ _STORE = f"""
                             select k from unnest(r.keywords) k where lower(k) <> all(lower_all(g.keywords::text[])))
                         else g.keywords::text[] end) with ordinality as each (k, position)
                     order by lower(k), position limit {MAX_KEYWORDS}) kept) end as keywords
-        from given g join (select f.* from {_OPEN}) f on f.id = g.folder_id and f.local_id = g.local_id
+        from given g cross join {_OPEN}
             cross join unnest(g.uids::bigint[]) as u (uid)
-            join folder_mails r on r.folder_id = f.id and r.uid = u.uid and r.expunged_at is null),
+            cross join lateral (
+                select uid, flags, keywords, version from folder_mails
+                where folder_id = f.id and uid = u.uid and expunged_at is null offset 0) r),
     changed as (
         update folder_mails r set flags = c.flags, keywords = c.keywords, version = c.new_version
         from chosen c
@@ -137,7 +143,7 @@ _STORE = f"""
         array(select c.flags from changed c where c.folder_id = f.id order by c.uid),
         (select jsonb_agg(c.keywords order by c.uid) from changed c where c.folder_id = f.id),
         array(select c.uid from chosen c where c.folder_id = f.id and not c.allowed order by c.uid)
-    from given g join (select f.* from {_OPEN}) f on f.id = g.folder_id and f.local_id = g.local_id"""
+    from given g cross join {_OPEN}"""
 """SQL: changes flags in folders of which each is given once."""
 
 _STORE_AT_ONCE = _STORE.replace("chosen as materialized (", _HELD.strip() + " chosen as materialized (", 1).replace(
@@ -214,7 +220,7 @@ _APPEND = f"""
         select g.*, coalesce(g.uploaded, nextval(pg_get_serial_sequence('blobs', 'id'))) as blob_id,
             f.uidnext + row_number() over (partition by f.id order by g.place) - 1 as uid, f.version + 1 as version,
             f.uidvalidity, case when f.special_use = 'sent' then g.message_id end as sent_id
-        from given g join (select f.* from {_OPEN}) f on f.id = g.folder_id and f.local_id = g.local_id),
+        from given g cross join {_OPEN}),
     new as (select * from chosen where uploaded is null),
     new_blobs as ({blobs.FROM_NEW}),
     uploads as (select * from chosen where uploaded is not null),

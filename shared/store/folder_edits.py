@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from shared.db.arrays import array_literal
 from shared.db.database import Connection
-from shared.store import folders
+from shared.store import folder_mails, folders
 from shared.store.folder_views import DELETED, SEEN
 from shared.store.folders import Folder
 
@@ -86,7 +86,7 @@ async def move_mails(
     return await _transfer(connection, local_id, source_id, target_id, uids, move=True)
 
 
-_CHOSEN = "r.folder_id = %(source)s and (r.uid = any(%(uids)s::bigint[]) or %(all)s) and r.expunged_at is null"
+_ALL = "folder_id = %(folder)s"
 _COLUMNS = "uid, blob_id, mail_id, octets, internal_date, flags, keywords, message_id"
 
 
@@ -95,10 +95,11 @@ async def _transfer(
 ) -> Transferred:
     known = await folders.lock_folders(connection, local_id, [source_id, target_id], only_enabled=True)
     source, target = known[source_id], known[target_id]
-    chosen = f"select {_COLUMNS} from folder_mails r where {_CHOSEN}"
+    condition = f"{_ALL if uids is None else folder_mails.NAMED} and expunged_at is null"
+    chosen = f"select {_COLUMNS} from folder_mails where {condition}"
     if move:
-        chosen = f"""update folder_mails r set expunged_at = now(), expunged_as = 'moved', version = %(source_version)s
-            where {_CHOSEN} returning {_COLUMNS}"""
+        chosen = f"""update folder_mails set expunged_at = now(), expunged_as = 'moved', version = %(source_version)s
+            where {condition} returning {_COLUMNS}"""
     cursor = await connection.execute(
         f"""with chosen as ({chosen}),
             numbered as (select *, %(uidnext)s + row_number() over (order by uid) - 1 as new_uid from chosen),
@@ -108,10 +109,9 @@ async def _transfer(
                 from numbered order by new_uid)
             select uid, new_uid from numbered order by uid""",
         {
-            "source": source_id,
+            "folder": source_id,
             "target": target_id,
             "uids": array_literal(uids or ()),
-            "all": uids is None,
             "uidnext": target.uidnext,
             "source_version": source.version + 1,
             "target_version": target.version + 1,
@@ -154,13 +154,11 @@ async def _expunge(
     folder = (await folders.lock_folders(connection, local_id, [folder_id], only_enabled=True))[folder_id]
     cursor = await connection.execute(
         f"""update folder_mails set expunged_at = now(), expunged_as = %(as)s, version = %(version)s
-            where folder_id = %(folder)s and (uid = any(%(uids)s::bigint[]) or %(all)s) and expunged_at is null
-                and {condition}
+            where {_ALL if uids is None else folder_mails.NAMED} and expunged_at is null and {condition}
             returning uid, mail_id""",
         {
             "folder": folder_id,
             "uids": array_literal(uids or ()),
-            "all": uids is None,
             "as": "draft" if folder.special_use == "drafts" else "deleted",
             "version": folder.version + 1,
         },

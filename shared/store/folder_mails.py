@@ -227,6 +227,13 @@ async def load_changes(connection: Connection, local_id: int, since_version: int
     return None if len(rows) > max_rows else Changes(str(uidl_prefix), int(version), rows)
 
 
+NAMED = """(folder_id, uid) in (
+    select r.folder_id, r.uid from unnest(%(uids)s::bigint[]) as u (uid) cross join lateral (
+        select folder_id, uid from folder_mails where folder_id = %(folder)s and uid = u.uid offset 0) r)"""
+"""SQL: the mails of a folder that are named by UIDs. Each is a look into the primary key: ``uid = any(...)`` may read
+the whole folder, by a plan from a time when the folder was small."""
+
+
 async def tombstone_mails(
     connection: Connection, local_id: int, uids: Sequence[int], *, only_enabled: bool = False
 ) -> list[int]:
@@ -239,15 +246,15 @@ async def tombstone_mails(
     inbox = await folders.find_special(connection, local_id, "inbox")
     await folders.lock_folders(connection, local_id, [inbox.id], only_enabled=only_enabled)
     cursor = await connection.execute(
-        """with gone as (
-               update folder_mails r set expunged_at = now(), expunged_as = 'deleted', version = f.version + 1
-               from folders f where f.id = %(folder_id)s and r.folder_id = f.id and r.uid = any(%(uids)s::bigint[])
-                   and r.expunged_at is null
-               returning r.mail_id),
-           changed as (
-               update folders set version = version + 1 where id = %(folder_id)s and exists (select from gone))
-           select mail_id from gone""",
-        {"folder_id": inbox.id, "uids": array_literal(uids)},
+        f"""with gone as (
+                update folder_mails set expunged_at = now(), expunged_as = 'deleted',
+                    version = (select version + 1 from folders where id = %(folder)s)
+                where {NAMED} and expunged_at is null
+                returning mail_id),
+            changed as (
+                update folders set version = version + 1 where id = %(folder)s and exists (select from gone))
+            select mail_id from gone""",
+        {"folder": inbox.id, "uids": array_literal(uids)},
     )
     return [int(row[0]) for row in await cursor.fetchall()]
 

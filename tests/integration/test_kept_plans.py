@@ -11,7 +11,12 @@ from services.router.worker import RouterWorker
 from services.sender.submission_worker import SubmissionWorker
 from shared.db.database import Connection, Database
 from shared.model import Content, EnvelopeRecipient
-from shared.store import inbound, relay_queue, submissions
+from shared.store import folder_batches, inbound, relay_queue, submissions
+from shared.store.folder_batches import FlagChange, StoreResult
+from shared.store.folder_edits import copy_mails, expunge_mails, move_mails
+from shared.store.folder_mails import tombstone_mails
+from shared.store.folder_views import DELETED
+from shared.store.folders import find_special
 from shared.store.relay_queue import ClaimRequest
 from shared.store.submissions import Submission
 from tests.company import COMPANY, SUPPORT, apply, arrive, everyone
@@ -23,6 +28,8 @@ PLANNED = 4
 GROWTH, BATCH = 600, 200
 MOST_ROWS = 250
 """Limit of the rows that one mail's statements read; most are rows of its own, some of them several times."""
+MOST_ROWS_OF_A_CHANGE = 100
+"""The same of a change of one mail in a folder: its folders, which have some dead versions, the person and the mail."""
 MOST_SCANS = 10
 """Limit of the index scans for each mail that the mailbox service loads."""
 
@@ -101,6 +108,57 @@ async def test_plan_of_a_quiet_time_reads_few_rows(quiet: OneConnection, work: C
         read = await rows_read(quiet.connection) - before
     # then it is found by the indexes
     assert read < MOST_ROWS
+
+
+async def store_flag(connection: Connection, local_id: int, inbox: int, archive: int, uid: int) -> None:
+    [result] = await folder_batches.store_flags(connection, [FlagChange(local_id, inbox, [uid], "add", DELETED)])
+    assert isinstance(result, StoreResult) and [mail.uid for mail in result.changed] == [uid]
+
+
+async def store_at_once(connection: Connection, local_id: int, inbox: int, archive: int, uid: int) -> None:
+    [result] = await folder_batches.store_at_once(connection, [FlagChange(local_id, inbox, [uid], "add", DELETED)])
+    assert result is not None and [mail.uid for mail in result.changed] == [uid]
+
+
+async def copy(connection: Connection, local_id: int, inbox: int, archive: int, uid: int) -> None:
+    assert [old for old, _ in (await copy_mails(connection, local_id, inbox, archive, [uid])).uids] == [uid]
+
+
+async def move(connection: Connection, local_id: int, inbox: int, archive: int, uid: int) -> None:
+    assert [old for old, _ in (await move_mails(connection, local_id, inbox, archive, [uid])).uids] == [uid]
+
+
+async def expunge(connection: Connection, local_id: int, inbox: int, archive: int, uid: int) -> None:
+    await connection.execute(
+        "update folder_mails set flags = flags | %s where folder_id = %s and uid = %s", (DELETED, inbox, uid)
+    )
+    assert (await expunge_mails(connection, local_id, inbox, [uid])).uids == [uid]
+
+
+async def delete(connection: Connection, local_id: int, inbox: int, archive: int, uid: int) -> None:
+    assert len(await tombstone_mails(connection, local_id, [uid])) == 1
+
+
+@pytest.mark.parametrize("change", [store_flag, store_at_once, copy, move, expunge, delete])
+async def test_a_change_of_one_mail_reads_no_other_mail(
+    quiet: OneConnection, change: Callable[[Connection, int, int, int, int], Awaitable[None]]
+) -> None:
+    # given plans that were made for a small folder, and many mails since then
+    _, people = await everyone(quiet)
+    local_id = people["Alex"].id
+    await answer(quiet, *range(PLANNED))
+    inbox, archive = [(await find_special(quiet.connection, local_id, use)).id for use in ("inbox", "archive")]
+    for uid in range(1, PLANNED + 1):
+        async with quiet.connection.transaction():
+            await change(quiet.connection, local_id, inbox, archive, uid)
+    await answer(quiet, *range(PLANNED, GROWTH))
+    # when a mail is changed
+    async with quiet.connection.transaction():
+        before = await rows_read(quiet.connection)
+        await change(quiet.connection, local_id, inbox, archive, GROWTH)
+        read = await rows_read(quiet.connection) - before
+    # then no other mail is read
+    assert read < MOST_ROWS_OF_A_CHANGE
 
 
 async def test_a_batch_for_the_mailboxes_is_loaded_mail_by_mail(quiet: OneConnection) -> None:
