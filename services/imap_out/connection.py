@@ -32,6 +32,9 @@ SESSION_SECONDS = 12 * 3600.0
 
 log = structlog.get_logger()
 
+COMMANDS_IN_TURN = 100
+"""Pipelined commands of one session, in memory, before the other sessions have their turn."""
+
 _DEADLINES = ConnectionDeadlines(LOGIN_SECONDS, IDLE_SECONDS, PAUSE_SECONDS, SESSION_SECONDS)
 _TOO_MANY = status.untagged("BYE", "too many connections", status.UNAVAILABLE)
 
@@ -56,6 +59,8 @@ class ImapConnection(ServedConnection):
         self._changed: asyncio.Future[None] | None = None  # set when there is input, or the session is woken
         self._held: list[bytes] = []  # written by the session, and not sent yet
         self._held_octets = 0
+        self._will_send = False  # in this turn of the event loop
+        self._in_turn = 0  # commands since the last wait for the client
         self.session: ImapSession | None = None
 
     # ------------------------------------------------------------------------------------------ of the protocol
@@ -119,6 +124,27 @@ class ImapConnection(ServedConnection):
         self._send_held()
         await super().drain()
 
+    async def end_answer(self) -> None:
+        """Send the answer to a command. :raises ConnectionError: the client has disconnected.
+
+        If the next command is here already, its answer is sent together with this one, unless it has to wait.
+        """
+        if b"\n" not in self._input:
+            self._send_held()
+        elif not self._will_send:
+            self._will_send = True
+            asyncio.get_running_loop().call_soon(self._send_in_turn)
+        self._in_turn += 1
+        if self._in_turn >= COMMANDS_IN_TURN:
+            self._in_turn = 0
+            await asyncio.sleep(0)
+        if self._write_paused or self._is_ending:
+            await super().drain()
+
+    def _send_in_turn(self) -> None:
+        self._will_send = False
+        self._send_held()
+
     async def start_tls(self, reply: bytes) -> None:
         """Send the reply without TLS, then start TLS. :raises ConnectionError: the client has disconnected."""
         self._send_held()
@@ -176,6 +202,7 @@ class ImapConnection(ServedConnection):
     async def _wait(self) -> None:
         """Wait for more input, or for ``wake``: the command is not at work meanwhile."""
         self._send_held()
+        self._in_turn = 0
         if self._is_ending or self._input_ended:
             raise ConnectionResetError("the client has disconnected")
         if self._read_paused:

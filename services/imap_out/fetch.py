@@ -32,6 +32,11 @@ QUERY_OCTETS = 512 * 1024
 STRUCTURES_A_QUERY = 500
 """Structures that are read together, from the database or (in smaller groups) from the mails."""
 
+_UID, _MODSEQ = FetchAttribute("UID"), FetchAttribute("MODSEQ")
+_WHOLE = Section()
+_WHOLE_MAIL = ("BODY[]", "RFC822")
+"""Items whose text may be the whole mail."""
+_PLAIN = FORMS.keys() - STRUCTURE_ITEMS
 _WITH_STRUCTURE = STRUCTURE_ITEMS | {"BINARY[]", "BINARY.SIZE[]"}
 
 
@@ -53,10 +58,9 @@ async def run_fetch(context: ImapContext, command: ImapCommand) -> TaggedAnswer:
                 known = NumberSet(tuple(ranges_of(context.folder.saved)))
             context.transport.write(status.vanished(await vanished_since(context, since, known), earlier=True))
         indexes = [index for index in indexes if versions[index] > since]
-        items.append(FetchAttribute("MODSEQ"))
+        items = list(dict.fromkeys((*items, _MODSEQ)))
     if command.uid:
-        items.insert(0, FetchAttribute("UID"))
-    items = list(dict.fromkeys(items))
+        items = [_UID, *(item for item in items if item.name != "UID")]
     seen = await _mark_seen(context, indexes, items)
     fetching = _Fetch(context, items, seen)
     await fetching.run(indexes)
@@ -95,10 +99,40 @@ class _Fetch:
     async def run(self, indexes: Sequence[int]) -> None:
         """Send the responses."""
         names = [item.name for item in self.items]
-        if any(name not in FORMS for name in names):
-            await self._send_texts(indexes)
-        else:
+        if all(name in FORMS for name in names):
             await self._send_rows(indexes, names)
+        elif len(indexes) == 1 and self._is_whole_mail(indexes[0]):
+            await self._send_whole_mail(indexes[0])
+        else:
+            await self._send_texts(indexes)
+
+    def _is_whole_mail(self, index: int) -> bool:
+        """Return whether a small mail is fetched whole, with nothing that needs its structure."""
+        return self.context.folder.state.octets[index] <= HEAD_OCTETS and all(
+            item.source == _WHOLE if item.name in _WHOLE_MAIL else item.name in _PLAIN for item in self.items
+        )
+
+    async def _send_whole_mail(self, index: int) -> None:
+        """Send a small mail: what clients ask for mail after mail, so it has a short way of its own."""
+        context, state = self.context, self.context.folder.state
+        mail = (await context.ahead().fetch(state, index)).get(state.blob_ids[index])
+        if mail is None:
+            self.missing = True
+            return
+        out = [fetch.start(index + 1)]
+        for item in self._all_items(index):
+            if len(out) > 1:
+                out.append(b" ")
+            if item.source is None:
+                out.append(format_item(item.name, state, index, None))
+                continue
+            first, count = item.partial or (0, len(mail))
+            octets = mail[first : first + count]
+            context.stats.fetched += 1
+            context.stats.octets += len(octets)
+            out += fetch.text(item, octets)
+        out.append(fetch.END)
+        context.send(out)
 
     async def _send_rows(self, indexes: Sequence[int], names: Sequence[str]) -> None:
         """Send responses without texts."""
@@ -148,7 +182,7 @@ class _Fetch:
 
     def _all_items(self, index: int) -> Sequence[FetchAttribute]:
         if self.seen and self.context.folder.state.uids[index] in self.seen:
-            modseq = [FetchAttribute("MODSEQ")] if self.context.shows_modseq else []  # RFC 7162 section 3.2
+            modseq = [_MODSEQ] if self.context.shows_modseq else []  # RFC 7162 section 3.2
             return list(dict.fromkeys((*self.items, FetchAttribute("FLAGS"), *modseq)))
         return self.items
 

@@ -29,6 +29,12 @@ class ImapTransport(Protocol):
     async def drain(self) -> None:
         """Wait until the client has read most of what was sent. :raises ConnectionError: it has disconnected."""
 
+    async def end_answer(self) -> None:
+        """Send the answer to a command, together with the next one if that command is here already.
+
+        Wait as ``drain``. :raises ConnectionError: the client has disconnected.
+        """
+
     async def read_line(self, max_octets: int) -> bytes | None:
         """Return the next line without its end; None: it is longer.
 

@@ -98,6 +98,9 @@ def indexes_of_uids(numbers: NumberSet, uids: Sequence[int]) -> list[int]:
     """Return the indexes of a set of UIDs, ascending. UIDs that no mail has are ignored (RFC 3501 section 6.4.8)."""
     if not uids:
         return []
+    if len(numbers.ranges) == 1 and numbers.ranges[0][0] == numbers.ranges[0][1] != LAST:  # one mail, as clients read
+        index = index_of_uid(numbers.ranges[0][0], uids)
+        return [] if index is None else [index]
     found: list[int] = []
     for low, high in _merged(numbers.ranges, uids[-1]):
         found.extend(range(bisect_left(uids, low), bisect_right(uids, high)))

@@ -195,7 +195,7 @@ class ImapSession:
         if context.local is not None:
             self._input.limits = InputLimits(mail_octets=context.max_mail_octets)
         self._answer(command.tag, command.shown, answer)
-        await context.transport.drain()
+        await context.transport.end_answer()
 
     def _find(self, command: ImapCommand) -> commands.RunCommand:
         """Return what runs a command in this state. :raises CommandError: BAD."""

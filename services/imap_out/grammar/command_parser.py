@@ -48,6 +48,8 @@ OFTEN_OCTETS = 200
 _TAG = re.compile(rb'[^ (){%*"\\+\x00-\x1f\x7f-\xff]{1,100}')
 _OFTEN = re.compile(rb"(?! *(?:LOGIN|AUTHENTICATE))(?:[^\d\0]++|1:\*)*+\Z", re.IGNORECASE)
 """A command without a number, a literal or a password: other sessions send the same one."""
+_FETCH_OF_ONE = re.compile(rb" (?i:(UID) )?(?i:FETCH) ([1-9]\d{0,8}) ([^\0]{1,%d}+)\Z" % OFTEN_OCTETS, re.DOTALL)
+"""FETCH of one mail: clients send it for mail after mail, with the same items."""
 _NAME = re.compile(rb"(?i:(UID) ++)?([A-Za-z][A-Za-z0-9]{0,30}+)(?![^ ])")
 _STORES = re.compile(rb"([+-]?)FLAGS(\.SILENT)?(?![^ ])", re.IGNORECASE)
 _ACTIONS: dict[bytes, Literal["replace", "add", "remove"]] = {b"": "replace", b"+": "add", b"-": "remove"}
@@ -76,6 +78,10 @@ def parse_command(text: bytes, literals: Sequence[bytes] = (), utf8: bool = Fals
     rest = text[position:]
     if len(rest) <= OFTEN_OCTETS and _OFTEN.match(rest):
         return ImapCommand(tag, *_parse_often(rest, utf8))
+    if (found := _FETCH_OF_ONE.match(rest)) is not None:
+        number = int(found[2])
+        arguments = FetchArguments(NumberSet(((number, number),)), *_read_often(found[3]))
+        return ImapCommand(tag, "FETCH", arguments, found[1] is not None)
     return ImapCommand(tag, *_parse(ArgumentReader(text, literals, position, utf8), octets))
 
 
