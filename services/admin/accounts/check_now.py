@@ -14,6 +14,7 @@ from shared.store.polls import PollState
 WAIT_SECONDS = 3.0
 """Time that a user waits for the end of a check before the answer is that it is under way: seconds."""
 _LOOK_SECONDS = 0.1
+"""Pause between two looks at the state of the check: seconds."""
 
 
 async def request_check(connection: Connection, address: str, who: str) -> str:
