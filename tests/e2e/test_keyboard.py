@@ -263,7 +263,7 @@ def test_the_later_of_two_tabs_is_told_what_changed(page: Page, chromium: Browse
     fill(second, "User name", "Alexa")
     second.keyboard.press("Enter")
     # then the later one sees who changed what, and its own input
-    expect(second.get_by_role("alert")).to_contain_text("admin: User name Alex -> Alexander")
+    expect(second.get_by_role("alert")).to_contain_text("admin: User name: Alex -> Alexander")
     expect(second.get_by_label("User name", exact=True)).to_be_focused()
     expect(second.get_by_label("User name", exact=True)).to_have_value("Alexa")
     expect(second.locator("#user_name-error")).to_have_text("Stored now: Alexander.")
