@@ -26,7 +26,7 @@ from shared.model import PollOutcome
 from shared.runtime import queue_worker
 from shared.runtime.process import Service
 from shared.runtime.queue_worker import run_worker
-from shared.settings import Settings
+from shared.settings import SERVICES, Settings
 from shared.store import inbound, inbound_admin, poison, polls
 from shared.store.poison import Suspect
 from tests.company import COMPANY, KEY, SUPPORT, apply, arrive, everyone, mailbox_of
@@ -186,7 +186,7 @@ async def killed_router(database_url: str, broker_url: str, tmp_path: Path) -> A
             "MAILGROUP_DATA": str(tmp_path),
             "MAILGROUP_DATABASE_URL": database_url,
             "MAILGROUP_BROKER_URL": broker_url,
-            "MAILGROUP_METRICS_PORT": str(free_ports.choose(1, str(tmp_path))[0]),
+            "MAILGROUP_METRICS_PORT": str(free_ports.choose(1, str(tmp_path))[0] - SERVICES.index("router")),
         }
     )
     running = asyncio.create_task(router.run())

@@ -20,7 +20,7 @@ import pytest
 
 from deploy.machine import ports as free_ports
 from shared.db.database import Database
-from shared.settings import Settings
+from shared.settings import SERVICES, Settings
 from shared.store import submissions_admin
 from tests.submission_harness import Client, add_office, make_settings, plain
 
@@ -50,7 +50,7 @@ async def served(database: Database, database_url: str, broker_url: str, tmp_pat
         "MAILGROUP_SMTP_PORT": str(settings.smtp_port),
         "MAILGROUP_SUBMISSION_PORT": str(settings.submission_port),
         "MAILGROUP_SMTPS_PORT": str(settings.smtps_port),
-        "MAILGROUP_METRICS_PORT": str(metrics),
+        "MAILGROUP_METRICS_PORT": str(metrics - SERVICES.index("smtp_in")),
     }
     process = await asyncio.create_subprocess_exec(sys.executable, "-m", "services.smtp_in", env=environment)
     for port in (settings.smtp_port, settings.submission_port, settings.smtps_port):
