@@ -66,7 +66,7 @@ async def run_once(work: str, call: Callable[[], Awaitable[object]], database: D
         if await database.ready():
             FAILING.labels(work).set(1)
         raise
-    except Exception:
+    except Exception:  # any failure of a work is shown, and raised
         FAILING.labels(work).set(1)
         raise
     FAILING.labels(work).set(0)
