@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from services.imap_out.connection import COMMANDS_IN_TURN, ImapConnection
+from services.imap_out.folder_store import FolderStore
+from shared.errors import Permanent
 from tests.fuzz.imap_sessions import ImapDoor, connected, rest
 from tests.fuzz.sessions import Wire
 
@@ -92,6 +94,25 @@ async def test_a_mail_alone_is_sent_as_among_others(prefix: str, items: str) -> 
     connection.connection_lost(None)
     parts = [part.rpartition(b"d OK")[0] for part in alone]
     assert all(parts) and b"".join(parts) == both.rpartition(b"d OK")[0]
+
+
+@pytest.mark.parametrize("items", ["BODY.PEEK[]", "(RFC822.SIZE RFC822)", "BODY.PEEK[TEXT]"])
+async def test_a_mail_whose_octets_are_gone_fails_alone(monkeypatch: pytest.MonkeyPatch, items: str) -> None:
+    # given a session from whose folder the octets of all mails were purged
+    async def none(*_: object) -> dict[int, bytes]:
+        return {}
+
+    async def gone(*_: object) -> bytes:
+        raise Permanent("the octets are gone")
+
+    monkeypatch.setattr(FolderStore, "read_heads", none)
+    monkeypatch.setattr("tests.fuzz.imap_sessions._MemoryFolders.read_span", gone)
+    connection, wire = await selected()
+    # then a fetch says so, sends nothing of the mail, and the session goes on
+    said = await answer(connection, wire, f"d UID FETCH 1 {items}".encode())
+    assert said.startswith(b"d NO [EXPUNGEISSUED] ")
+    assert (await answer(connection, wire, b"e NOOP")).startswith(b"e OK")
+    connection.connection_lost(None)
 
 
 @pytest.mark.parametrize("number", ["0", "01", "4294967296", "1234567890123", "1,", "1:0", "x", "-1"])
