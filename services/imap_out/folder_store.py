@@ -13,7 +13,7 @@ from services.imap_out.fetch_answers import FetchAnswers
 from services.imap_out.search.plain_mails import PlainMails
 from services.imap_out.structure_store import StructureStore
 from services.imap_out.view import FolderState
-from shared.db.batch_loader import BatchLoader
+from shared.db.batch_loader import QUICK_SECONDS, BatchLoader
 from shared.db.database import Database
 from shared.errors import Temporary
 from shared.store import blobs, folder_views, folders
@@ -57,8 +57,12 @@ class FolderStore:
         self._cached_mails = 0
         self._live: WeakSet[FolderState] = WeakSet()
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()
-        self._folders: BatchLoader[int, Folder] = BatchLoader(self._read_folders, readers=2)
-        self._named: BatchLoader[tuple[int, str], Folder] = BatchLoader(self._read_named, readers=2)
+        self._folders: BatchLoader[int, Folder] = BatchLoader(
+            self._read_folders, readers=2, quick_seconds=QUICK_SECONDS
+        )
+        self._named: BatchLoader[tuple[int, str], Folder] = BatchLoader(
+            self._read_named, readers=2, quick_seconds=QUICK_SECONDS
+        )
         self._reads = asyncio.Semaphore(MAX_READERS)
         self._heads: BatchLoader[int, bytes] = BatchLoader(self._read_heads, readers=MAX_READERS)
         self._headers: BatchLoader[int, bytes] = BatchLoader(self._read_headers, readers=MAX_READERS)

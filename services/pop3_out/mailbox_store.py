@@ -10,7 +10,7 @@ from weakref import WeakSet, WeakValueDictionary
 
 from services.pop3_out import snapshot
 from services.pop3_out.snapshot import Snapshot
-from shared.db.batch_loader import BatchLoader
+from shared.db.batch_loader import QUICK_SECONDS, BatchLoader
 from shared.db.database import Database
 from shared.errors import Permanent, Temporary
 from shared.model import Local
@@ -54,7 +54,9 @@ class DatabaseStore:
         self._cached_mails = 0
         self._mail_loader: BatchLoader[int, bytes] = BatchLoader(self._read_heads, readers=MAX_READERS)
         self._span_reads = asyncio.Semaphore(MAX_READERS)
-        self._version_loader: BatchLoader[int, int] = BatchLoader(self._read_versions, readers=2)
+        self._version_loader: BatchLoader[int, int] = BatchLoader(
+            self._read_versions, readers=2, quick_seconds=QUICK_SECONDS
+        )
         self._snapshot_reads = asyncio.Semaphore(MAX_READERS)
         self._live: WeakSet[Snapshot] = WeakSet()
         self._locks: WeakValueDictionary[int, asyncio.Lock] = WeakValueDictionary()

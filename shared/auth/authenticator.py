@@ -32,7 +32,7 @@ from prometheus_client import Counter
 
 from shared.auth.passwords import HashingPool
 from shared.auth.throttle import Throttle, network_of
-from shared.db.batch_loader import BatchLoader
+from shared.db.batch_loader import QUICK_SECONDS, BatchLoader
 from shared.db.database import Database
 from shared.metrics import STAGE_SECONDS
 from shared.model import Local
@@ -118,12 +118,14 @@ class Authenticator:
         self._clock = clock
         self._last = last
         self._pool = HashingPool()
-        self._accounts: BatchLoader[str, tuple[Local, Sequence[str]]] = BatchLoader(self._read, readers=2)
+        self._accounts: BatchLoader[str, tuple[Local, Sequence[str]]] = BatchLoader(
+            self._read, readers=2, quick_seconds=QUICK_SECONDS
+        )
         self._throttle = Throttle(clock)
         self._key = secrets.token_bytes(32)
         self._cache: OrderedDict[bytes, float] = OrderedDict()  # digest -> expiry
         self._read_accounts: OrderedDict[str, tuple[str, Local]] = OrderedDict()  # with the version of all accounts
-        self._versions: BatchLoader[None, str] = BatchLoader(self._read_version, readers=2)
+        self._versions: BatchLoader[None, str] = BatchLoader(self._read_version, readers=2, quick_seconds=QUICK_SECONDS)
 
     async def verify(self, address: str, password: str, peer: str) -> Local | None:
         """Return the account; None for a wrong password, an unknown address or a disabled account.

@@ -14,6 +14,9 @@ from typing import Generic, TypeVar
 
 from shared.errors import Temporary
 
+QUICK_SECONDS = 0.02
+"""For ``quick_seconds``, of queries that look for a few rows by an index: most take less than a millisecond."""
+
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
@@ -28,6 +31,7 @@ class BatchLoader(Generic[Key, Value]):
         read: Callable[[Sequence[Key]], Awaitable[Mapping[Key, Value]]],
         *,
         readers: int = 1,
+        quick_seconds: float = 0.0,
         max_keys: int = 200,
         max_weight: int = 1024 * 1024,
     ) -> None:
@@ -35,14 +39,19 @@ class BatchLoader(Generic[Key, Value]):
 
         :param read: runs one query; its result leaves out keys that do not exist.
         :param readers: limit of queries at the same time.
+        :param quick_seconds: a further query begins only while the latest one takes longer than this. So more requests
+            share a query, and a slow one holds up no others. 0: it begins at once.
         :param max_keys: limit of a query. :param max_weight: limit of a query. A single request may exceed both.
         """
         self._read = read
         self._readers = readers
+        self._quick_seconds = quick_seconds
         self._max_keys = max_keys
         self._max_weight = max_weight
         self._queue: deque[_Request[Key, Value]] = deque()
         self._working: set[asyncio.Task[None]] = set()
+        self._began = 0.0  # the latest query: seconds of the event loop's clock
+        self._helps: asyncio.TimerHandle | None = None  # looks whether a further query is needed
 
     async def get(self, keys: Sequence[Key], weight: int = 1) -> dict[Key, Value]:
         """Return the values of these keys; keys that do not exist are left out.
@@ -54,15 +63,32 @@ class BatchLoader(Generic[Key, Value]):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[dict[Key, Value]] = loop.create_future()
         self._queue.append((keys, weight, future))
-        if len(self._working) < self._readers:
-            task = loop.create_task(self._work())
-            self._working.add(task)
+        if not self._working or not self._quick_seconds:
+            self._start_reader()
+        elif self._helps is None and len(self._working) < self._readers:
+            self._helps = loop.call_later(self._quick_seconds, self._help)
         return await future
+
+    def _start_reader(self) -> None:
+        if len(self._working) < self._readers:
+            self._working.add(asyncio.get_running_loop().create_task(self._work()))
+
+    def _help(self) -> None:
+        """Start a further query for the requests that wait, if the latest one takes long."""
+        self._helps = None
+        if self._queue and len(self._working) < self._readers:
+            loop = asyncio.get_running_loop()
+            left = self._began + self._quick_seconds - loop.time()
+            if left <= 0:
+                self._start_reader()
+            else:
+                self._helps = loop.call_later(left, self._help)
 
     async def _work(self) -> None:
         """Answer requests until the queue is empty."""
         try:
             while batch := self._next_batch():
+                self._began = asyncio.get_running_loop().time()
                 await self._answer(batch)
         finally:  # without an await since the queue was empty: the next request starts another reader
             task = asyncio.current_task()

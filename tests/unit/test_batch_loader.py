@@ -18,9 +18,11 @@ class Table:
         self.queries: list[list[int]] = []
         self.gate = asyncio.Event()
         self.failure: Exception | None = None
+        self.begun = asyncio.Semaphore(0)  # released by each query
 
     async def read(self, keys: Sequence[int]) -> dict[int, int]:
         self.queries.append(list(keys))
+        self.begun.release()
         await self.gate.wait()
         if self.failure is not None:
             raise self.failure
@@ -63,6 +65,37 @@ async def test_the_number_of_concurrent_queries_is_limited() -> None:
     table.gate.set()
     await asyncio.gather(*asked)
     assert len(table.queries) == 5
+
+
+async def test_a_further_query_begins_if_one_is_slow() -> None:
+    # given a query that gets no answer
+    table = Table()
+    loader: BatchLoader[int, int] = BatchLoader(table.read, readers=2, quick_seconds=0.03)
+    asked = [asyncio.create_task(loader.get([1]))]
+    await table.begun.acquire()
+    # when others ask meanwhile
+    asked += [asyncio.create_task(loader.get([key])) for key in (2, 3)]
+    # then a second query reads for them, though nobody asks again
+    async with asyncio.timeout(30):
+        await table.begun.acquire()
+    assert table.queries == [[1], [2, 3]]
+    table.gate.set()
+    assert list(await asyncio.gather(*asked)) == [{1: 1}, {2: 4}, {3: 9}]
+
+
+async def test_quick_queries_are_made_one_after_the_other() -> None:
+    # given a query that is soon answered
+    table = Table()
+    loader: BatchLoader[int, int] = BatchLoader(table.read, readers=2, quick_seconds=30)
+    asked = [asyncio.create_task(loader.get([key])) for key in (1, 2)]
+    await table.begun.acquire()
+    # when others ask meanwhile
+    asked += [asyncio.create_task(loader.get([key])) for key in (3, 4)]
+    await asyncio.sleep(0)
+    table.gate.set()
+    # then they share the next one
+    await asyncio.gather(*asked)
+    assert table.queries == [[1, 2], [3, 4]]
 
 
 async def test_a_key_that_cannot_be_read_fails_alone() -> None:
