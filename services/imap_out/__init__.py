@@ -12,7 +12,8 @@ process knows of a mailbox (current_folders.py). NOOP, CHECK, IDLE and SELECT as
 Publishes: ``changed.<local>``, after each change by a client.
 
 Tables: reads local_accounts, last_logins, folders, folder_mails, blobs, blob_chunks; writes folders, folder_mails,
-blobs, blob_chunks (APPEND), mail_structures (what FETCH has computed of a mail), last_logins and maillog (deletions).
+blobs, blob_chunks (APPEND), mail_structures (what FETCH needs of a mail; structures_ahead.py), last_logins, leases and
+maillog (deletions).
 
 Security: everything that a client or a mail can make long, deep or many has a limit, and each function takes time in
 proportion to its input. Values that come from a client or a mail are quoted or sent as literals. Passwords are accepted

@@ -16,6 +16,7 @@ from services.imap_out.folder_store import FolderStore
 from services.imap_out.folder_watch import FolderWatch
 from services.imap_out.interfaces import ImapClientInfo, LoginVerifier
 from services.imap_out.session import STOPPING, ImapSession
+from services.imap_out.structures_ahead import StructuresAhead
 from shared.amqp import publications
 from shared.amqp.payloads import ChangedItem, read_payload
 from shared.amqp.topology import CHANGED
@@ -174,6 +175,7 @@ async def serve(service: Service) -> None:
             watch.run(),
             changes.run(),
             store.structures.run(),
+            StructuresAhead(database, store.structures, listener.budget).run(),
             last.run(service.wait_for_stop),
         )
     ]

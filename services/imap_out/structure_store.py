@@ -1,7 +1,7 @@
 """The structures of mails (ENVELOPE, BODYSTRUCTURE, positions of parts): computed once per body, and kept.
 
-Delivery computes none. The first FETCH that needs a structure computes it, and a copy goes to the database meanwhile
-(table mail_structures). A lost copy is computed again.
+Delivery computes none. Those of new mail are computed some seconds later (structures_ahead.py), any other one by the
+first FETCH that needs it. A copy goes to the database meanwhile (table mail_structures). A lost copy is computed again.
 """
 
 from __future__ import annotations

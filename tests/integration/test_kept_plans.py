@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from services.imap_out import structures_ahead
 from services.router.worker import RouterWorker
 from services.sender.submission_worker import SubmissionWorker
 from shared.db.database import Connection, Database
@@ -30,6 +31,8 @@ MOST_ROWS = 250
 """Limit of the rows that one mail's statements read; most are rows of its own, some of them several times."""
 MOST_ROWS_OF_A_CHANGE = 100
 """The same of a change of one mail in a folder: its folders, which have some dead versions, the person and the mail."""
+MOST_ROWS_OF_A_LOOK = 8
+"""The same of a look whether a mail needs a structure, for each mail."""
 MOST_SCANS = 10
 """Limit of the index scans for each mail that the mailbox service loads."""
 
@@ -159,6 +162,32 @@ async def test_a_change_of_one_mail_reads_no_other_mail(
         read = await rows_read(quiet.connection) - before
     # then no other mail is read
     assert read < MOST_ROWS_OF_A_CHANGE
+
+
+async def test_the_next_mails_without_a_structure_are_found_by_indexes(quiet: OneConnection) -> None:
+    # given looks at the first mails, and many mails with their structures since then
+    _, people = await everyone(quiet)
+    await quiet.connection.execute(
+        "insert into last_logins (local_id, protocol, at, peer) values (%s, 'imap', now(), '')", (people["Alex"].id,)
+    )
+    await answer(quiet, *range(PLANNED))
+    await quiet.connection.execute("update blobs set created_at = now() - interval '1 hour'")
+    for _ in range(PLANNED):
+        following = await structures_ahead.list_next(quiet.connection, 0, BATCH)
+        assert len(following.wanted) == PLANNED
+    await answer(quiet, *range(PLANNED, GROWTH))
+    await quiet.connection.execute(
+        "insert into mail_structures (blob_id, structure) select id, '' from blobs where id % 10 > 0"
+    )
+    await quiet.connection.execute("update blobs set created_at = now() - interval '1 hour'")
+    # when the next mails are looked at
+    async with quiet.connection.transaction():
+        before = await rows_read(quiet.connection)
+        following = await structures_ahead.list_next(quiet.connection, following.last or 0, BATCH)
+        read = await rows_read(quiet.connection) - before
+    # then each costs some rows of its own
+    assert len(following.wanted) == BATCH // 10
+    assert read < MOST_ROWS_OF_A_LOOK * BATCH
 
 
 async def test_a_batch_for_the_mailboxes_is_loaded_mail_by_mail(quiet: OneConnection) -> None:
