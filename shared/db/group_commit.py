@@ -73,8 +73,8 @@ class GroupCommit(Generic[Item, Result]):
         :param max_items: limit of a batch. :param max_octets: limit of a batch with more than one item.
         :param is_single_statement: whether ``write`` writes these items by one statement. The server commits it by
             itself, in one round trip instead of three.
-        :param gather: wait before the first batch as long as each turn of the event loop queues more items: those that
-            arrive together are committed together. What queues meanwhile is the next batch, at once.
+        :param gather: wait before a batch as long as each turn of the event loop queues more items. A busy process
+            makes fewer commits; an idle one commits without delay.
         """
         self._database = database
         self._write = write
@@ -106,9 +106,9 @@ class GroupCommit(Generic[Item, Result]):
         while True:
             await self._filled.wait()
             self._filled.clear()
-            if self._gather:
-                await self._gather_items()
             while self._queue:
+                if self._gather:
+                    await self._gather_items()
                 await self._save(self._next_batch())
             self._idle.set()
 

@@ -55,12 +55,10 @@ class Table:
     def __init__(self) -> None:
         self.batches: list[list[str]] = []
         self.committed: list[str] = []
-        self.begun = asyncio.Event()  # a batch was written
 
     async def write(self, _: Connection, items: Sequence[str]) -> list[str]:
         """Write a batch."""
         self.batches.append(list(items))
-        self.begun.set()
         if "bad" in items:
             raise ValueError("bad item")
         return [item.upper() for item in items]
@@ -100,44 +98,6 @@ async def test_items_that_arrive_during_a_commit_are_committed_together() -> Non
 
         assert await results(first, *others) == ["A", "B", "C", "D"]
         assert table.batches == [["a"], ["b", "c", "d"]] and transactions.count == 2
-
-
-async def test_items_that_arrive_one_turn_after_the_other_are_gathered() -> None:
-    # given callers that queue in three turns of the event loop
-    transactions, table = Transactions(), Table()
-    async with group(transactions, table, gather=True) as commits:
-
-        async def commit_later(turns: int) -> str:
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            return await commits.commit(str(turns))
-
-        # when all of them have begun
-        await asyncio.gather(*map(commit_later, (1, 2, 3)))
-    # then one transaction has their items
-    assert table.batches == [["1", "2", "3"]]
-
-
-async def test_items_queued_during_a_commit_are_the_next_batch_at_once() -> None:
-    # given a batch that is being committed, and another item that is queued
-    transactions, table = Transactions(), Table()
-    async with group(transactions, table, gather=True) as commits:
-        transactions.gate.clear()
-        first = asyncio.create_task(commits.commit("a"))
-        await table.begun.wait()
-        second = asyncio.create_task(commits.commit("b"))
-        await asyncio.sleep(0)
-
-        async def go_on() -> str:
-            await first
-            assert table.batches == [["a"], ["b"]]  # before the first caller asks for more
-            return await commits.commit("c")
-
-        third = asyncio.create_task(go_on())
-        # when the first commit ends
-        transactions.gate.set()
-        await asyncio.gather(second, third)
-    assert table.batches == [["a"], ["b"], ["c"]]
 
 
 async def test_a_bad_item_fails_alone() -> None:
